@@ -1,0 +1,65 @@
+# A Kubernetes DRA workshop for NVIDIA GPUs. `make help` lists the targets; each can be used alone.
+
+SHELL := /bin/bash -euo pipefail
+STACK ?= phase1
+ACTIVATE := source ./activate
+export STACK
+
+.DEFAULT_GOAL := help
+.PHONY: help setup python up verify preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+python:
+	@toolchain/bootstrap
+
+setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built)
+	@.venv/bin/python -m toolchain setup
+
+up: setup ## bring up a stack (STACK=phase1)
+	@$(ACTIVATE) && pulumi stack select --create $(STACK) && pulumi up --yes --skip-preview --stack $(STACK)
+
+preview: setup ## show what `make up` would change
+	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
+
+verify: setup ## run the checks of the modules that are on against the stack that is up
+	@$(ACTIVATE) && python -m tests.verify --stack $(STACK)
+
+down: setup ## take the stack down; leaves nothing of it
+	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)
+
+lint: python ## ruff: check and format
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+types: python ## pyrefly
+	@.venv/bin/pyrefly check
+
+unit: setup ## unit and golden tests; no cluster
+	@$(ACTIVATE) && pytest tests/unit tests/golden
+
+go-test: setup ## tests of our own Go programs
+	@for module in pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
+
+e2e: setup ## bring up stacks of their own, check them, take them down
+	@$(ACTIVATE) && pytest tests/e2e -m e2e
+
+test: lint types go-test ## everything: lint, types, unit, golden, end to end on a live cluster
+	@$(ACTIVATE) && pytest tests -m "not bench"
+
+bench: setup ## benchmarks, each beside a baseline in the same run
+	@$(ACTIVATE) && pytest tests/bench -m bench -s
+
+image-size: setup ## the node image's size as it travels: zstd -19
+	@ref=$$(python3 -c 'import json; print(json.load(open(".tools/images.json"))["node"])'); \
+	docker save "$$ref" | zstd -19 -T0 -q -c | wc -c | awk '{ printf "node image: %.0f MiB at zstd -19\n", $$1 / 1048576 }'
+
+stop-engine: python ## stop the Docker Engine if `make setup` started it
+	@.venv/bin/python -m toolchain stop-engine
+
+clean: ## remove what set-up laid into this checkout; stacks have to be down
+	@if [ -n "$$(find .state -mindepth 2 -name kubeconfig 2>/dev/null)" ]; then echo "a stack is up: make down first" >&2; exit 1; fi
+	@rm -rf .tools .venv .state results
+
+clean-cache: python ## remove the finished steps that all checkouts of this user share
+	@rm -rf "$$(.venv/bin/python -m toolchain where)"

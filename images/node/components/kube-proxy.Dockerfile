@@ -1,0 +1,3 @@
+FROM scratch
+ADD rootfs.tar /
+COPY kube-proxy /usr/local/bin/kube-proxy

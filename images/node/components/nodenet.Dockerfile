@@ -1,0 +1,3 @@
+FROM scratch
+COPY nodenet /nodenet
+ENTRYPOINT ["/nodenet"]

@@ -1,0 +1,111 @@
+"""`python -m toolchain setup | stop-engine | where`: what `make setup` and `make stop-engine` call."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from toolchain import debian, engine, golang, plan, programs, source, versions
+from toolchain.paths import SOURCE_FILE, STATE, store_root
+from toolchain.progress import Progress, duration
+from toolchain.steps import Interrupted, Runner, StepError, Store
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m toolchain", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
+    commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
+    commands.add_parser("where", help="print where the shared store of finished steps is")
+    chosen = parser.parse_args().command
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        if chosen == "setup":
+            setup(console)
+        elif chosen == "stop-engine":
+            console.print(engine.stop())
+        else:
+            console.print(str(store_root()))
+    except (Interrupted, KeyboardInterrupt):
+        console.print("interrupted: finished steps are kept, run the same command again to go on")
+        return 130
+    except StepError as error:
+        console.print(f"[red]error:[/red] {error}", markup=True)
+        return 1
+    return 0
+
+
+def setup(console: Console) -> None:
+    """Choose the source, bring up the engine, make what is missing, lay the links."""
+    started = time.monotonic()
+    store = Store(store_root())
+    store.root.mkdir(parents=True, exist_ok=True)
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    runner = Runner(store, Progress(console))
+
+    chosen = source.choose(os.environ.get("SOURCE"), SOURCE_FILE)
+    console.print(f"source: {chosen.way}, because {chosen.reason} (SOURCE=stock or SOURCE=built overrides)")
+    _require_packages(console, chosen.way)
+    go = golang.find(store)
+    found = _engine(console, runner, go)
+
+    wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
+    made = runner.run(wanted.steps)
+    plan.lay(wanted, store)
+    console.print(
+        f"setup: {f'{len(made)} steps made' if made else 'everything is there'} in "
+        f"{duration(time.monotonic() - started)}; Docker Engine {found.version} (cgroup v{found.cgroup_version}), "
+        f"Kubernetes v{versions.KUBERNETES}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
+    )
+    for substitution in versions.SUBSTITUTIONS[chosen.way]:
+        console.print(f"       DRA driver v{versions.DRA_DRIVER}: {substitution}")
+
+
+def _require_packages(console: Console, way: source.Way) -> None:
+    """Compilers and packages that the steps call; every missing one at once, installed where that is possible."""
+    if engine.debian_like():
+        wanted = debian.BUILD_PACKAGES if way == "built" else debian.BUILD_PACKAGES[:3]
+        if not shutil.which("docker") or not (engine.find() or shutil.which("dockerd")):
+            wanted += engine.PACKAGES
+        if not (missing := debian.missing_packages(wanted)):
+            return
+        if os.geteuid() != 0:
+            raise StepError(f"packages: {', '.join(missing)} are missing; `sudo apt-get install {' '.join(missing)}`")
+        console.print(f"packages: installing {', '.join(missing)}")
+        debian.install(missing, store_root() / "logs" / "apt.log")
+        return
+    if way == "built":
+        raise StepError(
+            "source: the built way makes root filesystems with mmdebstrap and needs Debian 12 or newer or Ubuntu; "
+            "use SOURCE=stock where upstream's registries can be reached"
+        )
+    if lacking := [program for program in ("gcc", "make") if not shutil.which(program)]:
+        raise StepError(f"packages: {', '.join(lacking)} missing; install them with your distribution's package manager")
+
+
+def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
+    if found := engine.find():
+        return found
+    if os.geteuid() != 0 or not (shutil.which("dockerd") or engine.installable()):
+        raise StepError(engine.explain_missing())
+    bounded: Path | None = None
+    if engine.needs_bounded_runtime():
+        step = programs.RUNC_BOUNDED.step(go)
+        runner.run([step])
+        bounded = runner.store.path(step) / "runc-bounded"
+    found = engine.start(bounded)
+    console.print(f"docker: started Docker Engine {found.version}; `make stop-engine` stops it")
+    return found
+
+
+if __name__ == "__main__":
+    # A pipe that closes early (`make setup | head`) is no failure of ours to explain with a traceback.
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        sys.exit(1)
+

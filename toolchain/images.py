@@ -1,0 +1,250 @@
+"""How each image is made: what goes into the build context of its Dockerfile in `images/`.
+
+Images carry the key of their content in the tag, so a changed image has a new name and a stack that
+runs the old one shows the difference in its preview.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from toolchain import debian, programs, versions
+from toolchain.golang import Go
+from toolchain.paths import CHECKOUT
+from toolchain.steps import Step, StepError, Work
+
+IMAGES = CHECKOUT / "images"
+PREFIX = "localhost/dra-workshop"
+CONTAINERD_SECONDS = 30
+
+
+def image_step(
+    name: str,
+    version: str,
+    fill: Callable[[Work, Path], None],
+    needs: tuple[Step, ...],
+    expected_seconds: int,
+) -> Step:
+    """An image built from `images/<name>/Dockerfile`; `fill` adds to its context what the folder does not hold."""
+
+    def build(work: Work) -> None:
+        context = work.scratch / "context"
+        shutil.copytree(IMAGES / name, context)
+        fill(work, context)
+        ref = f"{PREFIX}/{name}:{version}-{work.step.key}"
+        _docker_build(work, context, context / "Dockerfile", ref)
+        (work.out / "ref").write_text(ref)
+
+    def present(path: Path) -> bool:
+        return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
+
+    return Step(name, build, version, (IMAGES / name,), needs, expected_seconds, present=present)
+
+
+@cache
+def docker_images() -> frozenset[str]:
+    """The tags that the engine had when it was first asked."""
+    listed = subprocess.run(
+        ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
+    )
+    return frozenset(listed.stdout.split())
+
+
+def _docker_build(work: Work, context: Path, dockerfile: Path, ref: str, *args: str) -> None:
+    work.run("docker", "build", "-t", ref, "-f", dockerfile, *args, context)
+
+
+def _copy(sources: list[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        shutil.copy(source, folder)
+
+
+def node(go: Go, base: Step) -> Step:
+    """The node image: systemd, the kubelet, containerd, and the control plane's images in its store."""
+    rootfs = debian.root_filesystem("rootfs-node", debian.NODE_PACKAGES, expected_seconds=35)
+    needs = (*(p.step(go) for p in (programs.KUBERNETES, *programs.NODE)), rootfs, _control_plane(go, base))
+
+    def fill(work: Work, context: Path) -> None:
+        kubernetes, containerd = work.need("kubernetes"), work.need("containerd")
+        shutil.copy(work.need("rootfs-node") / "rootfs.tar", context)
+        _copy([kubernetes / name for name in ("kubeadm", "kubelet", "kubectl")], context / "bin")
+        _copy([*containerd.iterdir(), work.need("runc") / "runc"], context / "local-bin")
+        _copy([work.need("cri-tools") / "crictl"], context / "local-bin")
+        _copy(list(work.need("cni-plugins").iterdir()), context / "cni")
+        shutil.copytree(work.need("control-plane-images") / "containerd", context / "containerd")
+        config = context / "files/etc/containerd/config.toml"
+        config.write_text(config.read_text().replace("@PAUSE@", versions.PAUSE))
+        wants = context / "files/etc/systemd/system/multi-user.target.wants"
+        wants.mkdir()
+        for unit in ("containerd.service", "kubelet.service"):
+            (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
+        (context / "files/etc/systemd/system/default.target").symlink_to("/lib/systemd/system/multi-user.target")
+        # A container has no hardware to settle, no logins and no package updates of its own.
+        for unit in ("systemd-udevd.service", "systemd-logind.service", "getty.target", "apt-daily.timer"):
+            (context / "files/etc/systemd/system" / unit).symlink_to("/dev/null")
+        (context / "files/kind/version").write_text(f"v{versions.KUBERNETES}\n")
+
+    return image_step("node", f"v{versions.KUBERNETES}", fill, needs, expected_seconds=30)
+
+
+def _control_plane(go: Go, base: Step) -> Step:
+    """A containerd store with the images that kubeadm starts in a node, so that no node has to pull or load them."""
+    components = IMAGES / "node" / "components"
+
+    def build(work: Work) -> None:
+        refs = _control_plane_refs(work, work.need("kubernetes") / "kubeadm")
+        shutil.copytree(components, work.scratch / "components")
+        archive = _save_components(work, work.scratch / "components", refs)
+        _import(work, work.need("containerd"), archive, work.out / "containerd", refs)
+
+    wanted = ("etcd", "containerd", "coredns", "nodenet", "pause")
+    needs = (programs.KUBERNETES.step(go), *(p.step(go) for p in programs.NODE if p.name in wanted), base)
+    return Step("control-plane-images", build, PREFIX, (components,), needs, expected_seconds=25)
+
+
+def _control_plane_refs(work: Work, kubeadm: Path) -> dict[str, str]:
+    """The names that kubeadm will ask the node's runtime for, by the image's last path element."""
+    listed = work.run(kubeadm, "config", "images", "list", f"--kubernetes-version=v{versions.KUBERNETES}")
+    refs = {ref.rpartition(":")[0].rpartition("/")[2]: ref for ref in listed.decode().split()}
+    if not refs["pause"].endswith(f":{versions.PAUSE}"):
+        raise StepError(f"node: kubeadm asks for {refs['pause']}, but versions.PAUSE is {versions.PAUSE}; set it to that")
+    refs["nodenet"] = f"{PREFIX}/nodenet:v1"
+    return refs
+
+
+def _save_components(work: Work, folder: Path, refs: dict[str, str]) -> Path:
+    """Build the images that run inside a node and save them to one archive; no tag of theirs stays behind."""
+    kubernetes = work.need("kubernetes")
+    sources = {name: kubernetes / name for name in refs if name.startswith("kube-")}
+    sources |= {name: work.need(name) / name for name in ("etcd", "coredns", "pause", "nodenet")}
+    shutil.copy(work.need("rootfs-base") / "rootfs.tar", folder)
+    tags = []
+    for name, source in sources.items():
+        shutil.copy(source, folder)
+        own = folder / f"{name}.Dockerfile"
+        tags.append(_component_tag(name))
+        dockerfile = own if own.exists() else folder / "control-plane.Dockerfile"
+        _docker_build(work, folder, dockerfile, tags[-1], "--build-arg", f"PROGRAM={name}")
+        (folder / source.name).unlink()
+    archive = work.scratch / "components.tar"
+    work.run("docker", "save", "-o", archive, *tags)
+    work.run("docker", "image", "rm", *tags)
+    shutil.rmtree(folder)
+    return archive
+
+
+def _component_tag(name: str) -> str:
+    return f"{PREFIX}/build/{name}:latest"
+
+
+def _import(work: Work, binaries: Path, archive: Path, root: Path, refs: dict[str, str]) -> None:
+    """Put the archive's images into a containerd store at `root`, under the names that kubeadm uses."""
+    with tempfile.TemporaryDirectory(prefix="containerd-") as short:  # a socket's path has to be short
+        config, socket = Path(short) / "config.toml", Path(short) / "c.sock"
+        config.write_text(
+            f'version = 3\nroot = "{root}"\nstate = "{short}/state"\n'
+            'disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", '
+            '"io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]\n'
+            f'[grpc]\n  address = "{socket}"\n'
+        )
+        server = subprocess.Popen(
+            [binaries / "containerd", "--config", config], stdout=work.log, stderr=work.log, start_new_session=True
+        )
+        with work.runner.watching(server):
+            try:
+                ctr = (binaries / "ctr", "--address", socket, "--namespace", "k8s.io")
+                _wait_for(socket, server)
+                pinned = "io.cri-containerd.pinned=pinned"  # the kubelet's image collector must leave them
+                work.run(*ctr, "images", "import", "--no-unpack", f"--label={pinned}", archive)
+                for name, ref in refs.items():
+                    work.run(*ctr, "images", "tag", _component_tag(name), ref)
+                work.run(*ctr, "images", "rm", *(_component_tag(name) for name in refs))
+            finally:
+                server.terminate()
+                server.wait()
+    archive.unlink()
+
+
+def _wait_for(socket: Path, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + CONTAINERD_SECONDS
+    while not socket.exists():
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise StepError("node: the containerd that fills the image's store did not start; see the step's log")
+        time.sleep(0.1)  # between two looks at a condition that is bounded above
+
+
+def dra_driver(go: Go, base: Step) -> Step:
+    """NVIDIA's DRA driver, built from its Go module, with its own templates and start script."""
+
+    def fill(work: Work, context: Path) -> None:
+        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{versions.DRA_DRIVER}")
+        shutil.copy(work.need("rootfs-base") / "rootfs.tar", context)
+        _copy(list(work.need("dra-driver-nvidia-gpu").iterdir()), context / "bin")
+        _copy([module / "hack/kubelet-plugin-prestart.sh"], context)
+        _copy(list((module / "templates").iterdir()), context / "templates")
+
+    needs = (programs.DRA_DRIVER.step(go), base)
+    return image_step("dra-driver", f"v{versions.DRA_DRIVER}", fill, needs, expected_seconds=10)
+
+
+def gpu_sim(go: Go) -> Step:
+    """The simulated driver root and the program that installs it on a node."""
+
+    def fill(work: Work, context: Path) -> None:
+        header = go.module("github.com/NVIDIA/go-nvml", versions.GO_NVML) / "pkg/nvml"
+        options = (f"NVML_INCLUDE={header}", f"DRIVER_VERSION={versions.SIMULATED_DRIVER}")
+        _make_in_place(work, context, *options)
+
+    version = f"{versions.SIMULATED_DRIVER}-simulated"
+    return image_step("gpu-sim", version, fill, go.needs, expected_seconds=10)
+
+
+def gpu_probe() -> Step:
+    """The workload image: reports what a container can see of its GPUs."""
+    return image_step("gpu-probe", "v1", _make_in_place, (), expected_seconds=5)
+
+
+def _make_in_place(work: Work, context: Path, *options: str) -> None:
+    work.run("make", "-C", context, f"OUT={work.scratch / 'made'}", *options)
+    shutil.copytree(work.scratch / "made", context, dirs_exist_ok=True, symlinks=True)
+
+
+def chart(go: Go) -> Step:
+    """The Helm chart of NVIDIA's DRA driver, from the driver's own Go module."""
+
+    def build(work: Work) -> None:
+        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{versions.DRA_DRIVER}")
+        source = module / "deployments/helm/dra-driver-nvidia-gpu"
+        shutil.copytree(source, work.out / "chart", copy_function=shutil.copyfile)
+
+    return Step("dra-driver-chart", build, versions.DRA_DRIVER, needs=go.needs, expected_seconds=3)
+
+
+def pulled(name: str, ref: str) -> Step:
+    """An upstream image, pulled from its registry."""
+
+    def build(work: Work) -> None:
+        work.run("docker", "pull", ref)
+        (work.out / "ref").write_text(ref)
+
+    def present(path: Path) -> bool:
+        inspect = ["docker", "image", "inspect", ref]
+        return path.is_dir() and subprocess.run(inspect, capture_output=True, check=False).returncode == 0
+
+    return Step(name, build, ref, expected_seconds=60, present=present)
+
+
+def base() -> Step:
+    """The small Debian below kube-proxy and NVIDIA's driver."""
+    return debian.root_filesystem("rootfs-base", debian.BASE_PACKAGES, expected_seconds=40)
+
+
+def write_index(refs: dict[str, str], file: Path) -> None:
+    """Record which image the stack is to use for each name."""
+    file.write_text(json.dumps(refs, indent=2, sort_keys=True) + "\n")

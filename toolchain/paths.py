@@ -1,0 +1,24 @@
+"""Where the toolchain keeps what it makes; the only place that knows these paths."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Links to what this checkout uses. Removing it costs a second; the store keeps the content.
+TOOLS = CHECKOUT / ".tools"
+BIN = TOOLS / "bin"
+PULUMI_HOME = TOOLS / "pulumi"
+IMAGES_FILE = TOOLS / "images.json"
+CHART = TOOLS / "charts" / "dra-driver-nvidia-gpu"
+SOURCE_FILE = TOOLS / "source.json"
+
+# What stacks leave: Pulumi's backend, kubeconfigs, reports. Private, since state holds credentials.
+STATE = CHECKOUT / ".state"
+
+
+def store_root() -> Path:
+    """The folder shared by all checkouts of this user: one build serves them all."""
+    if chosen := os.environ.get("DRA_WORKSHOP_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dra-workshop"

@@ -1,0 +1,95 @@
+"""What a checkout needs, by source: the steps to make and the links to lay once they are made."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain import images, programs, source, versions
+from toolchain.golang import Go
+from toolchain.paths import BIN, CHART, IMAGES_FILE, PULUMI_HOME, TOOLS
+from toolchain.steps import Step, Store
+
+KUBERNETES_PLUGIN = ("kubernetes", versions.PULUMI_KUBERNETES_PROVIDER)
+COMMAND_PLUGIN = ("command", versions.PULUMI_COMMAND_PROVIDER)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps by what they are for."""
+
+    tools: dict[Step, tuple[str, ...]]  # step -> the programs of it that go on PATH
+    plugins: dict[tuple[str, str], Step]  # (name, version) -> step
+    images: tuple[Step, ...]
+    chart: Step
+
+    @property
+    def steps(self) -> list[Step]:
+        return [*self.tools, *self.plugins.values(), *self.images, self.chart]
+
+    def links(self, store: Store) -> dict[Path, Path]:
+        """Link -> target for everything but the images."""
+        links = {CHART: store.path(self.chart) / "chart"}
+        for step, names in self.tools.items():
+            links |= {BIN / name: store.path(step) / name for name in names}
+        for (name, version), step in self.plugins.items():
+            binary = f"pulumi-resource-{name}"
+            links[PULUMI_HOME / "plugins" / f"resource-{name}-v{version}" / binary] = store.path(step) / binary
+        return links
+
+    def refs(self, store: Store) -> dict[str, str]:
+        """Image name -> the reference that the engine knows it by."""
+        return {step.name: (store.path(step) / "ref").read_text() for step in self.images}
+
+
+def built(go: Go) -> Plan:
+    """Everything from package registries."""
+    cli, host, kubernetes, command = (program.step(go) for program in programs.PULUMI)
+    base = images.base()
+    return Plan(
+        tools={
+            cli: ("pulumi",),
+            host: ("pulumi-language-python", "pulumi-language-python-exec"),
+            programs.KIND.step(go): ("kind",),
+            programs.KUBERNETES.step(go): ("kubectl",),
+        },
+        plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
+        images=(images.node(go, base), images.dra_driver(go, base), images.gpu_sim(go), images.gpu_probe()),
+        chart=images.chart(go),
+    )
+
+
+def stock(go: Go) -> Plan:
+    """Upstream's tools, plugins and images; only our own images are built."""
+    pulumi = source.stock_pulumi()
+    host = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
+    return Plan(
+        tools={pulumi: host, source.stock_kind(): ("kind",), source.stock_kubectl(): ("kubectl",)},
+        plugins={plugin: source.stock_plugin(*plugin, pulumi) for plugin in (KUBERNETES_PLUGIN, COMMAND_PLUGIN)},
+        images=(
+            images.pulled("node", versions.STOCK_NODE_IMAGE),
+            images.pulled("dra-driver", versions.STOCK_DRA_DRIVER_IMAGE),
+            images.gpu_sim(go),
+            images.gpu_probe(),
+        ),
+        chart=images.chart(go),
+    )
+
+
+def lay(plan: Plan, store: Store) -> None:
+    """Make `.tools` say what the plan says, and nothing else."""
+    links = plan.links(store)
+    for folder in (BIN, CHART.parent, PULUMI_HOME / "plugins"):
+        for path in folder.rglob("*"):
+            if path.is_symlink() and path not in links:
+                path.unlink()
+    for link, target in links.items():
+        if link.is_symlink() and link.readlink() == target:
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    for plugin in (PULUMI_HOME / "plugins").glob("resource-*"):
+        if not any(plugin.iterdir()):
+            shutil.rmtree(plugin)
+    TOOLS.mkdir(exist_ok=True)
+    images.write_index(plan.refs(store), IMAGES_FILE)

@@ -1,0 +1,217 @@
+"""How each program is built from Go modules: module folder, packages, flags, measured build time.
+
+The modules' go.mod and go.sum pin everything. Versions that show in a program's own `--version` are
+set by the linker, because a module that is a dependency carries none.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from toolchain import versions
+from toolchain.golang import Go
+from toolchain.paths import CHECKOUT
+from toolchain.steps import Step, Work
+
+MODULES = CHECKOUT / "toolchain" / "go"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One Go module folder and the binaries that come out of it."""
+
+    name: str
+    packages: tuple[str, ...] = (".",)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    tags: str = ""
+    ldflags: str = "-s -w"
+    cgo: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[Path, Go], None] | None = None
+    finish: Callable[[Path, Go], None] | None = None
+    expected_seconds: int = 5
+
+    def step(self, go: Go) -> Step:
+        """The step that builds it with `go`."""
+        flags = [self.packages, dict(self.variables), self.tags, self.ldflags, self.cgo, dict(self.env)]
+        return Step(
+            name=self.name,
+            recipe=json.dumps([*flags, dict(self.rename), go.version], sort_keys=True),
+            files=(MODULES / self.name,),
+            needs=go.needs,
+            build=lambda work: self._build(work, go),
+            expected_seconds=self.expected_seconds,
+            compiles=True,
+        )
+
+    def _build(self, work: Work, go: Go) -> None:
+        # In a copy, so that what a recipe adds to the folder never lands in the checkout.
+        module = work.scratch / "module"
+        shutil.copytree(MODULES / self.name, module)
+        if self.prepare:
+            self.prepare(module, go)
+        ldflags = " ".join([self.ldflags, *(f"-X {name}={value}" for name, value in self.variables.items())])
+        work.run(
+            *(go.program, "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags),
+            *(("-tags", self.tags) if self.tags else ()),
+            *("-o", f"{work.out}/", *self.packages),
+            cwd=module,
+            env={**go.env, "CGO_ENABLED": "1" if self.cgo else "0", **self.env},
+        )
+        for old, new in self.rename.items():
+            (work.out / old).rename(work.out / new)
+        if self.finish:
+            self.finish(work.out, go)
+
+
+def _embed_provider_schema(module: Path, go: Go) -> None:
+    # Upstream's release process makes these two files from two that its module holds: compact, version set.
+    source = go.module(
+        "github.com/pulumi/pulumi-kubernetes/provider/v4", versions.PULUMI_KUBERNETES_PROVIDER_MODULE
+    )
+    for name in ("schema", "terraform-mapping"):
+        content = json.loads((source / "cmd/pulumi-resource-kubernetes" / f"{name}.json").read_text())
+        if name == "schema":
+            content["version"] = versions.PULUMI_KUBERNETES_PROVIDER
+        (module / f"{name}-embed.json").write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _add_language_exec(out: Path, go: Go) -> None:
+    # The host starts this script with the interpreter; the SDK's own version of it speaks the CLI's protocol.
+    sdk = go.module("github.com/pulumi/pulumi/sdk/v3", f"v{versions.PULUMI}")
+    script = out / "pulumi-language-python-exec"
+    shutil.copy(sdk / "python/cmd/pulumi-language-python-exec", script)
+    script.chmod(0o755)
+
+
+def _kubernetes_variables() -> dict[str, str]:
+    major, minor, _ = versions.KUBERNETES.split(".")
+    # kubeadm refuses a version of its own that it cannot parse.
+    values = {
+        "gitVersion": f"v{versions.KUBERNETES}",
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "unknown",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+
+
+PULUMI = (
+    Program(
+        "pulumi",
+        ("github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",),
+        {"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{versions.PULUMI}"},
+        expected_seconds=237,
+    ),
+    Program(
+        "pulumi-language-python",
+        ("github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",),
+        {"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{versions.PULUMI_LANGUAGE_PYTHON}"},
+        finish=_add_language_exec,
+        expected_seconds=20,
+    ),
+    Program(
+        "pulumi-resource-kubernetes",
+        variables={
+            "github.com/pulumi/pulumi-kubernetes/provider/v4/pkg/version.Version": versions.PULUMI_KUBERNETES_PROVIDER
+        },
+        prepare=_embed_provider_schema,
+        expected_seconds=400,
+    ),
+    Program(
+        "pulumi-resource-command",
+        variables={"main.version": versions.PULUMI_COMMAND_PROVIDER},
+        expected_seconds=30,
+    ),
+)
+
+KIND = Program("kind", ("sigs.k8s.io/kind",), expected_seconds=10)
+
+KUBERNETES = Program(
+    "kubernetes",
+    tuple(
+        f"k8s.io/kubernetes/cmd/{name}"
+        for name in (
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubeadm",
+            "kubectl",
+            "kubelet",
+        )
+    ),
+    _kubernetes_variables(),
+    expected_seconds=420,
+)
+
+NODE = (
+    Program("etcd", ("go.etcd.io/etcd/server/v3",), rename={"server": "etcd"}, expected_seconds=20),
+    Program(
+        "containerd",
+        tuple(
+            f"github.com/containerd/containerd/v2/cmd/{name}"
+            for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+        ),
+        {"github.com/containerd/containerd/v2/version.Version": versions.CONTAINERD},
+        tags="no_btrfs,no_devmapper,no_zfs,no_aufs,netgo,osusergo,static_build",
+        expected_seconds=90,
+    ),
+    Program(
+        "runc",
+        ("github.com/opencontainers/runc",),
+        {"main.version": versions.RUNC},
+        tags="seccomp,netgo,osusergo",
+        ldflags="-s -w -linkmode external -extldflags -static",
+        cgo=True,
+        expected_seconds=30,
+    ),
+    Program(
+        "cni-plugins",
+        tuple(
+            f"github.com/containernetworking/plugins/plugins/{name}"
+            for name in ("ipam/host-local", "main/bridge", "main/loopback", "main/ptp", "meta/portmap")
+        ),
+        {"github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion": f"v{versions.CNI_PLUGINS}"},
+        expected_seconds=10,
+    ),
+    Program(
+        "cri-tools",
+        ("sigs.k8s.io/cri-tools/cmd/crictl",),
+        {"sigs.k8s.io/cri-tools/pkg/version.Version": f"v{versions.CRICTL}"},
+        expected_seconds=60,
+    ),
+    Program("coredns", expected_seconds=60),
+    Program("nodenet", expected_seconds=30),
+    Program("pause", expected_seconds=3),
+)
+
+DRA_DRIVER = Program(
+    "dra-driver-nvidia-gpu",
+    (
+        *(
+            f"sigs.k8s.io/dra-driver-nvidia-gpu/cmd/{name}"
+            for name in (
+                "compute-domain-controller",
+                "compute-domain-daemon",
+                "compute-domain-kubelet-plugin",
+                "gpu-kubelet-plugin",
+                "webhook",
+            )
+        ),
+        "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook",
+    ),
+    {"sigs.k8s.io/dra-driver-nvidia-gpu/internal/info.version": f"v{versions.DRA_DRIVER}"},
+    cgo=True,
+    # go-nvml leaves NVML's symbols to be found at run time, in the driver of the node.
+    env={"CGO_CFLAGS": "-w", "CGO_LDFLAGS_ALLOW": "-Wl,--unresolved-symbols=ignore-in-object-files"},
+    expected_seconds=150,
+)
+
+RUNC_BOUNDED = Program("runc-bounded", expected_seconds=3)

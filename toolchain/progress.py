@@ -1,0 +1,88 @@
+"""Progress of long work: a live display on a terminal, plain lines everywhere else."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+HEARTBEAT_SECONDS = 60
+
+
+def duration(seconds: float) -> str:
+    """`8.3s`, `45s` or `3m05s`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{int(seconds) // 60}m{int(seconds) % 60:02d}s"
+
+
+@dataclass
+class Progress:
+    """What runs, since when, what was expected, how much is left."""
+
+    console: Console
+    _expected: dict[str, int] = field(default_factory=dict)
+    _running: dict[str, float] = field(default_factory=dict)
+    _finished: list[str] = field(default_factory=list)
+    _began: float = 0
+    _said: float = 0
+    _live: Live | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, steps: list[tuple[str, int]]) -> None:
+        self._expected = dict(steps)
+        self._began = self._said = time.monotonic()
+        self.console.print(
+            f"{len(steps)} steps to do; measured on 2 cores, one after the other, they take "
+            f"{duration(sum(self._expected.values()))}"
+        )
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._table)
+            self._live.start()
+
+    def start(self, name: str) -> None:
+        with self._lock:
+            self._running[name] = time.monotonic()
+        if not self._live:
+            self.console.print(f"  start  {name} (expected {duration(self._expected.get(name, 1))})")
+
+    def done(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._running.pop(name, None)
+            self._finished.append(name)
+        elapsed = duration(time.monotonic() - self._began)
+        self.console.print(
+            f"  done   {name} in {duration(seconds)} ({len(self._finished)}/{len(self._expected)}, {elapsed} elapsed)"
+        )
+
+    def tick(self) -> None:
+        """Called about every second; says on a plain output that long work goes on."""
+        now = time.monotonic()
+        if self._live or now - self._said < HEARTBEAT_SECONDS or not self._running:
+            return
+        self._said = now
+        with self._lock:
+            what = ", ".join(
+                f"{name} {duration(now - since)} of {duration(self._expected.get(name, 1))}"
+                for name, since in self._running.items()
+            )
+        self.console.print(f"  running {what}; {duration(now - self._began)} elapsed")
+
+    def end(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        with self._lock:
+            for name, since in self._running.items():
+                expected = duration(self._expected.get(name, 1))
+                table.add_row(Spinner("dots"), name, f"{duration(now - since)} of about {expected}")
+        return table

