@@ -84,7 +84,9 @@ def _require_packages(console: Console, way: source.Way) -> None:
             "use SOURCE=stock where upstream's registries can be reached"
         )
     if lacking := [program for program in ("gcc", "make") if not shutil.which(program)]:
-        raise StepError(f"packages: {', '.join(lacking)} missing; install them with your distribution's package manager")
+        raise StepError(
+            f"packages: {', '.join(lacking)} missing; install them with your distribution's package manager"
+        )
 
 
 def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
@@ -108,4 +110,3 @@ if __name__ == "__main__":
         sys.exit(main())
     except BrokenPipeError:
         sys.exit(1)
-

@@ -113,7 +113,9 @@ def _control_plane_refs(work: Work, kubeadm: Path) -> dict[str, str]:
     listed = work.run(kubeadm, "config", "images", "list", f"--kubernetes-version=v{versions.KUBERNETES}")
     refs = {ref.rpartition(":")[0].rpartition("/")[2]: ref for ref in listed.decode().split()}
     if not refs["pause"].endswith(f":{versions.PAUSE}"):
-        raise StepError(f"node: kubeadm asks for {refs['pause']}, but versions.PAUSE is {versions.PAUSE}; set it to that")
+        raise StepError(
+            f"node: kubeadm asks for {refs['pause']}, but versions.PAUSE is {versions.PAUSE}; set it to that"
+        )
     refs["nodenet"] = f"{PREFIX}/nodenet:v1"
     return refs
 

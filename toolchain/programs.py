@@ -69,9 +69,7 @@ class Program:
 
 def _embed_provider_schema(module: Path, go: Go) -> None:
     # Upstream's release process makes these two files from two that its module holds: compact, version set.
-    source = go.module(
-        "github.com/pulumi/pulumi-kubernetes/provider/v4", versions.PULUMI_KUBERNETES_PROVIDER_MODULE
-    )
+    source = go.module("github.com/pulumi/pulumi-kubernetes/provider/v4", versions.PULUMI_KUBERNETES_PROVIDER_MODULE)
     for name in ("schema", "terraform-mapping"):
         content = json.loads((source / "cmd/pulumi-resource-kubernetes" / f"{name}.json").read_text())
         if name == "schema":

@@ -109,7 +109,9 @@ def stock_pulumi() -> Step:
 
     def build(work: Work) -> None:
         archive = _download(
-            work, f"{base}/pulumi-v{versions.PULUMI}-linux-{arch}.tar.gz", f"{base}/pulumi-{versions.PULUMI}-checksums.txt"
+            work,
+            f"{base}/pulumi-v{versions.PULUMI}-linux-{arch}.tar.gz",
+            f"{base}/pulumi-{versions.PULUMI}-checksums.txt",
         )
         with tarfile.open(archive) as tar:
             tar.extractall(work.scratch, filter="data")

@@ -36,7 +36,5 @@ SIMULATED_DRIVER = "580.159.04"
 GO_NVML = "v0.13.3-1"  # holds nvml.h
 
 # The stock way. The node image is the one that this version of kind was released with.
-STOCK_NODE_IMAGE = (
-    "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
-)
+STOCK_NODE_IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 STOCK_DRA_DRIVER_IMAGE = f"registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu:v{DRA_DRIVER}"

@@ -1,0 +1,72 @@
+"""A Kubernetes cluster that a stack uses: what every other component needs to know of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi import Input, Output, ResourceOptions
+
+# The plugin that set-up installs. The SDK asks for its own version, which may be newer.
+PROVIDER_VERSION = "4.25.0"
+# The workshop's own mark keeps its DaemonSets on the nodes that the stack names; NVIDIA's is what the chart looks for.
+GPU_NODE_SELECTOR = {"dra-workshop/gpus": "true"}
+GPU_NODE_LABELS = {**GPU_NODE_SELECTOR, "nvidia.com/gpu.present": "true"}
+
+
+class Cluster(pulumi.ComponentResource):
+    """Owns the Kubernetes provider for one context of one kubeconfig; leaves the cluster itself to subclasses."""
+
+    provider: k8s.Provider
+    kubeconfig_file: Path
+    context: str
+    ready: list[pulumi.Resource]
+    """What must exist before anything is put into the cluster."""
+
+    def __init__(self, kind: str, name: str, opts: ResourceOptions | None = None) -> None:
+        super().__init__(f"dra-workshop:cluster:{kind}", name, None, opts)
+        self.ready = []
+
+    def connect(self, name: str, kubeconfig: Input[str], context: str, identity: Input[str] | None = None) -> None:
+        """Make the provider. A changed `identity` replaces it and all that was made through it."""
+        self.context = context
+        self.provider = k8s.Provider(
+            f"{name}-kubernetes",
+            kubeconfig=kubeconfig,
+            context=context,
+            cluster_identifier=identity,
+            # A cluster that was deleted behind the stack's back must not stop `refresh` and `destroy`.
+            delete_unreachable=True,
+            # A changed ConfigMap is an update of one object, not a new one under another name.
+            enable_config_map_mutable=True,
+            opts=ResourceOptions(parent=self, version=PROVIDER_VERSION),
+        )
+
+    def inside(self, parent: pulumi.Resource, depends_on: Sequence[pulumi.Resource] = ()) -> ResourceOptions:
+        """Options for an object in this cluster."""
+        return ResourceOptions(parent=parent, provider=self.provider, depends_on=[*self.ready, *depends_on])
+
+
+class ExistingCluster(Cluster):
+    """A cluster that somebody else owns. Labels the nodes that the workshop may use, and unlabels them at the end."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        kubeconfig_file: Path,
+        context: str,
+        gpu_nodes: Sequence[str],
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("ExistingCluster", name, opts)
+        self.kubeconfig_file = kubeconfig_file
+        self.connect(name, Output.secret(kubeconfig_file.read_text()), context)
+        for node in gpu_nodes:
+            label = k8s.core.v1.NodePatch(
+                f"{name}-{node}",
+                metadata={"name": node, "labels": GPU_NODE_LABELS},
+                opts=ResourceOptions(parent=self, provider=self.provider),
+            )
+            self.ready.append(label)
+        self.register_outputs({"context": context})

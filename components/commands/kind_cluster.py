@@ -1,0 +1,180 @@
+"""Creates and deletes a Kind cluster, and nothing that it did not create.
+
+A cluster's containers hang on a Docker network of its own, which bears this checkout's mark. That
+tells, even after an interrupted run, whose cluster it is: what has the mark may be made anew, and
+anything else with the name is refused.
+
+Environment: CLUSTER_NAME; CLUSTER_FOLDER, where its configuration, kubeconfig and diagnostics go;
+CLUSTER_INCARNATION, a number that grows each time the cluster is made anew; CLUSTER_TIMEOUT in seconds.
+`create` reads kind's configuration from standard input and writes the kubeconfig to standard output.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+OWNER_LABEL = "dra-workshop.owner"
+
+
+class Refused(Exception):
+    """The cluster is not this checkout's, so it is left alone."""
+
+
+def incarnation(folder: Path, cluster_name: str) -> str:
+    """The number of the cluster that the stack is to have; one more than the last if that one is gone."""
+    try:
+        last = int((folder / "incarnation").read_text())
+    except FileNotFoundError:
+        return "1"
+    return str(last if node_containers(cluster_name) else last + 1)
+
+
+def node_containers(cluster_name: str) -> list[str]:
+    """The cluster's containers, running or not."""
+    label = f"label=io.x-k8s.kind.cluster={cluster_name}"
+    return _output("docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}").split()
+
+
+def stopped_containers(cluster_name: str) -> list[str]:
+    """Those of the cluster's containers that do not run."""
+    filters = (f"label=io.x-k8s.kind.cluster={cluster_name}", "status=exited")
+    options = [word for value in filters for word in ("--filter", value)]
+    return _output("docker", "ps", "--all", *options, "--format", "{{.Names}}").split()
+
+
+def _output(*argv: str) -> str:
+    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@dataclass(frozen=True)
+class KindCluster:
+    """One cluster, its network and its files."""
+
+    name: str
+    folder: Path
+
+    @property
+    def network(self) -> str:
+        return f"kind-{self.name}"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "kubeconfig"
+
+    @property
+    def owner(self) -> str:
+        """This checkout's mark: made once, kept beside the stacks' state."""
+        mark = self.folder.parent / "owner"
+        if not mark.exists():
+            mark.write_text(f"{uuid.uuid4()}\n")
+        return mark.read_text().strip()
+
+    def found_owner(self) -> str | None:
+        """The mark of the network with this cluster's name: None without a network, empty without a mark."""
+        if self.network not in _output("docker", "network", "ls", "--format", "{{.Name}}").split():
+            return None
+        label = f'{{{{index .Labels "{OWNER_LABEL}"}}}}'
+        return _output("docker", "network", "inspect", self.network, "--format", label).strip()
+
+    def create(self, config: str, incarnation: str, timeout: int) -> str:
+        """Make it and return its kubeconfig. Whatever was made is taken down again if that fails."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._clear_the_way()
+        file = self.folder / "kind.yaml"
+        file.write_text(config)
+        try:
+            _output("docker", "network", "create", "--label", f"{OWNER_LABEL}={self.owner}", self.network)
+            subprocess.run(
+                [
+                    *("kind", "create", "cluster", "--name", self.name, "--config", file),
+                    *("--kubeconfig", self.kubeconfig, "--wait", f"{timeout}s", "--retain"),
+                ],
+                env={**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
+                stdout=sys.stderr,
+                check=True,
+            )
+        except BaseException as error:
+            if isinstance(error, subprocess.CalledProcessError):
+                self._save_diagnostics()
+            self._take_down()
+            raise
+        self.kubeconfig.chmod(0o600)
+        (self.folder / "incarnation").write_text(incarnation)
+        return self.kubeconfig.read_text()
+
+    def delete(self) -> None:
+        """Remove what `create` made; a part that is gone already is no error."""
+        owner = self.found_owner()
+        if owner not in (None, self.owner):
+            raise Refused(f"cluster {self.name}: network {self.network} is not this checkout's; both are left alone")
+        if owner is None and node_containers(self.name):
+            _say(f"cluster {self.name}: was deleted, and somebody else made one of that name; that one is left alone")
+        else:
+            self._take_down()
+        shutil.rmtree(self.folder, ignore_errors=False)
+
+    def _clear_the_way(self) -> None:
+        owner, nodes = self.found_owner(), node_containers(self.name)
+        if owner == self.owner:
+            _say(f"cluster {self.name}: an interrupted run left {len(nodes)} nodes and a network; making it anew")
+            self._take_down()
+        elif nodes or owner is not None:
+            what = f"containers {', '.join(nodes)}" if nodes else f"network {self.network}"
+            raise Refused(
+                f'cluster.name: "{self.name}" is taken by a cluster that this checkout did not create ({what}); '
+                f"choose another cluster.name or delete it with `kind delete cluster --name {self.name}`"
+            )
+
+    def _take_down(self) -> None:
+        if node_containers(self.name):
+            command = ["kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig)]
+            subprocess.run(command, stdout=sys.stderr, check=True)
+        if self.found_owner() == self.owner:
+            subprocess.run(["docker", "network", "rm", self.network], stdout=subprocess.DEVNULL, check=True)
+        self.kubeconfig.unlink(missing_ok=True)
+        (self.folder / "incarnation").unlink(missing_ok=True)
+
+    def _save_diagnostics(self) -> None:
+        logs = self.folder / "diagnostics"
+        shutil.rmtree(logs, ignore_errors=True)
+        done = subprocess.run(["kind", "export", "logs", "--name", self.name, logs], stdout=sys.stderr, check=False)
+        if done.returncode == 0:
+            _say(f"cluster {self.name}: the nodes' logs are in {logs}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    cluster = KindCluster(os.environ["CLUSTER_NAME"], Path(os.environ["CLUSTER_FOLDER"]))
+    try:
+        match sys.argv[1:]:
+            case ["create"]:
+                timeout = int(os.environ["CLUSTER_TIMEOUT"])
+                print(cluster.create(sys.stdin.read(), os.environ["CLUSTER_INCARNATION"], timeout), end="")
+            case ["kubeconfig"]:
+                print(cluster.kubeconfig.read_text(), end="")
+            case ["delete"]:
+                cluster.delete()
+            case words:
+                _say(f"usage: kind_cluster create|kubeconfig|delete, not {' '.join(words)}\n\n{__doc__}")
+                return 2
+    except Refused as error:
+        _say(str(error))
+        return 1
+    except subprocess.CalledProcessError as error:
+        _say(f"`{' '.join(str(word) for word in error.cmd[:3])}` ended with {error.returncode}; see above")
+        return 1
+    except KeyboardInterrupt:
+        _say(f"cluster {cluster.name}: interrupted; what was made is taken down, the next run makes it anew")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

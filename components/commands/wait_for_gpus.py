@@ -1,0 +1,83 @@
+"""Waits until NVIDIA's driver has published every expected GPU, and prints them as JSON.
+
+Environment: KUBECONFIG and KUBE_CONTEXT; DRIVER_NAMESPACE; EXPECTED_GPUS, a JSON object of node name to
+count, where 0 asks for at least one; WAIT_SECONDS. On a time-out it says what is there, what is missing
+and the end of the plugin's log, and ends with 1.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import kr8s
+
+DRIVER = "gpu.nvidia.com"
+PLUGIN = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+LOG_LINES = 20
+LOOK_SECONDS = 0.25
+
+
+def published_gpus(api: Any) -> list[dict[str, Any]]:
+    """The full GPUs in the driver's ResourceSlices, by node and name: attributes and capacity flattened."""
+    gpus = []
+    for slice_ in api.get("resourceslices.v1.resource.k8s.io"):
+        spec = slice_.raw["spec"]
+        if spec["driver"] != DRIVER:
+            continue
+        for device in spec.get("devices", []):
+            attributes = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}
+            if attributes.get("type") == "gpu":
+                capacity = {key: value["value"] for key, value in device.get("capacity", {}).items()}
+                gpus.append({"node": spec["nodeName"], "name": device["name"], **attributes, **capacity})
+    return sorted(gpus, key=lambda gpu: (gpu["node"], gpu["name"]))
+
+
+def missing(expected: Mapping[str, int], gpus: list[dict[str, Any]]) -> list[str]:
+    """What is not as expected, one line a node."""
+    lines = []
+    for node, count in expected.items():
+        found = sum(gpu["node"] == node for gpu in gpus)
+        if found != count and not (count == 0 and found):
+            lines.append(f"{node}: {found} GPUs published, {count or 'at least 1'} expected")
+    return lines
+
+
+def explain(api: Any, namespace: str) -> str:
+    """How the plugin's pods are, and the end of their logs."""
+    lines = []
+    pods = list(api.get("pods", namespace=namespace, label_selector=PLUGIN))
+    if not pods:
+        lines.append(f"no pod of the kubelet plugin in {namespace}; does a node have the label dra-workshop/gpus=true?")
+    for pod in pods:
+        status = pod.raw["status"]
+        lines.append(f"pod {pod.name} on {pod.raw['spec'].get('nodeName', 'no node')}: {status.get('phase')}")
+        states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+        for state in states:
+            lines.append(f"  container {state['name']}: {json.dumps(state['state'])}")
+            started = {"running", "terminated"} & set(state["state"])
+            if started and not (state["name"].startswith("init") and state["ready"]):
+                lines += (f"    {line}" for line in pod.logs(container=state["name"], tail_lines=LOG_LINES))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    api = kr8s.api(kubeconfig=os.environ["KUBECONFIG"], context=os.environ["KUBE_CONTEXT"])
+    expected = json.loads(os.environ["EXPECTED_GPUS"])
+    seconds = int(os.environ["WAIT_SECONDS"])
+    deadline = time.monotonic() + seconds
+    while lacking := missing(expected, gpus := published_gpus(api)):
+        if time.monotonic() > deadline:
+            print(f"after {seconds} s: " + "; ".join(lacking), file=sys.stderr)
+            print(explain(api, os.environ["DRIVER_NAMESPACE"]), file=sys.stderr)
+            return 1
+        time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+    (system,) = list[Any](api.get("namespaces", "kube-system"))
+    print(json.dumps({"clusterUid": system.raw["metadata"]["uid"], "gpus": gpus}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""NVIDIA's DRA driver, from its own Helm chart."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi import Output, ResourceOptions
+from pulumi_command import local
+
+from components.cluster import GPU_NODE_SELECTOR, Cluster
+from components.simulated_gpus import SimulatedGpus
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CHART = "./.tools/charts/dra-driver-nvidia-gpu"
+CHART_VERSION = "0.5.0"
+NAMESPACE = "dra-driver-nvidia-gpu"
+RELEASE = "dra-driver-nvidia-gpu"
+
+
+class DraDriver(pulumi.ComponentResource):
+    """Owns the Helm release and the wait for its GPUs; `gpus` is what it published, `cluster_uid` where.
+
+    Ready means that the kubelet plugin runs and that every expected GPU is in a ResourceSlice. Helm's own
+    wait does not see that: the plugin's DaemonSet may be wholly unavailable by its update strategy.
+    """
+
+    gpus: Output[list]
+    cluster_uid: Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cluster: Cluster,
+        gpus: SimulatedGpus | None,
+        image: str,
+        driver_root: str,
+        feature_gates: Mapping[str, bool],
+        log_verbosity: int,
+        expected_gpus: Mapping[str, int],
+        timeout_seconds: int,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        """`expected_gpus` maps a node's name to its number of GPUs; 0 asks for at least one."""
+        super().__init__("dra-workshop:gpu:DraDriver", name, None, opts)
+        namespace = k8s.core.v1.Namespace(
+            f"{name}-namespace",
+            # The plugin is privileged: it mounts, and makes device nodes. docs/security.md has the reasons.
+            metadata={"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
+            opts=cluster.inside(self),
+        )
+        release = k8s.helm.v3.Release(
+            f"{name}-release",
+            name=RELEASE,
+            chart=CHART,
+            version=CHART_VERSION,
+            namespace=NAMESPACE,
+            values=chart_values(image, driver_root, feature_gates, log_verbosity, gpus.digest if gpus else None),
+            timeout=timeout_seconds,
+            opts=cluster.inside(self, [namespace, *([gpus.daemon_set] if gpus else [])]),
+        )
+        published = local.Command(
+            f"{name}-gpus",
+            create="python -m components.commands.wait_for_gpus",
+            dir=str(CHECKOUT),
+            environment={
+                "KUBECONFIG": str(cluster.kubeconfig_file),
+                "KUBE_CONTEXT": cluster.context,
+                "DRIVER_NAMESPACE": NAMESPACE,
+                # A new revision asks anew.
+                "DRIVER_REVISION": release.status.apply(lambda status: str(status.revision)),
+                "EXPECTED_GPUS": json.dumps(expected_gpus, sort_keys=True),
+                "WAIT_SECONDS": str(timeout_seconds),
+            },
+            logging=local.Logging.STDERR,
+            opts=ResourceOptions(parent=self, depends_on=[release], deleted_with=cluster.inside(self).deleted_with),
+        )
+        answer = published.stdout.apply(json.loads)
+        self.gpus = answer.apply(lambda found: found["gpus"])
+        self.cluster_uid = answer.apply(lambda found: found["clusterUid"])
+        self.ready: list[pulumi.Resource] = [published]
+        self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
+
+
+def chart_values(
+    image: str, driver_root: str, feature_gates: Mapping[str, bool], log_verbosity: int, simulated: str | None
+) -> dict:
+    """The chart's values; `simulated` is the digest of the simulated GPUs' configuration, None for real ones."""
+    repository, _, tag = image.rpartition(":")
+    plugin: dict = {"nodeSelector": GPU_NODE_SELECTOR}
+    if simulated:
+        # The plugin reads its GPUs when it starts, so it starts again when they change.
+        plugin["podAnnotations"] = {"dra-workshop/gpus": simulated}
+        # The chart starts the plugin by bash, which reads this file first: it lays what NVIDIA's kernel module
+        # would show in /proc and /sys over the container's own view. The image stays as NVIDIA made it.
+        plugin["containers"] = {"gpus": {"env": [{"name": "BASH_ENV", "value": "/driver-root/sim/plugin-env.sh"}]}}
+    return {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
+        "nvidiaDriverRoot": driver_root,
+        # GPUs by DRA are not yet NVIDIA's default way, so the chart asks for this consent.
+        "gpuResourcesEnabledOverride": True,
+        # ComputeDomains are for NVLink across nodes.
+        "resources": {"gpus": {"enabled": True}, "computeDomains": {"enabled": False}},
+        "featureGates": dict(feature_gates),
+        "logVerbosity": str(log_verbosity),
+        "kubeletPlugin": plugin,
+    }

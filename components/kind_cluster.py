@@ -1,0 +1,121 @@
+"""A Kind cluster of the stack's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pulumi import Output, ResourceOptions
+from pulumi_command import local
+
+from components.cluster import GPU_NODE_LABELS, Cluster
+from components.commands import kind_cluster as commands
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+# The host's driver inside a node: https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, value nvidiaDriverRoot.
+NODE_DRIVER_ROOT = "/driver"
+
+
+class KindCluster(Cluster):
+    """Owns the cluster's containers and network, its kubeconfig file and the images in its nodes.
+
+    Never adopts a cluster that it did not create: creation fails if the name is taken, unless what is
+    there bears this checkout's mark and was left by an interrupted run; then it is made anew.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cluster_name: str,
+        workers: int,
+        gpu_nodes: Sequence[str],
+        node_image: str,
+        kubeconfig_file: Path,
+        load_images: Sequence[str],
+        driver_root: str | None,
+        timeout_seconds: int,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("KindCluster", name, opts)
+        self.kubeconfig_file = kubeconfig_file
+        folder = kubeconfig_file.parent
+        incarnation = commands.incarnation(folder, cluster_name)
+        config = kind_config(cluster_name, workers, gpu_nodes, node_image, driver_root)
+        self.created = local.Command(
+            f"{name}-kind",
+            create="python -m components.commands.kind_cluster create",
+            # What matters for the cluster is in the triggers; any other change only reads the kubeconfig again.
+            update="python -m components.commands.kind_cluster kubeconfig",
+            delete="python -m components.commands.kind_cluster delete",
+            dir=str(CHECKOUT),
+            environment={
+                "CLUSTER_NAME": cluster_name,
+                "CLUSTER_FOLDER": str(folder),
+                "CLUSTER_INCARNATION": incarnation,
+                "CLUSTER_TIMEOUT": str(timeout_seconds),
+            },
+            stdin=yaml.safe_dump(config, sort_keys=False),
+            triggers=[incarnation, config],
+            logging=local.Logging.STDERR,
+            opts=ResourceOptions(
+                parent=self,
+                # Two clusters of one name cannot be at once.
+                delete_before_replace=True,
+                # Standard output is the kubeconfig.
+                additional_secret_outputs=["stdout"],
+            ),
+        )
+        kubeconfig = Output.secret(self.created.stdout)
+        self.connect(name, kubeconfig, f"kind-{cluster_name}", identity=f"{cluster_name}/{incarnation}")
+        self.ready = [self.created]
+        if load_images:
+            loaded = local.Command(
+                f"{name}-images",
+                create=f"kind load docker-image --name {cluster_name} {' '.join(load_images)}",
+                triggers=[incarnation],
+                logging=local.Logging.STDERR,
+                opts=ResourceOptions(parent=self, depends_on=[self.created], deleted_with=self.created),
+            )
+            self.ready.append(loaded)
+        self.register_outputs({"kubeconfig": kubeconfig})
+
+    def inside(self, parent: Any, depends_on: Sequence[Any] = ()) -> ResourceOptions:
+        """Objects go with the cluster: deleting them one by one would only take time."""
+        options = super().inside(parent, depends_on)
+        options.deleted_with = self.created
+        return options
+
+
+def kind_config(
+    cluster_name: str, workers: int, gpu_nodes: Sequence[str], node_image: str, driver_root: str | None
+) -> dict[str, Any]:
+    """Kind's configuration: https://kind.sigs.k8s.io/docs/user/configuration/."""
+    nodes: list[dict[str, Any]] = [{"role": "control-plane", "image": node_image}]
+    nodes += [{"role": "worker", "image": node_image} for _ in range(workers)]
+    for node in nodes[1:] or nodes:
+        node["labels"] = dict(GPU_NODE_LABELS)
+        if driver_root:
+            node["extraMounts"] = host_driver_mounts(Path(driver_root))
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "name": cluster_name,
+        # The kubelet refuses cgroup v1 from 1.35 on unless it is told not to; on v2 this says nothing.
+        "kubeadmConfigPatches": [
+            "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nfailCgroupV1: false\n"
+        ],
+        "nodes": nodes,
+    }
+
+
+def host_driver_mounts(root: Path) -> list[dict[str, Any]]:
+    """A driver's programs and libraries, wherever they are below `root`, at the places that the chart looks in."""
+    places = {"usr/bin": ("usr/bin", "bin"), "usr/lib/x86_64-linux-gnu": ("usr/lib/x86_64-linux-gnu", "lib64", "lib")}
+    mounts = []
+    for target, candidates in places.items():
+        found = next((root / candidate for candidate in candidates if (root / candidate).is_dir()), None)
+        if found:
+            path = f"{NODE_DRIVER_ROOT}/{target}"
+            mounts.append({"hostPath": str(found), "containerPath": path, "readOnly": True})
+    return mounts

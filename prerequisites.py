@@ -1,0 +1,169 @@
+"""What must be true of the machine before a stack is made; every finding at once, each with its remedy.
+
+Looks only: nothing is created, started or changed. Simulated GPUs ask for no driver.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.commands import kind_cluster
+from components.images import Images
+from settings import Settings
+from toolchain import versions
+
+GIB = 2**30
+MINIMUM_ENGINE = (20, 10)
+MINIMUM_KERNEL = (5, 4)  # containerd's overlayfs and nftables' fib expressions as the node image uses them
+MINIMUM_FREE_GIB = 5
+# A node's systemd, kubelet and containerd each take some; kind's known issues name 512 as enough for some nodes.
+MINIMUM_INOTIFY_INSTANCES = 128
+DRA_SINCE = (1, 34)  # resource.k8s.io/v1
+
+
+class PrerequisiteError(Exception):
+    """The machine cannot run the stack; `findings` has all that fails."""
+
+    def __init__(self, findings: list["Finding"]) -> None:
+        self.findings = findings
+        count = "1 prerequisite is" if len(findings) == 1 else f"{len(findings)} prerequisites are"
+        lines = (f"  {finding.name}: {finding.seen}; {finding.remedy}" for finding in findings)
+        super().__init__(f"{count} not met:\n" + "\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One look at the machine: what was seen, whether it will do, what to do if not."""
+
+    name: str
+    seen: str
+    ok: bool
+    remedy: str = ""
+
+
+def require(settings: Settings, images: Images) -> None:
+    """Raise `PrerequisiteError` with every finding that is not met."""
+    if failed := [finding for finding in look(settings, images) if not finding.ok]:
+        raise PrerequisiteError(failed)
+
+
+def look(settings: Settings, images: Images) -> Iterator[Finding]:
+    """Everything that this stack needs of the machine, met or not."""
+    yield from _tools()
+    if settings.cluster.provider == "kind":
+        yield from _machine()
+        yield from _engine(settings, images)
+    else:
+        yield _existing_cluster(settings)
+    if settings.gpu.source == "host" and settings.cluster.provider == "kind":
+        yield from _host_driver(Path(settings.gpu.driver_root or "/"))
+
+
+def _run(*argv: str) -> tuple[bool, str]:
+    """Whether a command succeeded, and its output or the last line of its error."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    if done.returncode:
+        return False, (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    return True, done.stdout.strip()
+
+
+def _number(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def _tools() -> Iterator[Finding]:
+    for name, argv, wanted in (
+        ("kind", ("kind", "version"), versions.KIND),
+        ("kubectl", ("kubectl", "version", "--client"), versions.KUBERNETES),
+    ):
+        ok, text = _run(*argv)
+        seen = text.splitlines()[0] if text else "no output"
+        yield Finding(
+            name, seen, ok and wanted in text, f"v{wanted} is needed; run `make setup`, then `source ./activate`"
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    kernel = platform.release()
+    wanted = ".".join(map(str, MINIMUM_KERNEL))
+    yield Finding("kernel", f"Linux {kernel}", _number(kernel) >= MINIMUM_KERNEL, f"Linux {wanted} or newer is needed")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    yield Finding("memory", f"{memory:.1f} GiB", memory >= 3, "at least 3 GiB are needed; use a larger machine")
+    instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    command = f"`sysctl -w fs.inotify.max_user_instances={4 * MINIMUM_INOTIFY_INSTANCES}`"
+    enough = instances >= MINIMUM_INOTIFY_INSTANCES
+    yield Finding("inotify", f"{instances} instances a user", enough, f"{command} as root")
+
+
+def _engine(settings: Settings, images: Images) -> Iterator[Finding]:
+    fields = "{{.ServerVersion}}|{{.CgroupVersion}}|{{.Driver}}|{{.DockerRootDir}}"
+    ok, text = _run("docker", "info", "--format", fields)
+    version, *rest = text.split("|")
+    if not ok or len(rest) != 3 or not version:
+        yield Finding("docker", text or "no engine answers", False, "run `make setup`, which starts or explains it")
+        return
+    cgroup, storage, root = rest
+    wanted = ".".join(map(str, MINIMUM_ENGINE))
+    seen = f"Docker Engine {version}, cgroup v{cgroup}, {storage}"
+    yield Finding("docker", seen, _number(version) >= MINIMUM_ENGINE, f"Docker Engine {wanted} or newer is needed")
+    if Path(root).is_dir():
+        free = shutil.disk_usage(root).free / GIB
+        remedy = f"{MINIMUM_FREE_GIB} GiB are needed for the nodes; `docker system df` shows what takes space"
+        yield Finding("disk", f"{free:.1f} GiB free in {root}", free >= MINIMUM_FREE_GIB, remedy)
+    yield from (_image(ref) for ref in (settings.cluster.node_image or images.node, *images.to_load))
+    yield _cluster_name(settings)
+
+
+def _image(ref: str) -> Finding:
+    ok, _ = _run("docker", "image", "inspect", "--format", "{{.Id}}", ref)
+    return Finding("image", ref if ok else f"{ref} is not in the engine", ok, "run `make setup`")
+
+
+def _cluster_name(settings: Settings) -> Finding:
+    folder = settings.kubeconfig.parent
+    cluster = kind_cluster.KindCluster(settings.cluster_name, folder)
+    nodes, owner = kind_cluster.node_containers(cluster.name), cluster.found_owner()
+    if (nodes or owner is not None) and owner != cluster.owner:
+        what = f"a cluster named {cluster.name} exists that this checkout did not create"
+        return Finding(
+            "cluster", what, False, f"set another cluster.name or `kind delete cluster --name {cluster.name}`"
+        )
+    stopped = kind_cluster.stopped_containers(cluster.name)
+    if stopped and (folder / "incarnation").exists():
+        return Finding("cluster", f"{', '.join(stopped)} stopped", False, f"`docker start {' '.join(stopped)}`")
+    return Finding("cluster", f"{cluster.name}: {f'{len(nodes)} nodes of ours' if nodes else 'name is free'}", True)
+
+
+def _existing_cluster(settings: Settings) -> Finding:
+    kubectl = ("kubectl", "--kubeconfig", str(settings.kubeconfig), "--context", settings.context)
+    ok, text = _run(*kubectl, "version", "--output=json", "--request-timeout=10s")
+    if not ok:
+        return Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} version`")
+    server = json.loads(text)["serverVersion"]
+    release = (int(server["major"]), int(re.sub(r"\D", "", server["minor"])))
+    seen = f"Kubernetes {server['gitVersion']} at context {settings.context}"
+    if release < DRA_SINCE:
+        return Finding("cluster", seen, False, "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster")
+    ok, text = _run(*kubectl, "get", "nodes", "--output=name")
+    names = {line.removeprefix("node/") for line in text.splitlines()}
+    if lacking := [node.node for node in settings.gpu_nodes if node.node not in names]:
+        return Finding("cluster", f"no node {', '.join(lacking)}", False, f"gpu.nodes must be some of {sorted(names)}")
+    return Finding("cluster", seen, ok)
+
+
+def _host_driver(root: Path) -> Iterator[Finding]:
+    for name, pattern in (("nvidia-smi", "*bin/nvidia-smi"), ("libnvidia-ml", "*lib*/**/libnvidia-ml.so.1")):
+        found = next((path for path in sorted(root.glob(pattern)) + sorted((root / "usr").glob(pattern))), None)
+        remedy = "install NVIDIA's driver, or set gpu.driverRoot to the folder that holds its bin and lib64"
+        yield Finding(name, str(found) if found else f"not below {root}", found is not None, remedy)
+    nodes = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
+    yield Finding("devices", ", ".join(nodes) or "no /dev/nvidia0", bool(nodes), "load NVIDIA's kernel module")
