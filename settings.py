@@ -263,7 +263,9 @@ def _explain(block: str, detail: Any) -> Problem:
     names = {"int": "a whole number", "string": "a text", "bool": "true or false", "dict": "a mapping of keys"}
     names |= {"tuple": "a list", "model": "a mapping of keys"}
     wanted = names.get(kind.partition("_")[0], detail["msg"])
-    remedy = "quote it, since YAML reads it as a number" if wanted == "a text" else f"give {wanted}"
+    remedy = f"give {wanted}"
+    if wanted == "a text" and isinstance(value, bool | int | float):
+        remedy = f"quote it, since YAML reads it as {'true or false' if isinstance(value, bool) else 'a number'}"
     if wanted == "a whole number" and isinstance(value, str):
         remedy = "write it without quotes and without a unit"
     return Problem(key, value, f"must be {wanted}", remedy)
@@ -321,8 +323,8 @@ def _module_rules(numbers: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _kind_rules(cluster: Cluster, stack: str) -> Iterator[Problem]:
-    name = cluster.name or _default_name(stack)
-    key = "cluster.name" if cluster.name else "cluster.name (from the stack's name)"
+    name = _default_name(stack) if cluster.name is None else cluster.name
+    key = "cluster.name (from the stack's name)" if cluster.name is None else "cluster.name"
     if not DNS_LABEL.fullmatch(name):
         rule = "must be lower-case letters, digits and '-', and neither start nor end with '-'"
         yield Problem(key, name, rule, "Kubernetes names nodes after it; rename it")
@@ -342,9 +344,14 @@ def _other_stack_with(name: str, stack: str) -> str | None:
     """The stack of this checkout, if any, whose config names the same Kind cluster."""
     for file in sorted((CHECKOUT / "stacks").glob("Pulumi.*.yaml")):
         other = file.name.removeprefix("Pulumi.").removesuffix(".yaml")
-        config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
-        block = config.get(f"{PROJECT}:cluster") or {}
-        if other == stack or not isinstance(block, dict) or block.get("provider") == "existing":
+        if other == stack:
+            continue
+        try:
+            block = yaml.safe_load(file.read_text())["config"].get(f"{PROJECT}:cluster", {})
+            provider = block.get("provider")
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+            continue  # whoever uses that stack is told what is wrong with it
+        if provider == "existing":
             continue
         if (block.get("name") or _default_name(other)) == name:
             return other
@@ -378,9 +385,10 @@ def _kubeconfig_rules(text: str, context: str | None) -> Iterator[Problem]:
         return
     try:
         content = yaml.safe_load(path.read_text())
-        contexts = [entry["name"] for entry in content["contexts"]]
+        contexts = [str(entry["name"]) for entry in content["contexts"]]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        rule = f"cannot be read as a kubeconfig ({type(error).__name__}: {error})".splitlines()[0]
+        cause = str(error).partition("\n")[0]
+        rule = f"cannot be read as a kubeconfig ({type(error).__name__}: {cause})"
         yield Problem(key, text, rule, "check it with `kubectl config view`")
         return
     if context is not None and context not in contexts:
@@ -390,7 +398,7 @@ def _kubeconfig_rules(text: str, context: str | None) -> Iterator[Problem]:
 
 def _gpu_rules(gpu: Gpu) -> Iterator[Problem]:
     models = [("gpu.model", gpu.model)]
-    models += [(f"gpu.nodes[{index}].model", node.model) for index, node in enumerate(gpu.nodes) if node.model]
+    models += [(f"gpu.nodes[{index}].model", node.model) for index, node in enumerate(gpu.nodes) if node.model is not None]
     for key, model in models:
         if model not in GPU_MODELS:
             yield Problem(key, model, "is no known GPU model", _suggest(model, GPU_MODELS))

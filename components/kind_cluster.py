@@ -72,7 +72,7 @@ class KindCluster(Cluster):
         if load_images:
             loaded = local.Command(
                 f"{name}-images",
-                create=f"kind load docker-image --name {cluster_name} {' '.join(load_images)}",
+                create=_load_command(cluster_name, load_images),
                 triggers=[incarnation],
                 logging=local.Logging.STDERR,
                 opts=ResourceOptions(parent=self, depends_on=[self.created], deleted_with=self.created),
@@ -85,6 +85,15 @@ class KindCluster(Cluster):
         options = super().inside(parent, depends_on)
         options.deleted_with = self.created
         return options
+
+
+def _load_command(cluster_name: str, refs: Sequence[str]) -> str:
+    """Load images into every node, each also under the plain tag v1 that the manifests name for `kubectl apply`."""
+    tags = " && ".join(
+        f"docker exec $node ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1" for ref in refs
+    )
+    load = f"kind load docker-image --name {cluster_name} {' '.join(refs)}"
+    return f"{load} && for node in $(kind get nodes --name {cluster_name}); do {tags} || exit 1; done"
 
 
 def kind_config(

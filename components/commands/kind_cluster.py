@@ -70,6 +70,7 @@ class KindCluster:
         """This checkout's mark: made once, kept beside the stacks' state."""
         mark = self.folder.parent / "owner"
         if not mark.exists():
+            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             mark.write_text(f"{uuid.uuid4()}\n")
         return mark.read_text().strip()
 
@@ -79,6 +80,11 @@ class KindCluster:
             return None
         label = f'{{{{index .Labels "{OWNER_LABEL}"}}}}'
         return _output("docker", "network", "inspect", self.network, "--format", label).strip()
+
+    def strangers(self) -> list[str]:
+        """Containers of a cluster with this name that do not hang on its network, so somebody else made them."""
+        ours = _output("docker", "ps", "--all", "--filter", f"network={self.network}", "--format", "{{.Names}}").split()
+        return [node for node in node_containers(self.name) if node not in ours]
 
     def create(self, config: str, incarnation: str, timeout: int) -> str:
         """Make it and return its kubeconfig. Whatever was made is taken down again if that fails."""
@@ -111,19 +117,21 @@ class KindCluster:
         owner = self.found_owner()
         if owner not in (None, self.owner):
             raise Refused(f"cluster {self.name}: network {self.network} is not this checkout's; both are left alone")
-        if owner is None and node_containers(self.name):
+        if self.strangers():
             _say(f"cluster {self.name}: was deleted, and somebody else made one of that name; that one is left alone")
+            self._remove_network()
         else:
             self._take_down()
-        shutil.rmtree(self.folder, ignore_errors=False)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
 
     def _clear_the_way(self) -> None:
-        owner, nodes = self.found_owner(), node_containers(self.name)
-        if owner == self.owner:
+        owner, nodes, strangers = self.found_owner(), node_containers(self.name), self.strangers()
+        if owner == self.owner and not strangers:
             _say(f"cluster {self.name}: an interrupted run left {len(nodes)} nodes and a network; making it anew")
             self._take_down()
-        elif nodes or owner is not None:
-            what = f"containers {', '.join(nodes)}" if nodes else f"network {self.network}"
+        elif strangers or owner is not None:
+            what = f"containers {', '.join(strangers)}" if strangers else f"network {self.network}"
             raise Refused(
                 f'cluster.name: "{self.name}" is taken by a cluster that this checkout did not create ({what}); '
                 f"choose another cluster.name or delete it with `kind delete cluster --name {self.name}`"
@@ -133,10 +141,13 @@ class KindCluster:
         if node_containers(self.name):
             command = ["kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig)]
             subprocess.run(command, stdout=sys.stderr, check=True)
-        if self.found_owner() == self.owner:
-            subprocess.run(["docker", "network", "rm", self.network], stdout=subprocess.DEVNULL, check=True)
+        self._remove_network()
         self.kubeconfig.unlink(missing_ok=True)
         (self.folder / "incarnation").unlink(missing_ok=True)
+
+    def _remove_network(self) -> None:
+        if self.found_owner() == self.owner:
+            subprocess.run(["docker", "network", "rm", self.network], stdout=subprocess.DEVNULL, check=True)
 
     def _save_diagnostics(self) -> None:
         logs = self.folder / "diagnostics"

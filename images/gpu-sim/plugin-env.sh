@@ -1,0 +1,15 @@
+# Read by the shell that starts NVIDIA's kubelet plugin (BASH_ENV), before the plugin: lays what NVIDIA's kernel module
+# would show over the container's own /proc and /sys. The mounts stay in the container's mount namespace.
+# The shell reads this for itself only.
+unset BASH_ENV
+
+sim=/driver-root/sim
+# /proc/driver is there on every kernel; /sys/bus/pci/devices is missing on machines without a PCI bus.
+mount --bind "$sim/proc-driver" /proc/driver || echo "gpu-sim: no MIG capabilities: cannot mount over /proc/driver" >&2
+if [ -d /sys/bus/pci/devices ]; then
+  mount --bind "$sim/pci-devices" /sys/bus/pci/devices || echo "gpu-sim: no pcieRoot: cannot mount over /sys/bus/pci/devices" >&2
+else
+  mount -t tmpfs -o mode=755 tmpfs /sys/bus && mkdir -p /sys/bus/pci/devices && mount --bind "$sim/pci-devices" /sys/bus/pci/devices ||
+    echo "gpu-sim: no pcieRoot: this machine has no PCI bus and /sys/bus cannot be covered" >&2
+fi
+export ALT_PROC_DEVICES_PATH="$sim/proc-devices"

@@ -1,0 +1,120 @@
+/* Where a GPU's MIG instances come from when a process starts, and where they are remembered. */
+#include "mig.h"
+
+#include "ini.h"
+#include "state.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static unsigned int full_compute_profile(const struct nvmlGpuInstance_st *instance)
+{
+    unsigned int index = 0;
+    while (mig_compute_slices(instance, index) != instance->profile->slices)
+        index++;
+    return index;
+}
+
+static bool capability_is_granted(const struct inventory *inventory, unsigned int minor)
+{
+    char path[PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/dev/nvidia-caps/nvidia-cap%u", inventory->root, minor);
+    return access(path, F_OK) == 0;
+}
+
+/* A container only ever sees whole GPU instances here: the driver creates no partial compute instances. */
+static void load_from_capabilities(const struct inventory *inventory, struct gpu *gpu)
+{
+    for (unsigned int id = 1; id < CONFIG_INSTANCE_IDS; id++) {
+        unsigned int minor = config_capability_minor(gpu->config->minor, id), start = 0;
+        const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
+        struct nvmlGpuInstance_st *instance;
+        struct nvmlComputeInstance_st *compute;
+        if (profile == NULL || !capability_is_granted(inventory, minor) ||
+            !capability_is_granted(inventory, minor + 1) ||
+            mig_create_instance(gpu, profile, start, &instance) != MIG_OK)
+            continue;
+        gpu->mig_enabled = true;
+        mig_create_compute(instance, full_compute_profile(instance), &compute);
+    }
+}
+
+static bool load_static(struct gpu *gpu, char *error, size_t error_size)
+{
+    for (unsigned int i = 0; i < gpu->config->static_mig_count; i++) {
+        const struct static_mig *entry = &gpu->config->static_mig[i];
+        struct nvmlGpuInstance_st *instance;
+        struct nvmlComputeInstance_st *compute;
+        if (mig_create_instance(gpu, entry->profile, entry->start, &instance) != MIG_OK) {
+            snprintf(error, error_size, "GPU %u: mig %s@%u does not fit beside the others", gpu->config->minor,
+                     entry->profile->name, entry->start);
+            return false;
+        }
+        mig_create_compute(instance, full_compute_profile(instance), &compute);
+    }
+    gpu->mig_enabled = gpu->config->static_mig_count > 0;
+    return true;
+}
+
+/* One line: mode, then "INSTANCE" or "INSTANCE/COMPUTE_PROFILE" for each instance. */
+static bool restore(struct gpu *gpu, char *text)
+{
+    char *state = NULL;
+    char *mode = strtok_r(text, " \n", &state);
+    unsigned int enabled;
+    if (mode == NULL || !ini_number(mode, 0, 1, &enabled))
+        return false;
+    gpu->mig_enabled = enabled == 1;
+    for (char *item = strtok_r(NULL, " \n", &state); item != NULL; item = strtok_r(NULL, " \n", &state)) {
+        unsigned int id, start = 0, compute_profile;
+        char *slash = strchr(item, '/');
+        if (slash != NULL)
+            *slash = '\0';
+        if (!ini_number(item, 1, CONFIG_INSTANCE_IDS - 1, &id))
+            return false;
+        const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
+        struct nvmlGpuInstance_st *instance = &gpu->instances[id];
+        struct nvmlComputeInstance_st *compute;
+        if (profile == NULL || (!instance->exists && mig_create_instance(gpu, profile, start, &instance) != MIG_OK))
+            return false;
+        if (slash != NULL && (!ini_number(slash + 1, 0, 8, &compute_profile) ||
+                              mig_create_compute(instance, compute_profile, &compute) != MIG_OK))
+            return false;
+    }
+    return true;
+}
+
+bool mig_load(struct inventory *inventory, struct gpu *gpu, char *error, size_t error_size)
+{
+    char text[STATE_SIZE];
+    if (!inventory->driver_root) {
+        load_from_capabilities(inventory, gpu);
+        return true;
+    }
+    if (!state_read(inventory, gpu->config->minor, "mig", text))
+        return load_static(gpu, error, error_size);
+    if (restore(gpu, text))
+        return true;
+    snprintf(error, error_size, "%s/run/gpu%u.mig: not what this library wrote; remove it", inventory->root,
+             gpu->config->minor);
+    return false;
+}
+
+void mig_save(const struct inventory *inventory, const struct gpu *gpu)
+{
+    char text[STATE_SIZE];
+    size_t length = (size_t)snprintf(text, sizeof text, "%d", gpu->mig_enabled);
+    for (unsigned int i = 0; i < CONFIG_INSTANCE_IDS; i++) {
+        const struct nvmlGpuInstance_st *instance = &gpu->instances[i];
+        if (!instance->exists)
+            continue;
+        length += (size_t)snprintf(text + length, sizeof text - length, " %u", instance->id);
+        for (unsigned int j = 0; j < CONFIG_MAX_COMPUTE_INSTANCES; j++) {
+            if (instance->compute[j].exists)
+                length += (size_t)snprintf(text + length, sizeof text - length, " %u/%u", instance->id,
+                                           instance->compute[j].profile_index);
+        }
+    }
+    state_write(inventory, gpu->config->minor, "mig", text);
+}

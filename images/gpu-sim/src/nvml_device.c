@@ -1,0 +1,201 @@
+/* NVML calls about what a device is: names, numbers and memory. */
+#include "mig.h"
+#include "nvml_session.h"
+
+#include <stdio.h>
+#include <string.h>
+
+nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t handle, char *name, unsigned int length)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    const char *product = device->gpu->config->model->product_name;
+    if (device->compute == NULL)
+        return session_leave(copy_text(name, length, product));
+    char profile[CONFIG_TEXT + 8], text[MIG_NAME_SIZE + 16];
+    mig_profile_name(device->compute, profile, sizeof profile);
+    snprintf(text, sizeof text, "%s MIG %s", product, profile);
+    return session_leave(copy_text(name, length, text));
+}
+
+nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char *uuid, unsigned int length)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    const char *text = device->compute == NULL ? device->gpu->config->uuid : device->compute->uuid;
+    return session_leave(copy_text(uuid, length, text));
+}
+
+static unsigned int mig_index(const struct nvmlDevice_st *device)
+{
+    unsigned int index = 0;
+    while (mig_device(device->gpu, index) != device->compute)
+        index++;
+    return index;
+}
+
+nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t handle, unsigned int *index)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (index == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *index = device->compute == NULL ? device->gpu->index : mig_index(device);
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t handle, unsigned int *minor)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (minor == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *minor = device->gpu->config->minor;
+    return session_leave(NVML_SUCCESS);
+}
+
+struct named_number {
+    const char *name;
+    unsigned int number;
+};
+
+static unsigned int number_of(const struct named_number *table, size_t count, const char *name, unsigned int fallback)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(table[i].name, name) == 0)
+            return table[i].number;
+    }
+    return fallback;
+}
+
+nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t handle, nvmlBrandType_t *brand)
+{
+    static const struct named_number brands[] = {
+        {"GeForce", NVML_BRAND_GEFORCE}, {"NVIDIA", NVML_BRAND_NVIDIA}, {"Tesla", NVML_BRAND_TESLA}};
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (brand == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    const char *name = device->gpu->config->model->brand;
+    *brand = (nvmlBrandType_t)number_of(brands, sizeof brands / sizeof brands[0], name, NVML_BRAND_UNKNOWN);
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t handle, nvmlDeviceArchitecture_t *architecture)
+{
+    static const struct named_number architectures[] = {{"Ampere", NVML_DEVICE_ARCH_AMPERE},
+                                                        {"Ada Lovelace", NVML_DEVICE_ARCH_ADA},
+                                                        {"Hopper", NVML_DEVICE_ARCH_HOPPER},
+                                                        {"Blackwell", NVML_DEVICE_ARCH_BLACKWELL}};
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (architecture == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    const char *name = device->gpu->config->model->architecture;
+    *architecture = number_of(architectures, sizeof architectures / sizeof architectures[0], name,
+                              NVML_DEVICE_ARCH_UNKNOWN);
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t handle, int *major, int *minor)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (major == NULL || minor == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *major = (int)device->gpu->config->model->compute_major;
+    *minor = (int)device->gpu->config->model->compute_minor;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t handle, unsigned int *cores)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (cores == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    const struct gpu_model *model = device->gpu->config->model;
+    unsigned int multiprocessors =
+        device->compute == NULL ? model->multiprocessors : mig_multiprocessors(device->compute);
+    /* CUDA programming guide: 64 FP32 cores a multiprocessor at compute capability 8.0, 128 from 8.6 on. */
+    *cores = multiprocessors * (model->compute_major == 8 && model->compute_minor == 0 ? 64 : 128);
+    return session_leave(NVML_SUCCESS);
+}
+
+static unsigned long long memory_bytes(const struct nvmlDevice_st *device)
+{
+    unsigned int mib = device->compute == NULL ? device->gpu->config->model->memory_mib
+                                               : device->compute->parent->profile->memory_mib;
+    return (unsigned long long)mib << 20;
+}
+
+/* Nothing can allocate memory on a simulated GPU, so all of it is free. */
+nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (memory == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *memory = (nvmlMemory_t){.total = memory_bytes(device), .free = memory_bytes(device), .used = 0};
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t *memory)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (memory == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (memory->version != nvmlMemory_v2)
+        return session_leave(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+    memory->total = memory->free = memory_bytes(device);
+    memory->reserved = memory->used = 0;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t handle, nvmlDeviceAttributes_t *attributes)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (attributes == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (device->compute == NULL)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    const struct mig_profile *profile = device->compute->parent->profile;
+    *attributes = (nvmlDeviceAttributes_t){.multiprocessorCount = mig_multiprocessors(device->compute),
+                                           .sharedCopyEngineCount = profile->copy_engines,
+                                           .sharedDecoderCount = profile->decoders,
+                                           .sharedJpegCount = profile->jpeg_engines,
+                                           .sharedOfaCount = profile->ofa_engines,
+                                           .gpuInstanceSliceCount = profile->slices,
+                                           .computeInstanceSliceCount = device->compute->slices,
+                                           .memorySizeMB = profile->memory_mib};
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t handle, nvmlDeviceAttributes_t *attributes)
+{
+    return nvmlDeviceGetAttributes_v2(handle, attributes);
+}

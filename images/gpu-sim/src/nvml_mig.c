@@ -1,0 +1,124 @@
+/* NVML calls about MIG mode and MIG devices. */
+#include "mig.h"
+#include "nvml_session.h"
+
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned int *current, unsigned int *pending)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (current == NULL || pending == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (device->gpu->config->model->profile_count == 0)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    *current = *pending = device->gpu->mig_enabled ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+    return session_leave(NVML_SUCCESS);
+}
+
+static bool has_instances(const struct gpu *gpu)
+{
+    for (unsigned int i = 0; i < CONFIG_INSTANCE_IDS; i++) {
+        if (gpu->instances[i].exists)
+            return true;
+    }
+    return false;
+}
+
+nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t handle, unsigned int mode, nvmlReturn_t *activation)
+{
+    struct gpu *gpu;
+    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (activation == NULL || mode > NVML_DEVICE_MIG_ENABLE)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (gpu->config->model->profile_count == 0)
+        return session_leave(*activation = NVML_ERROR_NOT_SUPPORTED);
+    if (mode == NVML_DEVICE_MIG_DISABLE && has_instances(gpu))
+        return session_leave(*activation = NVML_ERROR_IN_USE);
+    gpu->mig_enabled = mode == NVML_DEVICE_MIG_ENABLE;
+    mig_save(session_inventory(), gpu);
+    return session_leave(*activation = NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t handle, unsigned int *count)
+{
+    struct gpu *gpu;
+    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (count == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *count = mig_max_devices(gpu->config->model);
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t handle, unsigned int *is_mig_device)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (is_mig_device == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    *is_mig_device = device->compute != NULL;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t handle, unsigned int index, nvmlDevice_t *mig)
+{
+    struct gpu *gpu;
+    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (mig == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (gpu->config->model->profile_count == 0)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    struct nvmlComputeInstance_st *compute = gpu->mig_enabled ? mig_device(gpu, index) : NULL;
+    if (compute == NULL)
+        return session_leave(NVML_ERROR_NOT_FOUND);
+    mig->handle = &compute->device;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvmlDevice_t *device)
+{
+    struct nvmlDevice_st *entered;
+    nvmlReturn_t result = session_enter_device(mig, &entered);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (device == NULL || entered->compute == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    device->handle = &entered->gpu->device;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t handle, unsigned int *id)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (id == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (device->compute == NULL)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    *id = device->compute->parent->id;
+    return session_leave(NVML_SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t handle, unsigned int *id)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (id == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (device->compute == NULL)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    *id = device->compute->id;
+    return session_leave(NVML_SUCCESS);
+}

@@ -1,0 +1,88 @@
+"""The live stack that checks run against, what they saw, and what is saved when one fails."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.live import LiveStack, Playground
+from tests.e2e.workspace import Workspace
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MODULE_STACK = """\
+config:
+  dra-workshop:modules: ["00", "01", "02", "03"]
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stack", help="check this stack, which is up, instead of one that the tests bring up")
+    parser.addoption("--results", help="folder for diagnostics", default=str(CHECKOUT / "results" / "e2e"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    """The stack named by `--stack`, or one like phase1 that is up for this session only."""
+    if name := request.config.getoption("--stack"):
+        yield LiveStack.find(CHECKOUT, name)
+        return
+    workspace = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("checks"))
+    workspace.write_stack("checks", MODULE_STACK)
+    with workspace.up("checks") as live:
+        yield live
+
+
+@pytest.fixture
+def playground(stack: LiveStack) -> Iterator[Playground]:
+    with stack.playground() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Record what a check saw, for the table and the results."""
+
+    def record(text: str) -> None:
+        request.node.user_properties.append(("seen", text))
+
+    return record
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    report = yield
+    live = item.funcargs.get("stack") if hasattr(item, "funcargs") else None
+    if report.failed and report.when == "call" and isinstance(live, LiveStack):
+        folder = Path(item.config.getoption("--results")) / "diagnostics" / item.name
+        save_diagnostics(live, folder)
+        report.sections.append(("diagnostics", f"events, descriptions and logs: {folder}"))
+    return report
+
+
+def save_diagnostics(live: LiveStack, folder: Path) -> None:
+    """Events, descriptions and logs of what checks and the driver run; what cannot be had is said in its file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = {
+        "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
+        "pods.txt": ("describe", "pods", "-A"),
+        "claims.yaml": ("get", "resourceclaims,resourceclaimtemplates", "-A", "-o", "yaml"),
+        "slices.yaml": ("get", "resourceslices", "-o", "yaml"),
+        "driver.log": (
+            *("logs", "-n", "dra-driver-nvidia-gpu", "--all-containers", "--prefix", "--tail=1000"),
+            *("-l", "dra-driver-nvidia-gpu-component=kubelet-plugin"),
+        ),
+        "gpu-sim.log": ("logs", "-n", "gpu-sim", "--all-containers", "--prefix", "-l", "app=gpu-sim"),
+    }
+    for file, words in commands.items():
+        try:
+            (folder / file).write_text(live.kubectl(*words))
+        except subprocess.CalledProcessError as error:
+            (folder / file).write_text(f"kubectl {' '.join(words)} ended with {error.returncode}:\n{error.stderr}")

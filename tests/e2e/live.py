@@ -1,0 +1,226 @@
+"""A stack that is up, as its checks see it: outputs, settings, an API client bound to its own cluster."""
+
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import kr8s
+import yaml
+from kr8s.objects import object_from_spec
+
+from settings import PROJECT, Settings
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.2
+WAIT_SECONDS = 60
+EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "03-workloads" / "examples"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+class NotThisStack(Exception):
+    """The stack is not up, or the cluster at its kubeconfig is another one."""
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
+    """The first true answer of `look`; after `seconds` an AssertionError that says what was awaited."""
+    deadline = time.monotonic() + seconds
+    while not (answer := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still not so: {what}")
+        time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+    return answer
+
+
+@dataclass(frozen=True)
+class LiveStack:
+    """One stack of one checkout, up."""
+
+    checkout: Path
+    name: str
+    outputs: dict[str, Any]
+    settings: Settings
+
+    @classmethod
+    def find(cls, checkout: Path, name: str) -> "LiveStack":
+        """Read the stack's outputs and config. Raises `NotThisStack` with the remedy."""
+        command = ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", name]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        outputs = json.loads(done.stdout) if done.returncode == 0 else {}
+        if not outputs:
+            reason = done.stderr.strip() or "it has no outputs"
+            raise NotThisStack(f"stack {name} is not up ({reason}); run `make up STACK={name}`")
+        config = yaml.safe_load((checkout / "stacks" / f"Pulumi.{name}.yaml").read_text()).get("config") or {}
+        prefix = f"{PROJECT}:"
+        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+        return cls(checkout, name, outputs, Settings.parse(raw, name))
+
+    @property
+    def kubeconfig(self) -> str:
+        return self.outputs["kubeconfig"]
+
+    @cached_property
+    def api(self) -> Any:
+        """A client for the stack's cluster. Raises `NotThisStack` if another one answers there."""
+        api = kr8s.api(kubeconfig=self.kubeconfig, context=self.settings.context)
+        (system,) = list[Any](api.get("namespaces", "kube-system"))
+        found, wanted = system.raw["metadata"]["uid"], self.outputs.get("clusterUid")
+        if wanted and found != wanted:
+            raise NotThisStack(
+                f"the cluster at {self.kubeconfig} is not the one that stack {self.name} made "
+                f"(kube-system has uid {found}, the stack's has {wanted}); run `make up STACK={self.name}`"
+            )
+        return api
+
+    def get(self, kind: str, name: str = "", namespace: str | None = None, **options: Any) -> list[dict[str, Any]]:
+        """Objects as plain data."""
+        words = (kind, name) if name else (kind,)
+        return [found.raw for found in self.api.get(*words, namespace=namespace, **options)]
+
+    def one(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
+        (found,) = self.get(kind, name, namespace)
+        return found
+
+    def kubectl(self, *words: str, check: bool = True) -> str:
+        """For what a person would type: exec, describe."""
+        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=check).stdout
+
+    def in_node(self, node: str, *words: str) -> str:
+        """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""
+        if self.settings.cluster.provider == "kind":
+            command = ["docker", "exec", node, *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+        pods = self.get("pods", namespace="dra-driver-nvidia-gpu", label_selector=plugin)
+        (pod,) = [pod["metadata"]["name"] for pod in pods if pod["spec"]["nodeName"] == node]
+        root = self.settings.gpu.driver_root or "/var/lib/gpu-sim/driver"
+        inside = [word.replace(root, "/driver-root") for word in words]
+        return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
+
+    def slices(self) -> list[dict[str, Any]]:
+        """The driver's ResourceSlices."""
+        return [found for found in self.get("resourceslices.v1.resource.k8s.io") if found["spec"]["driver"] == DRIVER]
+
+    def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(node, device name) -> attributes and capacity by their short names, values unpacked."""
+        found = {}
+        for slice_ in self.slices():
+            for device in slice_["spec"].get("devices", []):
+                values = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}
+                values |= {key: value["value"] for key, value in device.get("capacity", {}).items()}
+                found[slice_["spec"]["nodeName"], device["name"]] = values
+        return found
+
+    @contextmanager
+    def playground(self, labels: dict[str, str] | None = None) -> Iterator["Playground"]:
+        """A namespace of its own for one check, gone afterwards with all its claims."""
+        name = f"check-{uuid.uuid4().hex[:8]}"
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or RESTRICTED}}
+        namespace = object_from_spec(manifest, api=self.api)
+        namespace.create()
+        try:
+            yield Playground(self, name)
+        finally:
+            namespace.delete()
+            wait_for(f"namespace {name} is gone", lambda: not self.get("namespaces", field_selector=f"metadata.name={name}"))
+
+
+DRIVER = "gpu.nvidia.com"
+
+
+@dataclass(frozen=True)
+class Playground:
+    """A namespace in which one check makes and removes what it wants."""
+
+    stack: LiveStack
+    namespace: str
+
+    def create(self, example: str, **replaced: str) -> list[str]:
+        """Create the objects of an example manifest with our probe image; returns the names of its pods.
+
+        `replaced` maps words of the manifest to what fits this stack.
+        """
+        text = (EXAMPLES / f"{example}.yaml").read_text()
+        for old, new in replaced.items():
+            assert old in text, f"{example}.yaml has no {old}"
+            text = text.replace(old, new)
+        pods = []
+        for document in yaml.safe_load_all(text):
+            document["metadata"]["namespace"] = self.namespace
+            if document["kind"] == "Pod":
+                pods.append(document["metadata"]["name"])
+                for container in document["spec"]["containers"]:
+                    container["image"] = self.probe_image
+            object_from_spec(document, api=self.stack.api, allow_unknown_type=True).create()
+        return pods
+
+    @property
+    def probe_image(self) -> str:
+        override = self.stack.settings.images.gpu_probe
+        index = json.loads((self.stack.checkout / ".tools" / "images.json").read_text())
+        return override or index["gpu-probe"]
+
+    def pod(self, name: str) -> dict[str, Any]:
+        return self.stack.one("pods", name, self.namespace)
+
+    def delete_pod(self, name: str) -> None:
+        (found,) = list[Any](self.stack.api.get("pods", name, namespace=self.namespace))
+        found.delete()
+
+    def wait_running(self, name: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
+        """The pod once all its containers are ready."""
+
+        def running() -> dict[str, Any] | None:
+            pod = self.pod(name)
+            states = pod["status"].get("containerStatuses", [])
+            return pod if states and all(state["ready"] for state in states) else None
+
+        return wait_for(f"pod {name} is Running", running, seconds)
+
+    def wait_gone(self, name: str) -> None:
+        selector = f"metadata.name={name}"
+        wait_for(
+            f"pod {name} is gone",
+            lambda: not self.stack.get("pods", namespace=self.namespace, field_selector=selector),
+        )
+
+    def wait_unschedulable(self, name: str) -> str:
+        """The scheduler's reason, once it has looked at the pod and could not place it."""
+
+        def reason() -> str | None:
+            pod = self.pod(name)
+            assert pod["status"]["phase"] == "Pending", f"{name} is {pod['status']['phase']}, not Pending"
+            for condition in pod["status"].get("conditions", []):
+                if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+                    return condition["message"]
+            return None
+
+        return wait_for(f"the scheduler refused pod {name}", reason)
+
+    def report(self, name: str, container: str = "probe") -> dict[str, Any]:
+        """What the probe in a running pod sees: its first line of output."""
+        self.wait_running(name)
+        log = wait_for(f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container))
+        return json.loads(log.splitlines()[0])
+
+    def allocated(self, pod: str) -> list[dict[str, Any]]:
+        """The devices that the pod's claims name in their status, with the attributes that the driver published."""
+        status = self.pod(pod)["status"]
+        names = [entry["resourceClaimName"] for entry in status.get("resourceClaimStatuses", [])]
+        if extended := status.get("extendedResourceClaimStatus"):
+            names.append(extended["resourceClaimName"])
+        spec_claims = self.pod(pod)["spec"].get("resourceClaims", [])
+        names += [entry["resourceClaimName"] for entry in spec_claims if "resourceClaimName" in entry]
+        devices, found = self.stack.devices(), []
+        for name in dict.fromkeys(names):
+            claim = self.stack.one("resourceclaims.v1.resource.k8s.io", name, self.namespace)
+            for result in claim["status"]["allocation"]["devices"]["results"]:
+                found.append({**result, **devices[result["pool"], result["device"]]})
+        return found

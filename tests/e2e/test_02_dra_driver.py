@@ -1,0 +1,59 @@
+"""Module 02: exactly the configured GPUs are published, attribute by attribute."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gpu_models import simulated_gpus
+from settings import GPU_MODELS
+from tests.e2e.live import LiveStack
+from toolchain import versions
+
+NAMESPACE = "dra-driver-nvidia-gpu"
+
+
+def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+    pods = stack.get("pods", namespace=NAMESPACE, label_selector=plugin)
+    assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(node.node for node in stack.settings.gpu_nodes)
+    for pod in pods:
+        assert all(state["ready"] for state in pod["status"]["containerStatuses"]), pod["metadata"]["name"]
+    seen(f"{len(pods)} pods ready, driver v{versions.DRA_DRIVER}")
+
+
+def test_device_classes_are_there(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    names = {found["metadata"]["name"] for found in stack.get("deviceclasses.v1.resource.k8s.io")}
+    assert {"gpu.nvidia.com", "mig.nvidia.com"} <= names
+    seen(", ".join(sorted(names)))
+
+
+def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    if stack.settings.gpu.source == "host":
+        pytest.skip("the host's GPUs are not in the config, so there is nothing exact to compare with")
+    expected = {}
+    for node in stack.settings.gpu_nodes:
+        model = GPU_MODELS[node.model or ""]
+        for gpu in simulated_gpus(node.node, model, node.count or 0):
+            expected[node.node, f"gpu-{gpu.minor}"] = {
+                "type": "gpu",
+                "uuid": gpu.uuid,
+                "productName": model.product_name,
+                "brand": model.brand,
+                "architecture": model.architecture,
+                "cudaComputeCapability": f"{model.cuda_compute_capability}.0",
+                "driverVersion": f"{versions.SIMULATED_DRIVER}",
+                "cudaDriverVersion": "13.0.0",
+                "pciBusID": gpu.pci_bus_id,
+                "pcieRoot": gpu.pcie_root,
+                "memory": f"{model.memory_mib}Mi",
+            }
+    published = stack.devices()
+    assert published.keys() == expected.keys()
+    for device, attributes in expected.items():
+        assert {key: published[device].get(key) for key in attributes} == attributes, device
+    seen("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
+
+
+def test_stack_exports_the_gpus_that_are_published(stack: LiveStack) -> None:
+    exported = {(gpu["node"], gpu["name"]): gpu["uuid"] for gpu in stack.outputs["gpus"]}
+    assert exported == {device: values["uuid"] for device, values in stack.devices().items()}

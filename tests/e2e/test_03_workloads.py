@@ -1,0 +1,165 @@
+"""Module 03: a claim gives a pod one GPU for itself, and the next one waits for it."""
+
+from collections.abc import Callable, Iterator
+
+import kr8s
+import pytest
+
+from tests.e2e.live import LiveStack, Playground, wait_for
+
+CYCLES = 10
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_free_gpu(stack: LiveStack) -> Iterator[None]:
+    """At least one GPU for the checks: where the stack's own workload holds the only one, it makes room meanwhile."""
+    taken = len(allocations(stack))
+    if taken < len(stack.devices()):
+        yield
+        return
+    scale(stack, 0)
+    yield
+    scale(stack, 1)
+
+
+def scale(stack: LiveStack, replicas: int) -> None:
+    for name in ("holder", "waiter"):
+        stack.kubectl("scale", "-n", "workloads", f"deployment/{name}", f"--replicas={replicas}")
+    wait_for("holder follows", lambda: len(allocations(stack)) == replicas)
+
+
+def allocations(stack: LiveStack, namespace: str | None = None) -> list[tuple[str, str]]:
+    """(node, device) of everything that a claim holds."""
+    claims = stack.get("resourceclaims.v1.resource.k8s.io", namespace=namespace or kr8s.ALL)
+    results = [
+        result
+        for claim in claims
+        for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+    ]
+    return [(result["pool"], result["device"]) for result in results]
+
+
+def free(stack: LiveStack) -> int:
+    return len(stack.devices()) - len(allocations(stack))
+
+
+def test_stacks_first_workload_has_the_gpu_that_its_claim_names(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    workloads = Playground(stack, "workloads")
+    (pod,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
+    (device,) = workloads.allocated(pod)
+    (gpu,) = workloads.report(pod)["gpus"]
+    assert gpu["uuid"] == device["uuid"]
+    seen(f"{pod} has {gpu['uuid']} ({gpu['name']})")
+
+
+def test_stacks_second_workload_waits_with_the_schedulers_reason(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    (pod,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
+    reason = Playground(stack, "workloads").wait_unschedulable(pod)
+    assert "cannot allocate all claims" in reason
+    seen(reason)
+
+
+def pods(stack: LiveStack, namespace: str) -> list[str]:
+    return [pod["metadata"]["name"] for pod in stack.get("pods", namespace=namespace)]
+
+
+def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+    first, _ = playground.create("exclusive")
+    report = playground.report(first)
+    (device,) = playground.allocated(first)
+    (gpu,) = report["gpus"]
+    assert gpu["uuid"] == device["uuid"]
+    assert gpu["name"] == device["productName"]
+    assert f"{gpu['memory_mib']}Mi" == device["memory"]
+    numbered = [node for node in report["device_nodes"] if node.removeprefix("/dev/nvidia").isdigit()]
+    assert len(numbered) == 1
+    seen(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
+
+
+def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, seen: Callable[[str], None]) -> None:
+    stack = playground.stack
+    holders = []
+    while free(stack):
+        (name,) = playground.create("extended-resource", extended=f"holder-{len(holders)}")
+        playground.wait_running(name)
+        holders.append(name)
+    (waiter,) = playground.create("extended-resource", extended="waiter")
+    reason = playground.wait_unschedulable(waiter)
+    assert "cannot allocate all claims" in reason
+    (device,) = playground.allocated(holders[0])
+    playground.delete_pod(holders[0])
+    playground.wait_running(waiter)
+    (taken,) = playground.allocated(waiter)
+    assert taken["uuid"] == device["uuid"]
+    seen(f"waited with «{reason}», then got {taken['uuid']}")
+
+
+def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("two-containers")
+    uuids = [[gpu["uuid"] for gpu in playground.report(pod, name)["gpus"]] for name in ("probe", "second")]
+    assert uuids[0] == uuids[1]
+    assert len(uuids[0]) == 1
+    seen(uuids[0][0])
+
+
+def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+    names = playground.create("shared-claim")
+    uuids = [[gpu["uuid"] for gpu in playground.report(pod)["gpus"]] for pod in names]
+    assert uuids[0] == uuids[1]
+    assert len(uuids[0]) == 1
+    claim = playground.stack.one("resourceclaims.v1.resource.k8s.io", "shared-gpu", playground.namespace)
+    assert sorted(user["name"] for user in claim["status"]["reservedFor"]) == sorted(names)
+    seen(f"{uuids[0][0]}, reserved for {' and '.join(names)}")
+
+
+def test_cel_selects_by_attribute_and_capacity(playground: Playground, seen: Callable[[str], None]) -> None:
+    taken = set(allocations(playground.stack))
+    wanted = next(values for device, values in playground.stack.devices().items() if device not in taken)
+    (pod,) = playground.create("select-by-cel", Hopper=wanted["architecture"], **{"40Gi": wanted["memory"]})
+    playground.wait_running(pod)
+    (device,) = playground.allocated(pod)
+    assert device["architecture"] == wanted["architecture"]
+    seen(f"asked for {wanted['architecture']} with {wanted['memory']}, got {device['productName']}")
+
+
+def test_selector_that_nothing_matches_stays_pending(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("nothing-matches")
+    reason = playground.wait_unschedulable(pod)
+    assert "cannot allocate all claims" in reason
+    seen(reason)
+
+
+def test_first_available_falls_back_to_the_second_choice(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("first-available")
+    playground.wait_running(pod)
+    (device,) = playground.allocated(pod)
+    assert device["request"] == "gpu/any"
+    seen(f"request {device['request']}: {device['uuid']}")
+
+
+def test_extended_resource_is_served_by_a_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("extended-resource")
+    (gpu,) = playground.report(pod)["gpus"]
+    (device,) = playground.allocated(pod)
+    assert gpu["uuid"] == device["uuid"]
+    claim = playground.pod(pod)["status"]["extendedResourceClaimStatus"]["resourceClaimName"]
+    seen(f"nvidia.com/gpu: 1 became claim {claim} with {gpu['uuid']}")
+
+
+def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], None]) -> None:
+    stack = playground.stack
+    node = stack.settings.gpu_nodes[0].node
+    before, cdi = sorted(allocations(stack)), cdi_files(stack, node)
+    for cycle in range(CYCLES):
+        (pod,) = playground.create("extended-resource", extended=f"cycle-{cycle}")
+        playground.wait_running(pod)
+        playground.delete_pod(pod)
+        playground.wait_gone(pod)
+    wait_for("every claim is gone", lambda: not allocations(stack, playground.namespace))
+    assert sorted(allocations(stack)) == before
+    wait_for("the CDI files of the cycles are gone", lambda: cdi_files(stack, node) == cdi)
+    seen(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
+
+
+def cdi_files(stack: LiveStack, node: str) -> list[str]:
+    return sorted(stack.in_node(node, "ls", "/var/run/cdi").split())

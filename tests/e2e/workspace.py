@@ -1,0 +1,92 @@
+"""A copy of the checkout with stacks of its own, so that tests touch none of the user's."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.live import LiveStack
+
+UP_SECONDS = 420
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with the project's files, linked to the checkout's tools and environment."""
+
+    root: Path
+
+    @classmethod
+    def copy(cls, checkout: Path, folder: Path) -> "Workspace":
+        """Copy what git would (tracked and new files) and link the rest."""
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            source = checkout / name
+            if source.is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / name)
+        for link in (".tools", ".venv"):
+            (folder / link).symlink_to(checkout / link)
+        (folder / ".state").mkdir(mode=0o700)
+        return cls(folder)
+
+    def write_stack(self, name: str, config: str) -> None:
+        """The stack's config file; the salt is that of the empty passphrase that `activate` sets."""
+        (self.root / "stacks" / f"Pulumi.{name}.yaml").write_text(config)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """As after `source ./activate`, whatever the caller's environment holds."""
+        path = f"{self.root}/.tools/bin:{self.root}/.venv/bin:{os.environ['PATH']}"
+        pulumi = {
+            "PULUMI_HOME": f"{self.root}/.tools/pulumi",
+            "PULUMI_CONFIG_PASSPHRASE": "",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        }
+        return {**os.environ, **pulumi, "PATH": path}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start `pulumi` in a process group of its own, as a terminal would, with all output in one pipe."""
+        return subprocess.Popen(
+            ["pulumi", *words, "--non-interactive"],
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def pulumi(self, *words: str, fails: bool = False) -> str:
+        """Run `pulumi` to its end; returns what it printed, and fails if its exit is not as expected."""
+        process = self.start(*words)
+        try:
+            output, _ = process.communicate(timeout=UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            raise AssertionError(f"pulumi {' '.join(words)} took more than {UP_SECONDS} s:\n{output}") from None
+        expected = "fail" if fails else "succeed"
+        assert (process.returncode != 0) == fails, f"pulumi {' '.join(words)} did not {expected}:\n{output}"
+        return output
+
+    @contextmanager
+    def up(self, stack: str) -> Iterator[LiveStack]:
+        """The stack, up; destroyed at the end, whatever happens in between."""
+        self.pulumi("stack", "init", stack)
+        try:
+            self.pulumi("up", "--yes", "--skip-preview", "--stack", stack)
+            yield LiveStack.find(self.root, stack)
+        finally:
+            self.pulumi("destroy", "--yes", "--skip-preview", "--stack", stack)
