@@ -132,7 +132,7 @@ def _cluster_name(settings: Settings) -> Finding:
     folder = settings.kubeconfig.parent
     cluster = kind_cluster.KindCluster(settings.cluster_name, folder)
     nodes, owner = kind_cluster.node_containers(cluster.name), cluster.found_owner()
-    if (nodes or owner is not None) and owner != cluster.owner:
+    if cluster.strangers() or (owner is not None and owner != cluster.owner):
         what = f"a cluster named {cluster.name} exists that this checkout did not create"
         return Finding(
             "cluster", what, False, f"set another cluster.name or `kind delete cluster --name {cluster.name}`"
@@ -154,10 +154,12 @@ def _existing_cluster(settings: Settings) -> Finding:
     if release < DRA_SINCE:
         return Finding("cluster", seen, False, "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster")
     ok, text = _run(*kubectl, "get", "nodes", "--output=name")
+    if not ok:
+        return Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} get nodes`")
     names = {line.removeprefix("node/") for line in text.splitlines()}
     if lacking := [node.node for node in settings.gpu_nodes if node.node not in names]:
         return Finding("cluster", f"no node {', '.join(lacking)}", False, f"gpu.nodes must be some of {sorted(names)}")
-    return Finding("cluster", seen, ok)
+    return Finding("cluster", seen, True)
 
 
 def _host_driver(root: Path) -> Iterator[Finding]:

@@ -253,7 +253,7 @@ def _explain(block: str, detail: Any) -> Problem:
     for part in path:
         key += f"[{part}]" if isinstance(part, int) else f".{part}"
     if kind == "extra_forbidden":
-        where = ".".join([block, *(str(part) for part in path[:-1])])
+        where = key.removesuffix(f".{path[-1]}")
         return Problem(key, value, f"is not a key of {where}", _suggest(str(path[-1]), _keys(block, path[:-1])))
     if kind == "literal_error":
         return Problem(key, value, f"must be {context['expected']}", f"set {key} to that or drop it for the default")
@@ -347,10 +347,11 @@ def _other_stack_with(name: str, stack: str) -> str | None:
         if other == stack:
             continue
         try:
-            block = yaml.safe_load(file.read_text())["config"].get(f"{PROJECT}:cluster", {})
+            config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+            block = config.get(f"{PROJECT}:cluster") or {}
             provider = block.get("provider")
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-            continue  # whoever uses that stack is told what is wrong with it
+        except (yaml.YAMLError, AttributeError):
+            continue  # whoever uses that stack is told what is wrong with its file
         if provider == "existing":
             continue
         if (block.get("name") or _default_name(other)) == name:
@@ -398,7 +399,9 @@ def _kubeconfig_rules(text: str, context: str | None) -> Iterator[Problem]:
 
 def _gpu_rules(gpu: Gpu) -> Iterator[Problem]:
     models = [("gpu.model", gpu.model)]
-    models += [(f"gpu.nodes[{index}].model", node.model) for index, node in enumerate(gpu.nodes) if node.model is not None]
+    models += [
+        (f"gpu.nodes[{index}].model", node.model) for index, node in enumerate(gpu.nodes) if node.model is not None
+    ]
     for key, model in models:
         if model not in GPU_MODELS:
             yield Problem(key, model, "is no known GPU model", _suggest(model, GPU_MODELS))

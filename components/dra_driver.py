@@ -26,7 +26,7 @@ class DraDriver(pulumi.ComponentResource):
     wait does not see that: the plugin's DaemonSet may be wholly unavailable by its update strategy.
     """
 
-    gpus: Output[list]
+    gpus: Output[list[str]]
     cluster_uid: Output[str]
 
     def __init__(
@@ -78,10 +78,16 @@ class DraDriver(pulumi.ComponentResource):
             opts=ResourceOptions(parent=self, depends_on=[release], deleted_with=cluster.inside(self).deleted_with),
         )
         answer = published.stdout.apply(json.loads)
-        self.gpus = answer.apply(lambda found: found["gpus"])
+        note = " (simulated)" if gpus else ""
+        self.gpus = answer.apply(lambda found: [describe(gpu) + note for gpu in found["gpus"]])
         self.cluster_uid = answer.apply(lambda found: found["clusterUid"])
         self.ready: list[pulumi.Resource] = [published]
         self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
+
+
+def describe(gpu: Mapping[str, str]) -> str:
+    """A published GPU in one line."""
+    return f"{gpu['node']} {gpu['name']}: {gpu['productName']}, {gpu['memory']}, {gpu['uuid']}"
 
 
 def chart_values(

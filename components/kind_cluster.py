@@ -74,7 +74,8 @@ class KindCluster(Cluster):
                 f"{name}-images",
                 create=_load_command(cluster_name, load_images),
                 triggers=[incarnation],
-                logging=local.Logging.STDERR,
+                # A dozen lines a node, and none that a person needs; a failure shows them all the same.
+                logging=local.Logging.NONE,
                 opts=ResourceOptions(parent=self, depends_on=[self.created], deleted_with=self.created),
             )
             self.ready.append(loaded)

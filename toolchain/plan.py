@@ -89,7 +89,8 @@ def lay(plan: Plan, store: Store) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(target)
     for plugin in (PULUMI_HOME / "plugins").glob("resource-*"):
-        if not any(plugin.iterdir()):
+        # Beside the folders, Pulumi keeps files that say when a plugin was last used.
+        if plugin.is_dir() and not any(plugin.iterdir()):
             shutil.rmtree(plugin)
     TOOLS.mkdir(exist_ok=True)
     images.write_index(plan.refs(store), IMAGES_FILE)

@@ -68,7 +68,9 @@ def _download(work: Work, url: str, sha256_url: str, file_name: str = "") -> Pat
         shutil.copyfileobj(answer, out)
     with urllib.request.urlopen(sha256_url, timeout=60) as answer:
         lines = answer.read().decode().splitlines()
-    expected = next(line.split()[0] for line in lines if target.name in line or len(line.split()) == 1)
+    listed = (line.split()[0] for line in lines if target.name in line or len(line.split()) == 1)
+    if (expected := next(listed, None)) is None:
+        raise StepError(f"{url}: upstream's {sha256_url} does not list it; try again later")
     actual = hashlib.sha256(target.read_bytes()).hexdigest()
     if actual != expected:
         raise StepError(f"{url}: its SHA-256 is {actual}, but upstream publishes {expected}; try again later")

@@ -59,20 +59,22 @@ class Step:
     @cached_property
     def key(self) -> str:
         digest = hashlib.sha256(self.recipe.encode())
-        for path in sorted(_walk(self.files)):
-            digest.update(f"\0{path.name}\0{path.stat().st_mode & 0o111:o}\0".encode())
+        for path, name in sorted(_walk(self.files)):
+            digest.update(f"\0{name}\0{path.stat().st_mode & 0o111:o}\0".encode())
             digest.update(path.read_bytes())
         for needed in self.needs:
             digest.update(f"\0{needed.name}-{needed.key}".encode())
         return digest.hexdigest()[:12]
 
 
-def _walk(files: Iterable[Path]) -> Iterator[Path]:
+def _walk(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Every file, with its name as seen from what was given."""
     for path in files:
         if path.is_dir():
-            yield from (p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            inner = (p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            yield from ((p, str(p.relative_to(path))) for p in inner)
         else:
-            yield path
+            yield path, path.name
 
 
 @dataclass

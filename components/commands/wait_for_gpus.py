@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import kr8s
+from components.commands.kube import connect
 
 DRIVER = "gpu.nvidia.com"
 PLUGIN = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
@@ -40,7 +40,7 @@ def missing(expected: Mapping[str, int], gpus: list[dict[str, Any]]) -> list[str
     lines = []
     for node, count in expected.items():
         found = sum(gpu["node"] == node for gpu in gpus)
-        if found != count and not (count == 0 and found):
+        if not found or (count and found != count):
             lines.append(f"{node}: {found} GPUs published, {count or 'at least 1'} expected")
     return lines
 
@@ -64,7 +64,7 @@ def explain(api: Any, namespace: str) -> str:
 
 
 def main() -> int:
-    api = kr8s.api(kubeconfig=os.environ["KUBECONFIG"], context=os.environ["KUBE_CONTEXT"])
+    api = connect(os.environ["KUBECONFIG"], os.environ["KUBE_CONTEXT"])
     expected = json.loads(os.environ["EXPECTED_GPUS"])
     seconds = int(os.environ["WAIT_SECONDS"])
     deadline = time.monotonic() + seconds

@@ -11,14 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import kr8s
 import yaml
 from kr8s.objects import object_from_spec
 
+from components.commands.kube import connect
 from settings import PROJECT, Settings
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.2
+# What no waiting will mend.
+HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError")
 WAIT_SECONDS = 60
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "03-workloads" / "examples"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -68,7 +70,7 @@ class LiveStack:
     @cached_property
     def api(self) -> Any:
         """A client for the stack's cluster. Raises `NotThisStack` if another one answers there."""
-        api = kr8s.api(kubeconfig=self.kubeconfig, context=self.settings.context)
+        api = connect(self.kubeconfig, self.settings.context)
         (system,) = list[Any](api.get("namespaces", "kube-system"))
         found, wanted = system.raw["metadata"]["uid"], self.outputs.get("clusterUid")
         if wanted and found != wanted:
@@ -129,7 +131,9 @@ class LiveStack:
             yield Playground(self, name)
         finally:
             namespace.delete()
-            wait_for(f"namespace {name} is gone", lambda: not self.get("namespaces", field_selector=f"metadata.name={name}"))
+            wait_for(
+                f"namespace {name} is gone", lambda: not self.get("namespaces", field_selector=f"metadata.name={name}")
+            )
 
 
 DRIVER = "gpu.nvidia.com"
@@ -157,15 +161,9 @@ class Playground:
             if document["kind"] == "Pod":
                 pods.append(document["metadata"]["name"])
                 for container in document["spec"]["containers"]:
-                    container["image"] = self.probe_image
+                    container["image"] = self.stack.settings.images.gpu_probe or container["image"]
             object_from_spec(document, api=self.stack.api, allow_unknown_type=True).create()
         return pods
-
-    @property
-    def probe_image(self) -> str:
-        override = self.stack.settings.images.gpu_probe
-        index = json.loads((self.stack.checkout / ".tools" / "images.json").read_text())
-        return override or index["gpu-probe"]
 
     def pod(self, name: str) -> dict[str, Any]:
         return self.stack.one("pods", name, self.namespace)
@@ -180,6 +178,9 @@ class Playground:
         def running() -> dict[str, Any] | None:
             pod = self.pod(name)
             states = pod["status"].get("containerStatuses", [])
+            for state in states:
+                waiting = state["state"].get("waiting", {})
+                assert waiting.get("reason") not in HOPELESS, f"pod {name}: {waiting}"
             return pod if states and all(state["ready"] for state in states) else None
 
         return wait_for(f"pod {name} is Running", running, seconds)
@@ -207,7 +208,9 @@ class Playground:
     def report(self, name: str, container: str = "probe") -> dict[str, Any]:
         """What the probe in a running pod sees: its first line of output."""
         self.wait_running(name)
-        log = wait_for(f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container))
+        log = wait_for(
+            f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
+        )
         return json.loads(log.splitlines()[0])
 
     def allocated(self, pod: str) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
+from components.dra_driver import describe
 from gpu_models import simulated_gpus
 from settings import GPU_MODELS
 from tests.e2e.live import LiveStack
 from toolchain import versions
 
+BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
 NAMESPACE = "dra-driver-nvidia-gpu"
 
 
@@ -38,10 +40,11 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Calla
                 "type": "gpu",
                 "uuid": gpu.uuid,
                 "productName": model.product_name,
-                "brand": model.brand,
+                "brand": BRANDS.get(model.brand, model.brand),
                 "architecture": model.architecture,
                 "cudaComputeCapability": f"{model.cuda_compute_capability}.0",
-                "driverVersion": f"{versions.SIMULATED_DRIVER}",
+                # A semantic version has no leading zeros: 580.159.04 is published as 580.159.4.
+                "driverVersion": ".".join(str(int(part)) for part in versions.SIMULATED_DRIVER.split(".")),
                 "cudaDriverVersion": "13.0.0",
                 "pciBusID": gpu.pci_bus_id,
                 "pcieRoot": gpu.pcie_root,
@@ -54,6 +57,10 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Calla
     seen("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
 
 
-def test_stack_exports_the_gpus_that_are_published(stack: LiveStack) -> None:
-    exported = {(gpu["node"], gpu["name"]): gpu["uuid"] for gpu in stack.outputs["gpus"]}
-    assert exported == {device: values["uuid"] for device, values in stack.devices().items()}
+def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    note = " (simulated)" if stack.settings.gpu.source == "simulated" else ""
+    published = [
+        describe({"node": node, "name": name, **values}) + note for (node, name), values in stack.devices().items()
+    ]
+    assert sorted(stack.outputs["gpus"]) == sorted(published)
+    seen(f"{len(published)} in the output `gpus`")

@@ -1,0 +1,155 @@
+"""What each stack registers is what was reviewed, and holds what must hold for every stack."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+
+import pytest
+
+from tests.golden.recorder import RELEASE, Recording, Secret, render
+from tests.golden.stacks import FILES, FOLDER, load, record
+
+KUBERNETES_PROVIDER = "pulumi:providers:kubernetes"
+COMMAND = "command:local:Command"
+CLAIMS = ("kubernetes:resource.k8s.io/v1:ResourceClaim", "kubernetes:resource.k8s.io/v1:ResourceClaimTemplate")
+ON_KIND = [stack for stack in FILES if load(stack).cluster.provider == "kind"]
+ON_EXISTING = [stack for stack in FILES if stack not in ON_KIND]
+
+recorded = cache(lambda stack: record(load(stack)))
+
+
+@pytest.fixture(params=FILES)
+def stack(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def recording(stack: str) -> Recording:
+    return recorded(stack)
+
+
+def test_registrations_are_the_reviewed_ones(stack: str, recording: Recording, request: pytest.FixtureRequest):
+    file, now = FOLDER / f"{stack}.txt", render(recording)
+    if request.config.getoption("--update-golden", default=False):
+        file.write_text(now)
+    reviewed = file.read_text() if file.exists() else ""
+    lines = difflib.unified_diff(
+        reviewed.splitlines(), now.splitlines(), f"{stack}.txt (reviewed)", f"{stack}.txt (registered now)", lineterm=""
+    )
+    if difference := "\n".join(lines):
+        pytest.fail(f"{difference}\nif this is meant: pytest tests/golden --update-golden", pytrace=False)
+
+
+def test_every_golden_file_belongs_to_a_stack():
+    assert sorted(file.stem for file in FOLDER.glob("*.txt")) == sorted(FILES)
+
+
+def test_no_golden_file_holds_a_path_of_this_machine(recording: Recording):
+    assert str(FOLDER.parents[1]) not in render(recording)
+
+
+def test_recording_is_the_same_every_time(stack: str):
+    assert render(record(load(stack))) == render(recorded(stack))
+
+
+def test_every_resource_has_a_component_above_it(recording: Recording):
+    for resource in recording.resources.values():
+        if resource.custom:
+            assert resource.parent, f"{resource.name} hangs on the stack itself"
+            assert recording.resources[resource.parent].type.startswith("dra-workshop:"), resource.name
+
+
+def test_every_component_registers_outputs(recording: Recording):
+    components = {resource.name for resource in recording.resources.values() if not resource.custom}
+    assert {name for name in components if recording.outputs.get(name)} == components
+
+
+def test_every_object_in_the_cluster_uses_the_clusters_provider(recording: Recording):
+    (provider,) = recording.of_type(KUBERNETES_PROVIDER)
+    used = {name: r.provider for name, r in recording.resources.items() if r.type.startswith("kubernetes:")}
+    assert used and set(used.values()) == {provider.name}, used
+
+
+def test_provider_names_its_context(stack: str, recording: Recording):
+    (provider,) = recording.of_type(KUBERNETES_PROVIDER)
+    assert provider.inputs["context"] == load(stack).context
+
+
+def test_a_changed_claim_is_replaced_and_the_old_one_goes_first(stack: str, recording: Recording):
+    claims = [resource for token in CLAIMS for resource in recording.of_type(token)]
+    assert bool(claims) == ("03" in load(stack).modules)
+    for claim in claims:
+        assert claim.options["replaceOnChanges"] == ["spec"], claim.name
+        assert claim.options["deleteBeforeReplace"] is True, claim.name
+
+
+def test_what_uses_a_claim_template_depends_on_it(recording: Recording):
+    templates = {r.inputs["metadata"]["name"]: name for name, r in recording.resources.items() if r.type in CLAIMS}
+    for deployment in recording.of_type("kubernetes:apps/v1:Deployment"):
+        pod = deployment.inputs["spec"]["template"]["spec"]
+        for claim in pod["resourceClaims"]:
+            assert templates[claim["resourceClaimTemplateName"]] in deployment.depends_on, deployment.name
+
+
+def test_kubeconfig_is_secret_wherever_it_appears(recording: Recording):
+    (provider,) = recording.of_type(KUBERNETES_PROVIDER)
+    assert isinstance(provider.inputs["kubeconfig"], Secret)
+    outputs = recording.outputs["cluster"]
+    assert all(isinstance(value, Secret) for key, value in outputs.items() if key == "kubeconfig"), outputs
+
+
+@pytest.mark.parametrize("stack", ON_KIND)
+def test_standard_output_of_the_command_that_makes_the_cluster_is_secret(stack: str):
+    assert recorded(stack).resources["cluster-kind"].options["additionalSecretOutputs"] == ["stdout"]
+
+
+@pytest.mark.parametrize("stack", ON_KIND)
+def test_what_is_in_a_kind_cluster_goes_with_it(stack: str):
+    recording = recorded(stack)
+    inside = {
+        name: resource.deleted_with
+        for name, resource in recording.resources.items()
+        if resource.type.startswith("kubernetes:") or (resource.type == COMMAND and name != "cluster-kind")
+    }
+    assert inside and set(inside.values()) == {"cluster-kind"}, inside
+
+
+@pytest.mark.parametrize("stack", ON_KIND)
+def test_nothing_enters_a_kind_cluster_before_its_images_do(stack: str):
+    recording = recorded(stack)
+    for name, resource in recording.resources.items():
+        if resource.provider == "cluster-kubernetes":
+            assert {"cluster-kind", "cluster-images"} <= set(resource.depends_on), name
+
+
+@pytest.mark.parametrize("stack", ON_EXISTING)
+def test_existing_cluster_is_never_touched_by_kind_or_docker(stack: str):
+    for command in recorded(stack).of_type(COMMAND):
+        words = " ".join(str(command.inputs.get(key, "")) for key in ("create", "update", "delete"))
+        assert "kind" not in words and "docker" not in words, command.name
+
+
+@pytest.mark.parametrize("stack", ON_EXISTING)
+def test_existing_cluster_has_only_the_named_nodes_labelled(stack: str):
+    patched = [patch.inputs["metadata"]["name"] for patch in recorded(stack).of_type("kubernetes:core/v1:NodePatch")]
+    assert sorted(patched) == sorted(node.node for node in load(stack).gpu_nodes)
+
+
+def test_only_what_the_driver_and_the_simulation_mount_is_privileged(recording: Recording):
+    levels: Mapping[str, str] = {
+        namespace.inputs["metadata"]["name"]: namespace.inputs["metadata"]["labels"][
+            "pod-security.kubernetes.io/enforce"
+        ]
+        for namespace in recording.of_type("kubernetes:core/v1:Namespace")
+    }
+    privileged = {name for name, level in levels.items() if level != "restricted"}
+    assert privileged <= {"dra-driver-nvidia-gpu", "gpu-sim"}, levels
+
+
+def test_driver_is_asked_for_the_gpus_that_the_settings_name(stack: str, recording: Recording):
+    if "02" not in load(stack).modules:
+        assert recording.of_type(RELEASE) == []
+        return
+    expected = recording.resources["dra-driver-gpus"].inputs["environment"]["EXPECTED_GPUS"]
+    for node in load(stack).gpu_nodes:
+        assert f'"{node.node}": {node.count}' in expected

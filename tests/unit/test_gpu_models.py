@@ -1,0 +1,164 @@
+"""The model files and what is rendered from them; needs no compiler."""
+
+import configparser
+import math
+import re
+import shutil
+from itertools import pairwise
+
+import pytest
+
+import gpu_models
+from gpu_models import ModelError, load_models, render_node_config, simulated_gpus
+
+MODELS = load_models()
+MEMORY_AND_MULTIPROCESSORS = {
+    "rtx-4090": (24564, 128),
+    "a100-40gb": (40960, 108),
+    "a100-80gb": (81920, 108),
+    "l40s": (46068, 142),
+    "h100-80gb": (81559, 132),
+    "h200-141gb": (143771, 132),
+    "b200-180gb": (183359, 148),
+}
+
+
+def parsed(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.read_string(text)
+    return parser
+
+
+def changed_model(tmp_path, old: str, new: str, key: str = "h100-80gb"):
+    text = (gpu_models.MODELS_FOLDER / f"{key}.ini").read_text()
+    assert text.count(old) >= 1
+    (tmp_path / f"{key}.ini").write_text(text.replace(old, new, 1))
+    return tmp_path
+
+
+def test_models_have_the_published_memory_and_multiprocessors():
+    assert {key: (m.memory_mib, m.multiprocessors) for key, m in MODELS.items()} == MEMORY_AND_MULTIPROCESSORS
+
+
+def test_every_model_file_names_its_source():
+    for file in gpu_models.MODELS_FOLDER.glob("*.ini"):
+        assert "# Source: " in file.read_text(), file
+
+
+def test_only_the_measured_mps_minimum_is_not_marked_as_assumed():
+    unmarked = [
+        file.stem
+        for file in gpu_models.MODELS_FOLDER.glob("*.ini")
+        if not re.search(r"# Assumed: .*\nmps_minimum_multiprocessors", file.read_text())
+    ]
+    assert unmarked == ["h100-80gb"]
+
+
+@pytest.mark.parametrize("key", [key for key, model in MODELS.items() if model.mig_profiles])
+def test_mig_profile_names_follow_from_memory_as_nvidias_tools_compute_them(key):
+    model = MODELS[key]
+    for profile in model.mig_profiles:
+        # go-nvlib's rule: the fraction of the GPU in eighths, rounded up, of the GPU's whole GiB.
+        eighths = math.ceil(profile.memory_mib / model.memory_mib * 8)
+        gigabytes = math.floor(eighths / 8 * math.ceil(model.memory_mib / 1024) + 0.5)
+        assert profile.name.split("+")[0] == f"{profile.slices}g.{gigabytes}gb"
+
+
+@pytest.mark.parametrize("key", [key for key, model in MODELS.items() if model.mig_profiles])
+def test_as_many_mig_instances_as_promised_fit_the_placements(key):
+    for profile in MODELS[key].mig_profiles:
+        assert profile.instances == 1 or profile.instances == len(profile.placements)
+        starts = profile.placements[: profile.instances]
+        assert all(b - a >= profile.placement_size for a, b in pairwise(starts))
+        assert profile.instances * profile.multiprocessors <= MODELS[key].multiprocessors
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("memory_mib = 81559\n", "memory_mib = lots\n", ['memory_mib = "lots"', "whole number"]),
+        ("memory_mib = 81559\n", "", ['memory_mib = ""', "required", "add"]),
+        ("brand = NVIDIA", "brand = Nvidia", ['brand = "Nvidia"', "GeForce, NVIDIA"]),
+        ("slices = 7", "slices = 9", ['slices = "9"', "1 to 8"]),
+        ("placements = 0,4\n", "placements = 4,0\n", ['placements = "4,0"', "rising"]),
+        ("placements = 0,4\n", "placements = 0,6\n", ["memory slice 8"]),
+        ("profile_id = 9\n", "profile_id = 19\n", ['profile_id = "19"', "1g.10gb", "already used"]),
+        ("ofa_engines = 0", "ofa_engine = 0", ["ofa_engines", "required"]),
+        ("power_limit_watts = 700", "power_limit_watts = 700\ncolour = green", ['colour = "green"', "not a key"]),
+        ("[mig 3g.40gb]", "[mig big]", ['"big"', "must read like"]),
+        ("[model]", "[modell]", ["modell", "neither"]),
+        ("cuda_compute_capability = 9.0", "cuda_compute_capability = 90", ['"90"', "must read like 9.0"]),
+    ],
+)
+def test_a_broken_model_file_is_refused_with_file_key_value_and_rule(tmp_path, old, new, told):
+    with pytest.raises(ModelError) as error:
+        load_models(changed_model(tmp_path, old, new))
+    for part in ["h100-80gb.ini", *told]:
+        assert part in str(error.value)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"no \*\.ini file"):
+        load_models(tmp_path)
+
+
+def test_adding_a_model_is_adding_a_file(tmp_path):
+    shutil.copy(gpu_models.MODELS_FOLDER / "l40s.ini", tmp_path / "my-gpu.ini")
+    assert list(load_models(tmp_path)) == ["my-gpu"]
+
+
+def test_gpus_depend_on_nothing_but_node_name_and_index():
+    model, other = MODELS["h100-80gb"], MODELS["b200-180gb"]
+    first = simulated_gpus("worker-1", model, 4)
+    assert [gpu.uuid for gpu in first] == [gpu.uuid for gpu in simulated_gpus("worker-1", other, 8)][:4]
+    assert first[0].uuid == "GPU-8520a02a-9dda-586d-8a8d-9486980b18e6"
+
+
+def test_a_full_node_has_distinct_uuids_minors_and_bus_ids():
+    gpus = simulated_gpus("worker", MODELS["h100-80gb"], 16) + simulated_gpus("worker2", MODELS["h100-80gb"], 16)
+    assert len({gpu.uuid for gpu in gpus}) == 32
+    assert len({gpu.pci_bus_id for gpu in gpus[:16]}) == 16
+    assert [gpu.minor for gpu in gpus[:16]] == list(range(16))
+    assert gpus[0].pci_bus_id == "0000:0a:00.0" and gpus[0].pcie_root == "pci0000:00"
+
+
+def test_two_neighbouring_gpus_share_a_pcie_root():
+    roots = [gpu.pcie_root for gpu in simulated_gpus("worker", MODELS["h100-80gb"], 4)]
+    assert roots == ["pci0000:00", "pci0000:00", "pci0000:10", "pci0000:10"]
+
+
+@pytest.mark.parametrize("count", [0, 17, -1])
+def test_a_count_outside_the_limits_is_refused(count):
+    with pytest.raises(ModelError, match="1 to 16"):
+        simulated_gpus("worker", MODELS["l40s"], count)
+
+
+@pytest.mark.parametrize("node", ["", "Worker", "a/b", "-x", "a\nb"])
+def test_a_node_name_that_kubernetes_would_refuse_is_refused(node):
+    with pytest.raises(ModelError, match="node"):
+        simulated_gpus(node, MODELS["l40s"], 1)
+
+
+def test_the_rendered_file_holds_driver_model_profiles_and_gpus():
+    text = parsed(render_node_config("worker", MODELS["h100-80gb"], 2))
+    profiles = [f"mig h100-80gb {profile.name}" for profile in MODELS["h100-80gb"].mig_profiles]
+    assert text.sections() == ["driver", "model h100-80gb", *profiles, "gpu 0", "gpu 1"]
+    assert dict(text["driver"]) == {"version": "580.159.04", "cuda": "13.0"}
+    assert "mig" not in text["gpu 0"]
+
+
+def test_static_mig_is_given_to_every_gpu():
+    text = parsed(render_node_config("worker", MODELS["h100-80gb"], 2, static_mig=["3g.40gb@0", "3g.40gb@4"]))
+    assert [text[f"gpu {i}"]["mig"] for i in range(2)] == ["3g.40gb@0,3g.40gb@4"] * 2
+
+
+@pytest.mark.parametrize("entries", [["3g.40gb@1"], ["9g.1gb@0"], ["3g.40gb"], ["3g.40gb@0", "1g.10gb@3"]])
+def test_static_mig_that_does_not_fit_is_refused(entries):
+    with pytest.raises(ModelError, match="MIG"):
+        render_node_config("worker", MODELS["h100-80gb"], 1, static_mig=entries)
+
+
+@pytest.mark.parametrize(("driver", "cuda"), [("580", "13.0"), ("580.159.04\n[gpu 7]", "13.0"), ("580.1", "13")])
+def test_a_version_that_does_not_read_like_one_is_refused(driver, cuda):
+    with pytest.raises(ModelError, match="version"):
+        render_node_config("worker", MODELS["l40s"], 1, driver, cuda)

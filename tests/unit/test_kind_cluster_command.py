@@ -1,0 +1,226 @@
+"""The command that makes and deletes a Kind cluster, against a Docker Engine and a kind that only keep files."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.commands import kind_cluster
+from components.commands.kind_cluster import KindCluster
+
+CHECKOUT = Path(kind_cluster.__file__).resolve().parents[2]
+FAKE = Path(__file__).with_name("fake_docker")
+WAIT_SECONDS = 10
+
+
+@dataclass
+class World:
+    """What Docker and kind have, and this checkout's state."""
+
+    root: Path
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        cluster = {"CLUSTER_NAME": "a", "CLUSTER_FOLDER": str(self.folder), "CLUSTER_TIMEOUT": "240"}
+        return {**os.environ, **cluster, "CLUSTER_INCARNATION": kind_cluster.incarnation(self.folder, "a")}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "components.commands.kind_cluster", *words],
+            cwd=CHECKOUT,
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        process = self.start(*words)
+        out, err = process.communicate("kind: Cluster\n")
+        return process.returncode, out, err
+
+    @property
+    def containers(self) -> set[str]:
+        return {path.name for path in (self.root / "clusters").glob("*/*")}
+
+    @property
+    def networks(self) -> set[str]:
+        return {path.name for path in (self.root / "networks").iterdir()}
+
+    def calls(self, start: str) -> list[str]:
+        return [line for line in (self.root / "calls").read_text().splitlines() if line.startswith(start)]
+
+    def stranger(self, network: str = "kind") -> None:
+        """Somebody makes a cluster of that name by hand."""
+        (self.root / "clusters" / "a").mkdir()
+        (self.root / "clusters" / "a" / "a-control-plane").write_text(f"{network}\n")
+
+    def mark_network(self, mark: str) -> None:
+        (self.root / "networks" / "kind-a").write_text(f"{mark}\n")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    for folder in ("bin", "fake/clusters", "fake/networks"):
+        (tmp_path / folder).mkdir(parents=True)
+    for program in ("docker", "kind"):
+        (tmp_path / "bin" / program).symlink_to(FAKE)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path / "fake"))
+    (tmp_path / "fake" / "calls").touch()
+    return World(tmp_path / "fake", tmp_path / ".state" / "stack")
+
+
+def test_create_prints_the_kubeconfig_and_nothing_else(world: World):
+    rc, out, _ = world.run("create")
+    assert (rc, out) == (0, "kubeconfig of a, wait 240s\n")
+    assert world.containers == {"a-control-plane"} and world.networks == {"kind-a"}
+    assert (world.root / "config").read_text() == "kind: Cluster\n"
+
+
+def test_kubeconfig_and_its_folder_are_only_for_their_owner(world: World):
+    world.run("create")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (world.folder / "kubeconfig", world.folder)]
+    assert modes == [0o600, 0o700]
+
+
+def test_kubeconfig_can_be_read_again_without_asking_docker(world: World):
+    _, made, _ = world.run("create")
+    env, asked = world.env, world.calls("")
+    command = [sys.executable, "-m", "components.commands.kind_cluster", "kubeconfig"]
+    again = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=True).stdout
+    assert again == made and world.calls("") == asked
+
+
+@pytest.mark.parametrize("network", ["kind", "kind-a"])
+def test_create_never_adopts_a_cluster(world: World, network: str):
+    world.stranger(network)
+    if network == "kind-a":
+        world.mark_network("another checkout")
+    rc, out, err = world.run("create")
+    assert (rc, out) == (1, "")
+    assert err.startswith('cluster.name: "a" is taken by a cluster that this checkout did not create (')
+    assert "choose another cluster.name or delete it with `kind delete cluster --name a`" in err
+    assert world.containers == {"a-control-plane"} and world.calls("kind ") == []
+
+
+def test_create_never_takes_a_network_that_bears_no_mark_of_ours(world: World):
+    world.mark_network("")
+    rc, _, err = world.run("create")
+    assert rc == 1 and "(network kind-a)" in err
+    assert world.networks == {"kind-a"} and world.calls("kind ") == []
+
+
+def test_failed_creation_is_taken_down_and_leaves_the_nodes_logs(world: World):
+    (world.root / "fail").touch()
+    rc, out, err = world.run("create")
+    assert (rc, out) == (1, "")
+    assert "`kind create cluster` ended with 7; see above" in err
+    assert world.containers == set() and world.networks == set()
+    assert not (world.folder / "incarnation").exists() and not (world.folder / "kubeconfig").exists()
+    assert f"the nodes' logs are in {world.folder / 'diagnostics'}" in err
+    assert (world.folder / "diagnostics" / "kubelet.log").exists()
+
+
+def test_creation_works_after_a_failed_one(world: World):
+    (world.root / "fail").touch()
+    world.run("create")
+    (world.root / "fail").unlink()
+    assert world.run("create")[0] == 0
+
+
+def test_interrupted_creation_is_taken_down(world: World):
+    (world.root / "hang").touch()
+    process = world.start("create")
+    assert process.stdin
+    process.stdin.write("kind: Cluster\n")
+    process.stdin.close()
+    process.stdin = None
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (world.root / "config").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)  # between two looks at a condition that is bounded above
+    # As a terminal does it: to the whole group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "cluster a: interrupted; what was made is taken down, the next run makes it anew"
+    assert world.containers == set() and world.networks == set()
+
+
+def test_what_a_killed_run_left_is_made_anew(world: World):
+    world.mark_network(KindCluster("a", world.folder).owner)
+    world.stranger("kind-a")
+    rc, out, err = world.run("create")
+    assert rc == 0 and out.startswith("kubeconfig of a")
+    assert "cluster a: an interrupted run left 1 nodes and a network; making it anew" in err
+    assert [call.split()[1] for call in world.calls("kind ")] == ["delete", "create"]
+
+
+def test_cluster_that_somebody_made_after_ours_was_deleted_by_hand_is_not_taken_for_ours(world: World):
+    # `kind delete cluster` leaves the network, which still bears our mark.
+    world.mark_network(KindCluster("a", world.folder).owner)
+    world.stranger("kind")
+    assert world.run("create")[0] == 1
+    assert world.containers == {"a-control-plane"}
+    rc, _, err = world.run("delete")
+    assert rc == 0 and "somebody else made one of that name; that one is left alone" in err
+    assert world.containers == {"a-control-plane"} and world.networks == set()
+
+
+def test_incarnation_grows_only_when_the_cluster_is_gone(world: World):
+    assert kind_cluster.incarnation(world.folder, "a") == "1"
+    world.run("create")
+    assert kind_cluster.incarnation(world.folder, "a") == "1"
+    (world.root / "clusters" / "a" / "a-control-plane").unlink()
+    assert kind_cluster.incarnation(world.folder, "a") == "2"
+
+
+def test_delete_leaves_nothing_of_the_cluster(world: World):
+    world.run("create")
+    assert world.run("delete")[0] == 0
+    assert world.containers == set() and world.networks == set()
+    assert not world.folder.exists()
+
+
+@pytest.mark.parametrize("gone", ["everything", "the nodes", "the checkout's state"])
+def test_delete_of_what_is_gone_already_is_no_error(world: World, gone: str):
+    if gone != "the checkout's state":
+        world.run("create")
+    if gone == "everything":
+        world.run("delete")
+    if gone == "the nodes":
+        subprocess.run(["kind", "delete", "cluster", "--name", "a"], check=True)
+    rc, _, err = world.run("delete")
+    assert (rc, err) == (0, "")
+    assert world.networks == set() and not world.folder.exists()
+
+
+def test_delete_refuses_a_network_that_is_not_ours(world: World):
+    world.run("create")
+    world.mark_network("another checkout")
+    rc, _, err = world.run("delete")
+    assert rc == 1
+    assert err == "cluster a: network kind-a is not this checkout's; both are left alone\n"
+    assert world.containers == {"a-control-plane"} and (world.folder / "kubeconfig").exists()
+
+
+def test_two_clusters_of_one_checkout_bear_one_mark(world: World):
+    owner = KindCluster("a", world.folder).owner
+    assert KindCluster("b", world.folder.parent / "other").owner == owner
+    assert len(owner) == 36
+
+
+def test_wrong_word_shows_how_to_use_the_command(world: World):
+    rc, out, err = world.run("adopt", "it")
+    assert (rc, out) == (2, "")
+    assert err.startswith("usage: kind_cluster create|kubeconfig|delete, not adopt it\n")

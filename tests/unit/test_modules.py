@@ -1,0 +1,182 @@
+"""The module graph: its order, what each module brings, and that a switched-off one brings nothing."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import modules
+import prerequisites
+from components.images import Images, ImagesMissing
+from modules import MODULES
+from settings import Settings
+from tests.golden import stacks
+from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
+
+# The components that each module registers, here for simulated GPUs on Kind.
+BRINGS = {
+    "00": set(),
+    "01": {"cluster", "simulated-gpus"},
+    "02": {"dra-driver"},
+    "03": {"exclusive-gpu"},
+}
+
+
+def closed(numbers: tuple[str, ...]) -> bool:
+    return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
+
+
+SUBSETS = [numbers for size in range(1, len(MODULES) + 1) for numbers in combinations(MODULES, size) if closed(numbers)]
+
+
+def record(numbers: tuple[str, ...], stack: str = "test", **blocks: Any) -> Recording:
+    return stacks.record(Settings.parse({"modules": list(numbers), **blocks}, stack))
+
+
+@pytest.fixture(params=MODULES.values(), ids=lambda module: module.name)
+def module(request: pytest.FixtureRequest) -> modules.Module:
+    return request.param
+
+
+def test_requirements_come_earlier(module: modules.Module):
+    assert set(module.requires) <= {number for number in MODULES if number < module.number}
+
+
+def test_requirements_include_those_of_the_required(module: modules.Module):
+    # So that "add it or drop this" names everything at once.
+    for needed in module.requires:
+        assert set(MODULES[needed].requires) <= set(module.requires)
+
+
+def test_order_is_that_of_the_numbers():
+    assert list(MODULES) == sorted(MODULES) == [module.number for module in MODULES.values()]
+
+
+@pytest.mark.parametrize("field", ["slug", "title", "build"])
+def test_no_two_modules_share_a_name_or_a_builder(field: str):
+    assert len({getattr(module, field) for module in MODULES.values()}) == len(MODULES)
+
+
+def test_default_modules_meet_their_requirements():
+    assert modules.in_order(modules.DEFAULT) == modules.DEFAULT and closed(modules.DEFAULT)
+
+
+def test_module_has_a_page(module: modules.Module):
+    assert (CHECKOUT / "docs" / f"{module.name}.md").is_file()
+
+
+def test_module_has_an_end_to_end_test(module: modules.Module):
+    assert (CHECKOUT / "tests" / "e2e" / f"test_{module.name.replace('-', '_')}.py").is_file()
+
+
+def test_manifests_belong_to_modules():
+    folders = {folder.name for folder in (CHECKOUT / "manifests").iterdir()}
+    assert folders <= {module.name for module in MODULES.values()}
+
+
+def test_known_drops_what_is_no_module_and_in_order_sorts():
+    assert modules.in_order(["03", "99", "00"]) == ("00", "03")
+
+
+def test_every_module_is_in_the_table_of_what_it_brings():
+    assert set(BRINGS) == set(MODULES)
+
+
+@pytest.mark.parametrize("numbers", SUBSETS, ids="-".join)
+def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, ...]):
+    top = {resource.name for resource in record(numbers).children(None)}
+    assert top == set().union(*(BRINGS[number] for number in numbers))
+
+
+def test_module_00_alone_checks_the_machine_and_registers_nothing():
+    monitor, settings = Recorder(), Settings.parse({"modules": ["00"]}, "test")
+    with mock.patch.object(prerequisites, "require") as require:
+        run(lambda: modules.build(settings, stacks.IMAGES), "test", monitor)
+    require.assert_called_once_with(settings, stacks.IMAGES)
+    assert monitor.recording().resources == {}
+
+
+def test_without_module_00_the_machine_is_not_checked():
+    settings = Settings.parse({"modules": ["01"]}, "test")
+    with mock.patch.object(prerequisites, "require") as require:
+        run(lambda: modules.build(settings, stacks.IMAGES), "test")
+    require.assert_not_called()
+
+
+def test_failed_prerequisite_comes_before_any_registration():
+    error = prerequisites.PrerequisiteError([prerequisites.Finding("docker", "none", False, "install it")])
+    monitor, settings = Recorder(), Settings.parse({}, "test")
+    with (
+        mock.patch.object(prerequisites, "require", side_effect=error),
+        pytest.raises(prerequisites.PrerequisiteError),
+    ):
+        run(lambda: modules.build(settings, stacks.IMAGES), "test", monitor)
+    assert monitor.recording().resources == {}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "keys"),
+    [
+        (("00",), set()),
+        (("01",), {"cluster", "kubeconfig"}),
+        (("01", "02"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
+        (("00", "01", "02", "03"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
+    ],
+)
+def test_outputs_are_those_of_the_modules_that_are_on(numbers: tuple[str, ...], keys: set[str]):
+    outputs = record(numbers).outputs["dra-workshop-test"]
+    assert set(outputs) == keys | {"modules", "next"}
+    assert outputs["modules"] == list(numbers)
+
+
+@pytest.mark.parametrize(("stack", "line"), [("phase1", "make verify"), ("mine", "make verify STACK=mine")])
+def test_next_step_names_the_stack_unless_it_is_the_first(stack: str, line: str):
+    assert record(("00",), stack).outputs[f"dra-workshop-{stack}"]["next"] == line
+
+
+@pytest.fixture
+def host_driver(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib64").mkdir()
+    return tmp_path
+
+
+def test_gpus_of_the_host_are_mounted_and_nothing_is_simulated(host_driver: Path):
+    recording = record(("01", "02"), gpu={"source": "host", "driverRoot": str(host_driver)})
+    assert {resource.name for resource in recording.children(None)} == {"cluster", "dra-driver"}
+    _, worker = recording.resources["cluster-kind"].inputs["triggers"][1]["nodes"]
+    assert {mount["containerPath"]: mount["hostPath"] for mount in worker["extraMounts"]} == {
+        "/driver/usr/bin": str(host_driver / "bin"),
+        "/driver/usr/lib/x86_64-linux-gnu": str(host_driver / "lib64"),
+    }
+    (release,) = recording.of_type(RELEASE)
+    assert release.inputs["values"]["nvidiaDriverRoot"] == "/driver"
+    assert "containers" not in release.inputs["values"]["kubeletPlugin"]
+    assert '": 0' in recording.resources["dra-driver-gpus"].inputs["environment"]["EXPECTED_GPUS"]
+
+
+@pytest.mark.parametrize(("gpu", "root"), [({}, "/"), ({"driverRoot": "/opt/nvidia"}, "/opt/nvidia")])
+def test_driver_root_of_an_existing_cluster_is_that_of_its_nodes(gpu: dict[str, str], root: str):
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    nodes = [{"name": "gpu-node-1"}]
+    recording = record(("01", "02"), cluster=cluster, gpu={"source": "host", "nodes": nodes, **gpu})
+    (release,) = recording.of_type(RELEASE)
+    assert release.inputs["values"]["nvidiaDriverRoot"] == root
+
+
+def test_images_of_a_registry_are_not_loaded_into_the_nodes():
+    images = {name: f"registry.example.com/{name.lower()}:1" for name in ("draDriver", "gpuSim", "gpuProbe")}
+    recording = record(("01", "02"), images=images, cluster={"nodeImage": "registry.example.com/node:1"})
+    assert "cluster-images" not in recording.resources
+    nodes = recording.resources["cluster-kind"].inputs["triggers"][1]["nodes"]
+    assert {node["image"] for node in nodes} == {"registry.example.com/node:1"}
+
+
+def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_them(tmp_path: Path):
+    with (
+        mock.patch("components.images.INDEX", tmp_path / "images.json"),
+        pytest.raises(ImagesMissing, match="make setup"),
+    ):
+        Images.made_by_setup({})

@@ -1,0 +1,288 @@
+"""Set-up's choices and what it lays into a checkout; builds nothing and asks no network."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import urllib.error
+from collections.abc import Callable
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from toolchain import engine, plan, source
+from toolchain.progress import Progress, duration
+from toolchain.source import Source
+from toolchain.steps import Runner, Step, StepError, Store, Work
+
+CHECKOUT = Path(plan.__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("way", ["stock", "built"])
+def test_source_that_is_asked_for_is_taken_and_recorded(tmp_path: Path, way: str):
+    record = tmp_path / "tools" / "source.json"
+    assert source.choose(way, record) == Source(way, f"SOURCE={way} asks for it")  # pyrefly: ignore[bad-argument-type]
+    assert source.choose(None, record).way == way
+
+
+@pytest.mark.usefixtures("no_network")
+def test_recorded_source_stays_with_its_reason(tmp_path: Path):
+    record = tmp_path / "source.json"
+    record.write_text('{"way": "built", "reason": "an earlier look"}')
+    assert source.choose(None, record) == Source("built", "an earlier look")
+    assert source.choose("", record) == Source("built", "an earlier look")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_unknown_source_is_refused_and_not_recorded(tmp_path: Path):
+    with pytest.raises(StepError, match='SOURCE: "both" is neither stock nor built; use SOURCE=stock'):
+        source.choose("both", tmp_path / "source.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Network:
+    """Answers requests; `closed` cannot be reached, `refused` answer with an error."""
+
+    def __init__(self, closed: str = "", refused: str = "") -> None:
+        self.closed, self.refused = closed, refused
+        self.asked: list[str] = []
+
+    def __call__(self, request: Any, timeout: float) -> io.BytesIO:
+        self.asked.append(request.full_url)
+        assert request.get_method() == "HEAD" and timeout == source.PROBE_SECONDS
+        if request.full_url == self.closed:
+            raise urllib.error.URLError("timed out")
+        if request.full_url == self.refused:
+            raise urllib.error.HTTPError(request.full_url, 401, "Unauthorized", Message(), None)
+        return io.BytesIO()
+
+
+def choose_by_network(network: Network, record: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    monkeypatch.setattr(source.urllib.request, "urlopen", network)
+    return source.choose(None, record)
+
+
+def test_open_network_means_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # A registry that wants a log-in has answered.
+    network = Network(refused="https://registry.k8s.io/v2/")
+    chosen = choose_by_network(network, tmp_path / "source.json", monkeypatch)
+    assert chosen == Source("stock", "upstream's sites and registries answer")
+    assert network.asked == list(source.PROBES)
+
+
+@pytest.mark.parametrize("closed", source.PROBES)
+def test_one_site_that_cannot_be_reached_means_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str):
+    record = tmp_path / "source.json"
+    chosen = choose_by_network(Network(closed), record, monkeypatch)
+    assert chosen == Source("built", f"{closed} cannot be reached (timed out)")
+    assert json.loads(record.read_text())["reason"] == chosen.reason
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    (tmp_path / "store").mkdir()
+    return Runner(Store(tmp_path / "store"), Progress(Console(file=io.StringIO())))
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, content: bytes, checksums: str) -> None:
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        return io.BytesIO(checksums.encode() if "sha256" in url or "checksums" in url else content)
+
+    monkeypatch.setattr(source.urllib.request, "urlopen", urlopen)
+
+
+DIGEST = hashlib.sha256(b"program").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("make", "checksums"),
+    [
+        (source.stock_kubectl, DIGEST),
+        (source.stock_kind, f"{DIGEST}  kind-linux-amd64\n"),
+        (source.stock_kind, f"{'0' * 64}  other-linux-amd64\n{DIGEST}  kind-linux-amd64\n"),
+    ],
+)
+def test_stock_program_with_the_published_checksum_is_executable(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Step], checksums: str
+):
+    serve(monkeypatch, b"program", checksums)
+    step = make()
+    runner.run([step])
+    (program,) = runner.store.path(step).iterdir()
+    assert program.read_bytes() == b"program" and os.access(program, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("checksums", "message"),
+    [
+        ("0" * 64, f"its SHA-256 is {DIGEST}, but upstream publishes {'0' * 64}; try again later"),
+        (f"{DIGEST}  another file\n", "does not list it; try again later"),
+        ("", "does not list it; try again later"),
+    ],
+)
+def test_stock_program_without_its_published_checksum_is_refused(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, checksums: str, message: str
+):
+    serve(monkeypatch, b"program", checksums)
+    step = source.stock_kubectl()
+    with pytest.raises(StepError, match=message):
+        runner.run([step])
+    assert not runner.store.path(step).exists()
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / ".tools"
+    for name, path in (
+        ("TOOLS", folder),
+        ("BIN", folder / "bin"),
+        ("PULUMI_HOME", folder / "pulumi"),
+        ("CHART", folder / "charts" / "driver"),
+        ("IMAGES_FILE", folder / "images.json"),
+    ):
+        monkeypatch.setattr(plan, name, path)
+    return folder
+
+
+def finished(runner: Runner, name: str, recipe: str = "", *files: str) -> Step:
+    def build(work: Work) -> None:
+        for file in files:
+            (work.out / file).write_text(f"{file} {recipe}")
+
+    step = Step(name, build, recipe)
+    runner.run([step])
+    return step
+
+
+def make_plan(runner: Runner, recipe: str, programs: tuple[str, ...], plugin: str) -> plan.Plan:
+    return plan.Plan(
+        tools={finished(runner, "tools", recipe, *programs): programs},
+        plugins={("command", plugin): finished(runner, "command", plugin, "pulumi-resource-command")},
+        images=(finished(runner, "node", recipe, "ref"),),
+        chart=finished(runner, "chart", recipe, "chart"),
+    )
+
+
+def links(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_symlink()}
+
+
+def test_links_are_what_the_plan_says_and_stale_ones_go(runner: Runner, tools: Path):
+    plan.lay(make_plan(runner, "1", ("kind", "kubectl"), "1.0.0"), runner.store)
+    assert links(tools) == {
+        "bin/kind": "kind 1",
+        "bin/kubectl": "kubectl 1",
+        "charts/driver": "chart 1",
+        "pulumi/plugins/resource-command-v1.0.0/pulumi-resource-command": "pulumi-resource-command 1.0.0",
+    }
+    assert json.loads((tools / "images.json").read_text()) == {"node": "ref 1"}
+    plan.lay(make_plan(runner, "2", ("kind",), "1.1.0"), runner.store)
+    assert links(tools) == {
+        "bin/kind": "kind 2",
+        "charts/driver": "chart 2",
+        "pulumi/plugins/resource-command-v1.1.0/pulumi-resource-command": "pulumi-resource-command 1.1.0",
+    }
+    assert [path.name for path in (tools / "pulumi" / "plugins").iterdir()] == ["resource-command-v1.1.0"]
+    assert json.loads((tools / "images.json").read_text()) == {"node": "ref 2"}
+
+
+def test_laying_the_same_plan_again_touches_no_link(runner: Runner, tools: Path):
+    wanted = make_plan(runner, "1", ("kind",), "1.0.0")
+    plan.lay(wanted, runner.store)
+    before = {path: path.lstat().st_ino for path in tools.rglob("*") if path.is_symlink()}
+    plan.lay(wanted, runner.store)
+    assert {path: path.lstat().st_ino for path in tools.rglob("*") if path.is_symlink()} == before
+
+
+def test_link_replaces_a_file_that_is_in_its_place(runner: Runner, tools: Path):
+    (tools / "bin").mkdir(parents=True)
+    (tools / "bin" / "kind").write_text("by hand")
+    plan.lay(make_plan(runner, "1", ("kind",), "1.0.0"), runner.store)
+    assert (tools / "bin" / "kind").read_text() == "kind 1"
+
+
+@pytest.mark.parametrize(
+    ("dockerd", "socket", "start", "remedy"),
+    [
+        ("/usr/bin/dockerd", False, "docker: no Docker Engine answers this user; start it", "usermod -aG docker"),
+        (None, True, "docker: no Docker Engine answers this user; start it", "run `make setup` as root"),
+        (None, False, "docker: no Docker Engine is installed; install", "Docker Engine 20.10 or newer"),
+    ],
+)
+def test_missing_engine_is_explained_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, dockerd: str | None, socket: bool, start: str, remedy: str
+):
+    monkeypatch.setattr(engine.shutil, "which", lambda program: dockerd)
+    monkeypatch.setattr(Path, "exists", lambda path: socket and str(path) == "/run/docker.sock")
+    text = engine.explain_missing()
+    monkeypatch.undo()
+    assert text.startswith(start) and remedy in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("echo '29.1.3|2|/var/lib/docker'", engine.Engine("29.1.3", "2", Path("/var/lib/docker"))),
+        ("echo '||'", None),
+        ("echo 'cannot connect' >&2; exit 1", None),
+    ],
+)
+def test_engine_is_found_only_if_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, found: engine.Engine | None
+):
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert engine.find() == found
+
+
+def test_engine_that_setup_did_not_start_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "PID_FILE", tmp_path / "dockerd.pid")
+    assert engine.stop() == "engine: not started by `make setup`, left alone"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0s"), (9.94, "9.9s"), (10, "10s"), (59.4, "59s"), (185, "3m05s")]
+)
+def test_durations_read_well(seconds: float, text: str):
+    assert duration(seconds) == text
+
+
+def activated(*commands: str, **env: str) -> list[str]:
+    script = "; ".join(["set -eu", *commands])
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **env}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+SOURCE_IT = f"source '{CHECKOUT}/activate'"
+
+
+def test_activate_can_be_sourced_again_without_path_growing():
+    once, twice = activated(SOURCE_IT, 'echo "$PATH"', SOURCE_IT, 'echo "$PATH"')
+    assert once == twice
+    assert once.split(":")[:2] == [f"{CHECKOUT}/.tools/bin", f"{CHECKOUT}/.venv/bin"]
+
+
+@pytest.mark.parametrize(("env", "stack"), [({}, "phase1"), ({"STACK": "mine"}, "mine")])
+def test_activate_points_kubectl_at_the_stacks_own_cluster(env: dict[str, str], stack: str):
+    (path,) = activated(SOURCE_IT, 'echo "$KUBECONFIG"', **env)
+    assert path == f"{CHECKOUT}/.state/{stack}/kubeconfig"
+
+
+def test_activate_keeps_a_passphrase_that_is_set_and_leaves_no_variables_of_its_own():
+    env = {"PULUMI_CONFIG_PASSPHRASE": "mine", "VIRTUAL_ENV": "/another"}
+    (passphrase, *rest) = activated(SOURCE_IT, 'echo "$PULUMI_CONFIG_PASSPHRASE"', "compgen -v", **env)
+    assert passphrase == "mine"
+    assert [name for name in rest if name.startswith("dra_workshop") or name == "VIRTUAL_ENV"] == []

@@ -1,0 +1,171 @@
+"""The wait for the driver's GPUs: what counts as there, what is said when they do not come."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from components.commands import wait_for_gpus
+from components.commands.wait_for_gpus import DRIVER, explain, missing, published_gpus
+
+NAMESPACE = "dra-driver-nvidia-gpu"
+
+
+@dataclass
+class Thing:
+    """An object of the Kubernetes API as kr8s gives it."""
+
+    raw: dict[str, Any]
+    name: str = "plugin"
+    log: list[str] = field(default_factory=list)
+
+    def logs(self, container: str, tail_lines: int) -> list[str]:
+        return [f"{container}: {line}" for line in self.log[-tail_lines:]]
+
+
+@dataclass
+class Api:
+    """Slices that appear at the look after which they are there, and the plugin's pods."""
+
+    slices: list[list[Thing]]
+    pods: list[Thing] = field(default_factory=list)
+    looks: int = 0
+
+    def get(self, kind: str, *names: str, **selection: Any) -> list[Thing]:
+        if kind == "namespaces":
+            assert names == ("kube-system",)
+            return [Thing({"metadata": {"uid": "uid-of-kube-system"}})]
+        if kind == "pods":
+            assert selection == {"namespace": NAMESPACE, "label_selector": wait_for_gpus.PLUGIN}
+            return self.pods
+        assert kind == "resourceslices.v1.resource.k8s.io"
+        self.looks += 1
+        return self.slices[min(self.looks, len(self.slices)) - 1]
+
+
+def device(name: str, type_: str = "gpu") -> dict[str, Any]:
+    attributes = {
+        "type": {"string": type_},
+        "minor": {"int": int(name[-1])},
+        "resource.kubernetes.io/pcieRoot": {"string": "pci0000:00"},
+        "gpu.nvidia.com/driverVersion": {"version": "580.0.0"},
+    }
+    return {"name": name, "attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}}
+
+
+def slice_(node: str, *devices: dict[str, Any], driver: str = DRIVER) -> Thing:
+    return Thing({"spec": {"driver": driver, "nodeName": node, "devices": list(devices)}})
+
+
+def pod(state: dict[str, Any], log: list[str], init: dict[str, Any] | None = None) -> Thing:
+    status: dict[str, Any] = {
+        "phase": "Running",
+        "containerStatuses": [{"name": "gpus", "state": state, "ready": False}],
+    }
+    if init:
+        status["initContainerStatuses"] = [{"name": "init-container", **init}]
+    return Thing({"spec": {"nodeName": "a"}, "status": status}, "plugin", log)
+
+
+def test_gpus_are_flattened_and_in_the_order_of_nodes_and_names():
+    gpus = published_gpus(Api([[slice_("b", device("gpu-0")), slice_("a", device("gpu-1"), device("gpu-0"))]]))
+    assert [(gpu["node"], gpu["name"]) for gpu in gpus] == [("a", "gpu-0"), ("a", "gpu-1"), ("b", "gpu-0")]
+    assert gpus[1] == {
+        "node": "a",
+        "name": "gpu-1",
+        "type": "gpu",
+        "minor": 1,
+        "pcieRoot": "pci0000:00",
+        "driverVersion": "580.0.0",
+        "memory": "80Gi",
+    }
+
+
+def test_other_drivers_and_other_devices_are_no_gpus():
+    other = slice_("a", device("gpu-0"), driver="dra.example.com")
+    assert published_gpus(Api([[other, slice_("a", device("mig-0", "mig"))]])) == []
+
+
+def test_slice_without_devices_publishes_nothing():
+    assert published_gpus(Api([[Thing({"spec": {"driver": DRIVER, "nodeName": "a"}})]])) == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "lines"),
+    [
+        ({"a": 2}, []),
+        ({"a": 0}, []),
+        ({"a": 3}, ["a: 2 GPUs published, 3 expected"]),
+        ({"a": 1}, ["a: 2 GPUs published, 1 expected"]),
+        ({"b": 0}, ["b: 0 GPUs published, at least 1 expected"]),
+        ({"a": 1, "b": 1}, ["a: 2 GPUs published, 1 expected", "b: 0 GPUs published, 1 expected"]),
+        ({}, []),
+    ],
+)
+def test_each_node_must_have_exactly_its_gpus_or_any_where_none_are_counted(expected: dict[str, int], lines: list[str]):
+    assert missing(expected, [{"node": "a"}, {"node": "a"}]) == lines
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(api: Api, expected: dict[str, int], seconds: int) -> tuple[int, str, str]:
+        asked: list[str] = []
+        monkeypatch.setattr(wait_for_gpus, "connect", lambda *words: asked.extend(words) or api)
+        monkeypatch.setattr(wait_for_gpus, "LOOK_SECONDS", 0)
+        monkeypatch.setenv("KUBECONFIG", "/its/kubeconfig")
+        monkeypatch.setenv("KUBE_CONTEXT", "its-context")
+        monkeypatch.setenv("DRIVER_NAMESPACE", NAMESPACE)
+        monkeypatch.setenv("EXPECTED_GPUS", json.dumps(expected))
+        monkeypatch.setenv("WAIT_SECONDS", str(seconds))
+        rc = wait_for_gpus.main()
+        assert asked == ["/its/kubeconfig", "its-context"]
+        printed = capsys.readouterr()
+        return rc, printed.out, printed.err
+
+    return run
+
+
+def test_wait_ends_with_the_last_expected_gpu(wait):
+    api = Api([[], [slice_("a", device("gpu-0"))], [slice_("a", device("gpu-0"), device("gpu-1"))]])
+    rc, out, err = wait(api, {"a": 2}, 60)
+    assert (rc, err, api.looks) == (0, "", 3)
+    answer = json.loads(out)
+    assert answer["clusterUid"] == "uid-of-kube-system"
+    assert [gpu["name"] for gpu in answer["gpus"]] == ["gpu-0", "gpu-1"]
+
+
+def test_time_out_says_what_is_missing_and_shows_the_end_of_the_plugins_log(wait):
+    log = [f"line {number}" for number in range(50)]
+    api = Api([[slice_("a", device("gpu-0"))]], [pod({"running": {"startedAt": "now"}}, log)])
+    rc, out, err = wait(api, {"a": 2, "b": 1}, 0)
+    assert (rc, out) == (1, "")
+    assert err.startswith(
+        "after 0 s: a: 1 GPUs published, 2 expected; b: 0 GPUs published, 1 expected\n"
+        'pod plugin on a: Running\n  container gpus: {"running": {"startedAt": "now"}}\n    gpus: line 30\n'
+    )
+    assert err.endswith("    gpus: line 49\n") and len(err.splitlines()) == 3 + wait_for_gpus.LOG_LINES
+
+
+def test_time_out_without_a_plugin_asks_for_the_label(wait):
+    rc, _, err = wait(Api([[]]), {"a": 1}, 0)
+    assert rc == 1
+    assert "no pod of the kubelet plugin in dra-driver-nvidia-gpu; does a node have the label" in err
+
+
+def test_init_container_that_has_not_finished_is_what_the_log_shows():
+    running = pod({"waiting": {"reason": "PodInitializing"}}, ["no driver"], {"state": {"running": {}}, "ready": False})
+    text = explain(Api([[]], [running]), NAMESPACE)
+    assert "    init-container: no driver" in text
+    assert "    gpus: no driver" not in text, "a container that waits has no log"
+
+
+def test_init_container_that_has_finished_says_nothing_any_more():
+    done = pod({"terminated": {"exitCode": 1}}, ["crash"], {"state": {"terminated": {"exitCode": 0}}, "ready": True})
+    text = explain(Api([[]], [done]), NAMESPACE)
+    assert "    gpus: crash" in text and "    init-container: crash" not in text
+
+
+def test_pod_that_is_on_no_node_is_told_as_such():
+    pending = Thing({"spec": {}, "status": {"phase": "Pending"}})
+    assert explain(Api([[]], [pending]), NAMESPACE) == "pod plugin on no node: Pending"
