@@ -1,9 +1,12 @@
 """The stack: read its settings, build the modules that are on, export what a person wants next."""
 
+import sys
+from types import TracebackType
+
 import pulumi
 
 import modules
-from components.images import Images
+from components.images import Images, ImagesMissing
 from prerequisites import PrerequisiteError
 from settings import Settings, SettingsError
 
@@ -12,11 +15,22 @@ def main() -> None:
     try:
         settings = Settings.from_pulumi()
         outputs = modules.build(settings, Images.made_by_setup(settings.images.model_dump(exclude_none=True)))
-    except (SettingsError, PrerequisiteError) as error:
+    except (SettingsError, PrerequisiteError, ImagesMissing) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None
     for name, value in outputs.items():
         pulumi.export(name, value)
 
 
+def _say_nothing_twice(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """After a resource failed, the engine ends the program, and the SDK would print that end as a traceback."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, pulumi.RunError) and "monitor has terminated" in str(seen):
+            return
+        seen = seen.__cause__ or seen.__context__
+    sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _say_nothing_twice
 main()

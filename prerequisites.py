@@ -9,8 +9,10 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from components.commands import kind_cluster
@@ -55,14 +57,22 @@ def require(settings: Settings, images: Images) -> None:
 
 def look(settings: Settings, images: Images) -> Iterator[Finding]:
     """Everything that this stack needs of the machine, met or not."""
-    yield from _tools()
-    if settings.cluster.provider == "kind":
-        yield from _machine()
-        yield from _engine(settings, images)
-    else:
-        yield _existing_cluster(settings)
-    if settings.gpu.source == "host" and settings.cluster.provider == "kind":
+    if settings.cluster.provider == "existing":
+        yield from _together(_kind, _kubectl, lambda: [_existing_cluster(settings)])
+        return
+    findings = _together(_kind, _kubectl, _machine, _engine)
+    yield from findings
+    if all(finding.ok for finding in findings if finding.name == "docker"):
+        refs = (settings.cluster.node_image or images.node, *images.to_load)
+        yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
+    if settings.gpu.source == "host":
         yield from _host_driver(Path(settings.gpu.driver_root or "/"))
+
+
+def _together(*looks: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """The findings of all, in order; most of the time of each is a wait for another program."""
+    with ThreadPoolExecutor(len(looks)) as pool:
+        return [finding for found in pool.map(lambda look: list(look()), looks) for finding in found]
 
 
 def _run(*argv: str) -> tuple[bool, str]:
@@ -80,16 +90,20 @@ def _number(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
-def _tools() -> Iterator[Finding]:
-    for name, argv, wanted in (
-        ("kind", ("kind", "version"), versions.KIND),
-        ("kubectl", ("kubectl", "version", "--client"), versions.KUBERNETES),
-    ):
-        ok, text = _run(*argv)
-        seen = text.splitlines()[0] if text else "no output"
-        yield Finding(
-            name, seen, ok and wanted in text, f"v{wanted} is needed; run `make setup`, then `source ./activate`"
-        )
+def _kind() -> Iterator[Finding]:
+    yield _tool("kind", versions.KIND, "kind", "version")
+
+
+def _kubectl() -> Iterator[Finding]:
+    yield _tool("kubectl", versions.KUBERNETES, "kubectl", "version", "--client")
+
+
+def _tool(name: str, wanted: str, *argv: str) -> Finding:
+    ok, text = _run(*argv)
+    seen = text.splitlines()[0] if text else "no output"
+    return Finding(
+        name, seen, ok and wanted in text, f"v{wanted} is needed; run `make setup`, then `source ./activate`"
+    )
 
 
 def _machine() -> Iterator[Finding]:
@@ -104,7 +118,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("inotify", f"{instances} instances a user", enough, f"{command} as root")
 
 
-def _engine(settings: Settings, images: Images) -> Iterator[Finding]:
+def _engine() -> Iterator[Finding]:
     fields = "{{.ServerVersion}}|{{.CgroupVersion}}|{{.Driver}}|{{.DockerRootDir}}"
     ok, text = _run("docker", "info", "--format", fields)
     version, *rest = text.split("|")
@@ -119,13 +133,11 @@ def _engine(settings: Settings, images: Images) -> Iterator[Finding]:
         free = shutil.disk_usage(root).free / GIB
         remedy = f"{MINIMUM_FREE_GIB} GiB are needed for the nodes; `docker system df` shows what takes space"
         yield Finding("disk", f"{free:.1f} GiB free in {root}", free >= MINIMUM_FREE_GIB, remedy)
-    yield from (_image(ref) for ref in (settings.cluster.node_image or images.node, *images.to_load))
-    yield _cluster_name(settings)
 
 
-def _image(ref: str) -> Finding:
+def _image(ref: str) -> Iterator[Finding]:
     ok, _ = _run("docker", "image", "inspect", "--format", "{{.Id}}", ref)
-    return Finding("image", ref if ok else f"{ref} is not in the engine", ok, "run `make setup`")
+    yield Finding("image", ref if ok else f"{ref} is not in the engine", ok, "run `make setup`")
 
 
 def _cluster_name(settings: Settings) -> Finding:

@@ -1,5 +1,6 @@
 """A Kind cluster of the stack's own."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ class KindCluster(Cluster):
             ),
         )
         kubeconfig = Output.secret(self.created.stdout)
-        self.connect(name, kubeconfig, f"kind-{cluster_name}", identity=f"{cluster_name}/{incarnation}")
+        # Whatever makes the cluster anew makes everything in it anew.
+        digest = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
+        self.connect(name, kubeconfig, f"kind-{cluster_name}", identity=f"{cluster_name}/{incarnation}/{digest}")
         self.ready = [self.created]
         if load_images:
             loaded = local.Command(

@@ -38,17 +38,12 @@ class Workload(pulumi.ComponentResource):
     ) -> None:
         super().__init__("dra-workshop:workload:Workload", name, None, opts)
         self.timeout = f"{timeout_seconds}s"
-        objects = sorted(load(manifests), key=_order)
         made: list[Resource] = []
+        # In order: a claim template that is replaced takes the pods made from it along, and a workload that is to
+        # wait for another one's GPU must not be there first.
+        objects = sorted(load(manifests), key=_order)
         for document in objects:
-            # A claim template that is replaced takes the pods made from it along, so what comes later depends on it.
-            earlier = [
-                resource
-                for resource, order in zip(made, map(_order, objects), strict=False)
-                if order < _order(document)
-            ]
-            options = cluster.inside(self, [*driver.ready, *earlier])
-            made.append(self._register(name, document, image, node, options))
+            made.append(self._register(name, document, image, node, cluster.inside(self, [*driver.ready, *made])))
         self.register_outputs({"objects": [document["metadata"]["name"] for document in objects]})
 
     def _register(

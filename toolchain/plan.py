@@ -1,5 +1,6 @@
 """What a checkout needs, by source: the steps to make and the links to lay once they are made."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 from toolchain import images, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import BIN, CHART, IMAGES_FILE, PULUMI_HOME, TOOLS
-from toolchain.steps import Step, Store
+from toolchain.steps import Step, Store, Work
 
 KUBERNETES_PLUGIN = ("kubernetes", versions.PULUMI_KUBERNETES_PROVIDER)
 COMMAND_PLUGIN = ("command", versions.PULUMI_COMMAND_PROVIDER)
+PULUMI_PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,7 @@ def built(go: Go) -> Plan:
     base = images.base()
     return Plan(
         tools={
-            cli: ("pulumi",),
-            host: ("pulumi-language-python", "pulumi-language-python-exec"),
+            _beside_each_other("pulumi-with-host", (cli, host)): PULUMI_PROGRAMS,
             programs.KIND.step(go): ("kind",),
             programs.KUBERNETES.step(go): ("kubectl",),
         },
@@ -61,9 +62,8 @@ def built(go: Go) -> Plan:
 def stock(go: Go) -> Plan:
     """Upstream's tools, plugins and images; only our own images are built."""
     pulumi = source.stock_pulumi()
-    host = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
     return Plan(
-        tools={pulumi: host, source.stock_kind(): ("kind",), source.stock_kubectl(): ("kubectl",)},
+        tools={pulumi: PULUMI_PROGRAMS, source.stock_kind(): ("kind",), source.stock_kubectl(): ("kubectl",)},
         plugins={plugin: source.stock_plugin(*plugin, pulumi) for plugin in (KUBERNETES_PLUGIN, COMMAND_PLUGIN)},
         images=(
             images.pulled("node", versions.STOCK_NODE_IMAGE),
@@ -73,6 +73,17 @@ def stock(go: Go) -> Plan:
         ),
         chart=images.chart(go),
     )
+
+
+def _beside_each_other(name: str, parts: tuple[Step, ...]) -> Step:
+    """The programs of several steps in one folder: Pulumi looks for its language hosts beside its own file."""
+
+    def build(work: Work) -> None:
+        for part in parts:
+            for program in work.need(part.name).iterdir():
+                os.link(program, work.out / program.name)
+
+    return Step(name, build, needs=parts)
 
 
 def lay(plan: Plan, store: Store) -> None:

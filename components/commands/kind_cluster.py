@@ -76,10 +76,9 @@ class KindCluster:
 
     def found_owner(self) -> str | None:
         """The mark of the network with this cluster's name: None without a network, empty without a mark."""
-        if self.network not in _output("docker", "network", "ls", "--format", "{{.Name}}").split():
-            return None
-        label = f'{{{{index .Labels "{OWNER_LABEL}"}}}}'
-        return _output("docker", "network", "inspect", self.network, "--format", label).strip()
+        networks = _output("docker", "network", "ls", "--format", f'{{{{.Name}}}} {{{{.Label "{OWNER_LABEL}"}}}}')
+        marks = dict(line.split(" ", 1) for line in networks.splitlines())
+        return marks.get(self.network)
 
     def strangers(self) -> list[str]:
         """Containers of a cluster with this name that do not hang on its network, so somebody else made them."""
