@@ -57,14 +57,7 @@ class SimulatedGpus(pulumi.ComponentResource):
             data=configs,
             opts=cluster.inside(self, [namespace]),
         )
-        labels = {"app": "gpu-sim"}
-        spec: Any = {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels, "annotations": {"dra-workshop/gpus": self.digest}},
-                "spec": _pod_spec(image),
-            },
-        }
+        spec: Any = daemon_set_spec(image, self.digest)
         self.daemon_set = k8s.apps.v1.DaemonSet(
             f"{name}-daemonset",
             metadata={"name": "gpu-sim", "namespace": NAMESPACE},
@@ -72,6 +65,13 @@ class SimulatedGpus(pulumi.ComponentResource):
             opts=cluster.inside(self, [config]),
         )
         self.register_outputs({"driverRoot": DRIVER_ROOT, "digest": self.digest})
+
+
+def daemon_set_spec(image: str, digest: str) -> dict[str, Any]:
+    """The DaemonSet's spec; another digest rolls its pods."""
+    labels = {"app": "gpu-sim"}
+    metadata = {"labels": labels, "annotations": {"dra-workshop/gpus": digest}}
+    return {"selector": {"matchLabels": labels}, "template": {"metadata": metadata, "spec": _pod_spec(image)}}
 
 
 def _pod_spec(image: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m toolchain setup | stop-engine | where`: what `make setup` and `make stop-engine` call."""
+"""`python -m toolchain setup | stop-engine | where | helm`: what the Makefile's targets call."""
 
 import argparse
 import os
@@ -21,6 +21,7 @@ def main() -> int:
     commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
+    commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
     chosen = parser.parse_args().command
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -28,6 +29,11 @@ def main() -> int:
             setup(console)
         elif chosen == "stop-engine":
             console.print(engine.stop())
+        elif chosen == "helm":
+            store = Store(store_root())
+            step = programs.HELM.step(golang.find(store))
+            Runner(store, Progress(console)).run([step])
+            console.print(str(store.path(step) / "helm"))
         else:
             console.print(str(store_root()))
     except (Interrupted, KeyboardInterrupt):

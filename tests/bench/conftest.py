@@ -1,0 +1,23 @@
+"""Benchmarks print what they measured and keep it in results/bench.json."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "bench.json"
+
+
+@pytest.fixture
+def measured() -> Callable[..., None]:
+    """Record figures under a name; seconds unless the key says otherwise."""
+
+    def record(name: str, **figures: Any) -> None:
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({**known, name: figures}, indent=2) + "\n")
+        print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+
+    return record

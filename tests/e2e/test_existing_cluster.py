@@ -1,0 +1,116 @@
+"""A stack on a cluster that somebody else made: everything works there, and nothing of the cluster is the stack's."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.kind_cluster import kind_config
+from tests.e2e.live import LiveStack
+from tests.e2e.workspace import Workspace
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STACK = "guest"
+CLUSTER = "somebody-elses"
+NODE = f"{CLUSTER}-worker"
+
+
+@dataclass(frozen=True)
+class Somebodys:
+    """A Kind cluster that no stack knows of."""
+
+    kubeconfig: Path
+
+    def kubectl(self, *words: str) -> str:
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def contents(self) -> dict[str, object]:
+        """What a guest could leave behind."""
+        kinds = (
+            "namespaces,clusterroles,clusterrolebindings,deviceclasses,resourceslices,validatingadmissionpolicies,crds"
+        )
+        node = json.loads(self.kubectl("get", "node", NODE, "-o", "json"))
+        driver_root = ["docker", "exec", NODE, "sh", "-c", "ls -A /var/lib/gpu-sim/driver 2>/dev/null | wc -l"]
+        return {
+            "objects": sorted(self.kubectl("get", kinds, "-o", "name").split()),
+            "labels": node["metadata"]["labels"],
+            "driver root": subprocess.run(driver_root, capture_output=True, text=True, check=True).stdout.strip(),
+        }
+
+
+@pytest.fixture(scope="module")
+def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
+    folder = tmp_path_factory.mktemp("somebodys")
+    images = json.loads((CHECKOUT / ".tools" / "images.json").read_text())
+    config = kind_config(CLUSTER, 1, [], images["node"], None)
+    for node in config["nodes"]:
+        node.pop("labels", None)
+    (folder / "kind.yaml").write_text(yaml.safe_dump(config))
+    kubeconfig = folder / "kubeconfig"
+    options = ["--config", str(folder / "kind.yaml"), "--kubeconfig", str(kubeconfig), "--wait", "120s"]
+    networks = subprocess.run(
+        ["docker", "network", "ls", "--format", "{{.Name}}"], capture_output=True, text=True, check=True
+    )
+    try:
+        subprocess.run(["kind", "create", "cluster", "--name", CLUSTER, *options], check=True, capture_output=True)
+        refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe")]
+        subprocess.run(["kind", "load", "docker-image", "--name", CLUSTER, *refs], check=True, capture_output=True)
+        alias = f"{images['gpu-probe'].rpartition(':')[0]}:v1"
+        tag = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", images["gpu-probe"], alias]
+        subprocess.run(["docker", "exec", NODE, *tag], check=True, capture_output=True)
+        made = Somebodys(kubeconfig)
+        made.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+        yield made
+    finally:
+        subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], check=True, capture_output=True)
+        if "kind" not in networks.stdout.split():
+            subprocess.run(["docker", "network", "rm", "kind"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(somebodys: Somebodys, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
+    settings = {
+        "modules": ["00", "01", "02", "03"],
+        "cluster": {"provider": "existing", "kubeconfig": str(somebodys.kubeconfig), "context": f"kind-{CLUSTER}"},
+        "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 2}]},
+    }
+    made.write_stack(
+        STACK, yaml.safe_dump({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}})
+    )
+    return made
+
+
+def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: Somebodys, workspace: Workspace) -> None:
+    before = somebodys.contents()
+    with workspace.up(STACK) as live:
+        assert isinstance(live, LiveStack)
+        assert {values["productName"] for values in live.devices().values()} == {"NVIDIA A100-SXM4-40GB"}
+        state = json.loads(workspace.pulumi("stack", "export", "--stack", STACK))
+        commands = [
+            resource["inputs"]["create"]
+            for resource in state["deployment"]["resources"]
+            if resource["type"] == "command:local:Command"
+        ]
+        assert commands == ["python -m components.commands.wait_for_gpus"]
+        output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+        assert "created" not in output
+        assert "updated" not in output
+        verify = subprocess.run(
+            ["python", "-m", "tests.verify", "--stack", STACK],
+            cwd=workspace.root,
+            env=workspace.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert verify.returncode == 0, verify.stdout + verify.stderr
+        results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
+        assert {check["result"] for check in results["checks"]} == {"passed"}
+        assert (workspace.root / "results" / STACK / "verify.xml").exists()
+    assert somebodys.contents() == before

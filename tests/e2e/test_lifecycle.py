@@ -1,0 +1,197 @@
+"""The life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.live import LiveStack, Playground, wait_for
+from tests.e2e.workspace import Workspace
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STACK = "life"
+CLUSTER = f"dra-workshop-{STACK}"
+RESTART_SECONDS = 180
+CONFIG = """\
+config:
+  dra-workshop:modules: ["00", "01", "02", "03"]
+  dra-workshop:gpu: {{model: l40s, count: {count}}}
+  dra-workshop:driver: {{logVerbosity: {verbosity}}}
+  dra-workshop:timeouts: {{driver: {timeout}}}
+{more}"""
+
+
+def config(count: int = 2, verbosity: int = 4, timeout: int = 180, more: str = "") -> str:
+    return CONFIG.format(count=count, verbosity=verbosity, timeout=timeout, more=more)
+
+
+def docker(*words: str) -> list[str]:
+    return sorted(subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.split("\n"))
+
+
+def traces(workspace: Workspace) -> dict[str, object]:
+    """Everything on this machine that a stack could leave."""
+    kubeconfig = Path.home() / ".kube" / "config"
+    return {
+        "containers": docker("ps", "--all", "--format", "{{.Names}}"),
+        "networks": docker("network", "ls", "--format", "{{.Name}}"),
+        "volumes": docker("volume", "ls", "--quiet"),
+        "image tags": docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}"),
+        "kubeconfig": kubeconfig.read_text() if kubeconfig.exists() else None,
+        # Pulumi's own history and the checkout's mark stay: they are the checkout's, not the cluster's.
+        "files": sorted(
+            str(path.relative_to(workspace.root))
+            for path in workspace.root.rglob("*")
+            if path.is_file()
+            and not path.is_relative_to(workspace.root / ".state" / ".pulumi")
+            and not {".venv", ".tools", "__pycache__"} & set(path.parts)
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("life"))
+    made.write_stack(STACK, config())
+    made.pulumi("stack", "init", STACK)
+    yield made
+    made.pulumi("cancel", "--yes", "--stack", STACK)
+    made.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+
+
+@pytest.fixture(scope="module")
+def before(workspace: Workspace) -> dict[str, object]:
+    (workspace.root / ".state" / "owner").touch()  # the mark outlives stacks, so it counts as there before
+    (workspace.root / ".state" / "owner").write_text("test-owner\n")
+    return traces(workspace)
+
+
+def up(workspace: Workspace, **options: bool) -> str:
+    return workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK, **options)
+
+
+def changes(output: str) -> dict[str, int]:
+    """Pulumi's closing count, such as {"created": 19} or {"unchanged": 19}."""
+    counts = output.rpartition("Resources:")[2].partition("Duration:")[0]
+    return {word: int(number) for number, word in re.findall(r"(\d+) (?:to )?(\w+)", counts)}
+
+
+def test_interrupted_up_is_repaired_by_the_next(workspace: Workspace, before: dict[str, object]) -> None:
+    process = workspace.start("up", "--yes", "--skip-preview", "--stack", STACK)
+    node = f"{CLUSTER}-control-plane"
+    wait_for("kind makes a node", lambda: node in docker("ps", "--format", "{{.Names}}"), 60)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the whole foreground group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, output
+    repaired = changes(up(workspace))
+    assert repaired.keys() <= {"created", "unchanged"}  # components are there already
+    assert sum(repaired.values()) == 19
+
+
+def test_second_up_and_preview_change_nothing(workspace: Workspace) -> None:
+    assert changes(up(workspace)) == {"unchanged": 19}
+    assert changes(workspace.pulumi("preview", "--diff", "--stack", STACK)) == {"unchanged": 19}
+
+
+def test_refresh_finds_no_drift(workspace: Workspace) -> None:
+    output = workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK)
+    assert changes(output) == {"unchanged": 19}
+
+
+def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace: Workspace) -> None:
+    workspace.write_stack(STACK, config(count=3))
+    output = workspace.pulumi("preview", "--diff", "--stack", STACK)
+    changed = re.findall(r"^\s+([~+-]+)\s?(\S+): \(\w+\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", output, re.M)
+    assert {name for _, _, name in changed} == {
+        "simulated-gpus-config",
+        "simulated-gpus-daemonset",
+        "dra-driver-release",
+        "dra-driver-gpus",
+    }
+    up(workspace)
+    live = LiveStack.find(workspace.root, STACK)
+    assert len(live.devices()) == 3
+    workspace.write_stack(STACK, config())
+    up(workspace)
+    assert len(LiveStack.find(workspace.root, STACK).devices()) == 2
+
+
+@pytest.mark.parametrize("node", [f"{CLUSTER}-worker", f"{CLUSTER}-control-plane"])
+def test_pods_with_claims_survive_a_restart_of_a_node(workspace: Workspace, node: str) -> None:
+    live = LiveStack.find(workspace.root, STACK)
+    with live.playground() as playground:
+        pods = playground.create("shared-claim")
+        uuids = {pod: playground.report(pod)["gpus"][0]["uuid"] for pod in pods}
+        subprocess.run(["docker", "restart", node], capture_output=True, check=True)
+        wait_for(
+            "the API answers", lambda: live.kubectl("get", "--raw", "/readyz", check=False) == "ok", RESTART_SECONDS
+        )
+        if node.endswith("-worker"):
+            for pod in pods:
+                wait_for(f"{pod} was started again", lambda pod=pod: restarts(playground, pod), RESTART_SECONDS)
+        for pod in pods:
+            playground.wait_running(pod, RESTART_SECONDS)
+            assert playground.report(pod)["gpus"][0]["uuid"] == uuids[pod]
+        # The stack's own pods and the driver are back as well, and a new claim is served.
+        (holder,) = live.get("pods", namespace="workloads", label_selector={"app": "holder"})
+        Playground(live, "workloads").wait_running(holder["metadata"]["name"], RESTART_SECONDS)
+        for pod in pods:
+            playground.delete_pod(pod)
+        (fresh,) = playground.create("extended-resource")
+        playground.wait_running(fresh, RESTART_SECONDS)
+
+
+def restarts(playground: Playground, pod: str) -> int:
+    return sum(state["restartCount"] for state in playground.pod(pod)["status"].get("containerStatuses", []))
+
+
+def test_cluster_deleted_behind_the_stacks_back_is_made_anew(workspace: Workspace) -> None:
+    subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], env=workspace.env, capture_output=True, check=True)
+    workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK)
+    output = workspace.pulumi("preview", "--stack", STACK)
+    assert "cluster-kind" in output
+    up(workspace)
+    assert changes(up(workspace)) == {"unchanged": 19}
+    assert len(LiveStack.find(workspace.root, STACK).devices()) == 2
+
+
+def test_failed_up_says_why_and_the_next_one_mends_it(workspace: Workspace) -> None:
+    broken = "  dra-workshop:images: {draDriver: 'localhost/dra-workshop/no-such-driver:v1'}\n"
+    workspace.write_stack(STACK, config(timeout=20, more=broken))
+    # Prerequisites find it first: nothing is touched.
+    output = up(workspace, fails=True)
+    assert "localhost/dra-workshop/no-such-driver:v1 is not in the engine; run `make setup`" in output
+    # Without them the driver's pods wait for an image, and the wait says so.
+    without = config(timeout=20, more=broken).replace('"00", ', "").replace("localhost/", "registry.invalid/")
+    workspace.write_stack(STACK, without)
+    output = up(workspace, fails=True)
+    assert "GPUs published, 2 expected" in output or "ImagePull" in output
+    workspace.write_stack(STACK, config())
+    up(workspace)
+    assert changes(up(workspace)) == {"unchanged": 19}
+
+
+def test_foreign_cluster_of_the_same_name_is_never_adopted(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace.copy(CHECKOUT, tmp_path)
+    other.write_stack("other", f"config:\n  dra-workshop:cluster: {{name: {CLUSTER}}}\n")
+    other.pulumi("stack", "init", "other")
+    output = other.pulumi("up", "--yes", "--skip-preview", "--stack", "other", fails=True)
+    assert f"a cluster named {CLUSTER} exists that this checkout did not create" in output
+    assert len(LiveStack.find(workspace.root, STACK).devices()) == 2
+
+
+def test_destroy_leaves_nothing(workspace: Workspace, before: dict[str, object]) -> None:
+    workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    assert traces(workspace) == before
+
+
+def test_destroy_after_the_cluster_is_gone_succeeds(workspace: Workspace, before: dict[str, object]) -> None:
+    workspace.write_stack(STACK, config().replace('["00", "01", "02", "03"]', '["01"]'))
+    up(workspace)
+    subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], env=workspace.env, capture_output=True, check=True)
+    workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    assert traces(workspace) == before
