@@ -138,7 +138,7 @@ def test_hold_ends_by_itself_after_its_seconds(probe):
 @pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT])
 def test_hold_prints_and_then_exits_0_on_a_signal(probe, received):
     with subprocess.Popen([probe, "hold"], stdout=subprocess.PIPE, text=True) as process:
-        assert json.loads(process.stdout.readline())["gpus"] == []
+        assert process.stdout and json.loads(process.stdout.readline())["gpus"] == []
         assert process.poll() is None
         process.send_signal(received)
         assert process.wait(timeout=5) == 0
@@ -148,7 +148,7 @@ def test_hold_prints_and_then_exits_0_on_a_signal(probe, received):
 def test_the_image_runs_alone_and_obeys_sigterm_as_process_1(built):
     command = ["unshare", "--pid", "--fork", "--kill-child", "chroot", built / "root", "/usr/bin/gpu-probe", "hold"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert json.loads(process.stdout.readline())["gpus"] == []
+        assert process.stdout and json.loads(process.stdout.readline())["gpus"] == []
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
         os.kill(child, signal.SIGTERM)
         assert process.wait(timeout=5) == 0

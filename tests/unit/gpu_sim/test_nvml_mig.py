@@ -1,0 +1,131 @@
+"""MIG: profiles, placements and instances, created at run time and from the configuration."""
+
+import re
+import textwrap
+
+import pytest
+
+from tests.unit.gpu_sim.driver_root import MODELS
+from tests.unit.gpu_sim.mig_instances import CREATE
+
+MIG_MODELS = [key for key, model in MODELS.items() if model.mig_profiles]
+
+
+@pytest.mark.parametrize("key", MIG_MODELS)
+def test_every_profile_and_placement_can_be_created_read_back_and_destroyed(make_root, key):
+    found = make_root(key, 1).nvml(
+        CREATE
+        + textwrap.dedent("""
+        n.nvmlDeviceSetMigMode(d, 1)
+        result = []
+        for index in range(18):
+            if code(n.nvmlDeviceGetGpuInstanceProfileInfo, d, index):
+                continue
+            p = n.nvmlDeviceGetGpuInstanceProfileInfo(d, index)
+            places = [x.start for x in placements(p.id)]
+            full = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4}[p.sliceCount]
+            names = set()
+            for start in places:
+                gi, ci = create(index, start, full)
+                info = n.nvmlGpuInstanceGetInfo(gi)
+                assert (info.profileId, info.placement.start) == (p.id, start)
+                assert n.nvmlDeviceGetMaxMigDeviceCount(d) == 7
+                names.add(migs()[0][0].split(" MIG ")[1])
+                assert code(n.nvmlGpuInstanceDestroy, gi) == 19
+                n.nvmlComputeInstanceDestroy(ci)
+                n.nvmlGpuInstanceDestroy(gi)
+                assert migs() == []
+            result.append([*names, p.id, index, p.multiprocessorCount, p.memorySizeMB, places])
+        """)
+    )
+    expected = [
+        [p.name, p.profile_id, p.profile_index, p.multiprocessors, p.memory_mib, list(p.placements)]
+        for p in sorted(MODELS[key].mig_profiles, key=lambda profile: profile.profile_index)
+    ]
+    assert found == expected
+
+
+def test_instances_that_overlap_exceed_a_limit_or_lack_mig_mode_are_refused(make_root):
+    assert make_root().nvml(
+        CREATE
+        + textwrap.dedent("""
+        result = [code(create, 0, 0)]
+        n.nvmlDeviceSetMigMode(d, 1)
+        create(2, 0, 2)
+        result += [code(create, 0, 3), code(create, 0, 7), code(create, 7, 4), code(create, 7, 5), code(create, 4),
+                   code(n.nvmlDeviceSetMigMode, d, 0), code(n.nvmlDeviceCreateGpuInstance, d, 99)]
+        result += [n.nvmlDeviceGetGpuInstanceRemainingCapacity(d, profile) for profile in (19, 9)]
+        """)
+    ) == [3, 23, 2, 0, 23, 23, 19, 2, 2, 0]
+
+
+def test_seven_smallest_instances_fit_and_an_eighth_does_not(make_root):
+    names = make_root().nvml(
+        CREATE
+        + textwrap.dedent("""
+        n.nvmlDeviceSetMigMode(d, 1)
+        for _ in range(7):
+            create(0, None, 0)
+        assert code(create, 0) == 23
+        result = migs()
+        """)
+    )
+    assert len({uuid for _, uuid, _, _ in names}) == 7
+    assert {tuple(rest) for _, _, *rest in names} == {(16, 9984)}
+
+
+def test_a_gpu_instance_can_be_split_into_compute_instances(make_root):
+    assert make_root().nvml(
+        CREATE
+        + textwrap.dedent("""
+        n.nvmlDeviceSetMigMode(d, 1)
+        gi, _ = create(2, 0)
+        result = [code(n.nvmlGpuInstanceGetComputeInstanceProfileInfo, gi, index, 0) for index in range(9)]
+        for index in (0, 1):
+            info = n.nvmlGpuInstanceGetComputeInstanceProfileInfo(gi, index, 0)
+            result.append([info.sliceCount, info.instanceCount, info.multiprocessorCount])
+        n.nvmlGpuInstanceCreateComputeInstance(gi, 1)
+        n.nvmlGpuInstanceCreateComputeInstance(gi, 0)
+        result += [code(n.nvmlGpuInstanceCreateComputeInstance, gi, 0), [m[0].split(" MIG ")[1] for m in migs()]]
+        """)
+    ) == [0, 0, 0, 3, 3, 3, 3, 3, 3, [1, 3, 20], [2, 1, 40], 23, ["2c.3g.40gb", "1c.3g.40gb"]]
+
+
+@pytest.mark.parametrize("compute_profile", [4, 8])
+def test_the_largest_instance_takes_either_of_its_compute_profiles_and_keeps_it(make_root, compute_profile):
+    root = make_root(count=1)
+    made = root.nvml(
+        CREATE + f"n.nvmlDeviceSetMigMode(d, 1)\ngi, ci = create(4, 0, {compute_profile})\n"
+        "result = [n.nvmlComputeInstanceGetInfo_v2(ci).profileId, migs()]"
+    )
+    assert made[0] == compute_profile and made[1][0][2:] == [132, 81152]
+    assert root.nvml(CREATE + "result = migs()") == made[1]
+
+
+def test_mig_devices_and_their_uuids_survive_the_process(make_root):
+    root = make_root()
+    code = CREATE + "n.nvmlDeviceSetMigMode(d, 1)\ncreate(2, 4, 2)\ncreate(1, 0, 0)\nresult = migs()"
+    made = root.nvml(code)
+    assert len(made) == 2
+    assert root.nvml(CREATE + "result = migs()") == made
+
+
+@pytest.mark.parametrize("key", ["rtx-4090", "l40s"])
+def test_a_model_without_mig_says_so(make_root, key):
+    assert make_root(key).nvml(
+        CREATE + "result = [code(n.nvmlDeviceGetMigMode, d), code(n.nvmlDeviceGetGpuInstanceProfileInfo, d, 0), "
+        "n.nvmlDeviceGetMaxMigDeviceCount(d)]"
+    ) == [3, 3, 0]
+
+
+def test_static_mig_exists_from_the_start_on_every_gpu(make_root):
+    root = make_root(static_mig=["3g.40gb@0", "1g.10gb@4"])
+    listed = root.smi("-L").stdout
+    assert re.findall(r"^(?:GPU \d|  MIG \S+ +Device +\d)", listed, re.MULTILINE) == [
+        *("GPU 0", "  MIG 1g.10gb     Device  0", "  MIG 3g.40gb     Device  1"),
+        *("GPU 1", "  MIG 1g.10gb     Device  0", "  MIG 3g.40gb     Device  1"),
+    ]
+    assert (
+        len(set(re.findall(r"UUID: (MIG-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})", listed)))
+        == 4
+    )
