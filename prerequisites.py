@@ -26,6 +26,7 @@ MINIMUM_KERNEL = (5, 4)  # containerd's overlayfs and nftables' fib expressions 
 MINIMUM_FREE_GIB = 5
 # A node's systemd, kubelet and containerd each take some; kind's known issues name 512 as enough for some nodes.
 MINIMUM_INOTIFY_INSTANCES = 128
+MAX_LISTED_IMAGES = 50  # the kubelet's nodeStatusMaxImages
 DRA_SINCE = (1, 34)  # resource.k8s.io/v1
 
 
@@ -58,7 +59,7 @@ def require(settings: Settings, images: Images) -> None:
 def look(settings: Settings, images: Images) -> Iterator[Finding]:
     """Everything that this stack needs of the machine, met or not."""
     if settings.cluster.provider == "existing":
-        yield from _together(_kind, _kubectl, lambda: [_existing_cluster(settings)])
+        yield from _together(_kind, _kubectl, partial(_existing_cluster, settings, images))
         return
     findings = _together(_kind, _kubectl, _machine, _engine)
     yield from findings
@@ -155,23 +156,40 @@ def _cluster_name(settings: Settings) -> Finding:
     return Finding("cluster", f"{cluster.name}: {f'{len(nodes)} nodes of ours' if nodes else 'name is free'}", True)
 
 
-def _existing_cluster(settings: Settings) -> Finding:
+def _existing_cluster(settings: Settings, images: Images) -> Iterator[Finding]:
     kubectl = ("kubectl", "--kubeconfig", str(settings.kubeconfig), "--context", settings.context)
     ok, text = _run(*kubectl, "version", "--output=json", "--request-timeout=10s")
     if not ok:
-        return Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} version`")
+        yield Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} version`")
+        return
     server = json.loads(text)["serverVersion"]
     release = (int(server["major"]), int(re.sub(r"\D", "", server["minor"])))
-    seen = f"Kubernetes {server['gitVersion']} at context {settings.context}"
-    if release < DRA_SINCE:
-        return Finding("cluster", seen, False, "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster")
-    ok, text = _run(*kubectl, "get", "nodes", "--output=name")
+    remedy = "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster"
+    yield Finding(
+        "cluster", f"Kubernetes {server['gitVersion']} at context {settings.context}", release >= DRA_SINCE, remedy
+    )
+    ok, text = _run(*kubectl, "get", "nodes", "--output=json")
     if not ok:
-        return Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} get nodes`")
-    names = {line.removeprefix("node/") for line in text.splitlines()}
-    if lacking := [node.node for node in settings.gpu_nodes if node.node not in names]:
-        return Finding("cluster", f"no node {', '.join(lacking)}", False, f"gpu.nodes must be some of {sorted(names)}")
-    return Finding("cluster", seen, True)
+        yield Finding("nodes", text, False, f"check it with `{' '.join(kubectl)} get nodes`")
+        return
+    nodes = {node["metadata"]["name"]: node["status"] for node in json.loads(text)["items"]}
+    for wanted in settings.gpu_nodes:
+        remedy = f"gpu.nodes must be some of {', '.join(sorted(nodes))}"
+        yield Finding(
+            "nodes", f"{wanted.node}" + ("" if wanted.node in nodes else " is no node"), wanted.node in nodes, remedy
+        )
+        if wanted.node in nodes:
+            yield from _node_images(wanted.node, nodes[wanted.node].get("images", []), images)
+
+
+def _node_images(node: str, listed: list[dict[str, list[str]]], images: Images) -> Iterator[Finding]:
+    """Images that only this machine has must be on the node already, since no registry serves them."""
+    if len(listed) >= MAX_LISTED_IMAGES:
+        return  # the kubelet lists the largest only, so a missing name says nothing
+    names = {name for image in listed for name in image.get("names", [])}
+    for ref in images.to_load:
+        remedy = "load it (`docker save | ctr -n k8s.io images import -`), or push it and name it under images"
+        yield Finding("image", f"{ref} on {node}" if ref in names else f"{ref} is not on {node}", ref in names, remedy)
 
 
 def _host_driver(root: Path) -> Iterator[Finding]:

@@ -96,7 +96,9 @@ def test_warm_up_costs_little_more_than_by_hand(tmp_path: Path, helm: str, measu
     def by_hand(verb: str) -> None:
         subprocess.run([*script, verb, *arguments], env=env, check=True, capture_output=True)
 
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
+    previews: list[float] = []
     for _ in range(PAIRS):
         theirs.append(timed(lambda: by_hand("up")))
         by_hand("down")

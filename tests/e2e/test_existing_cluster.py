@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.kind_cluster import kind_config
-from tests.e2e.live import LiveStack
+from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.workspace import Workspace
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,9 @@ class Somebodys:
     def kubectl(self, *words: str) -> str:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def images(self) -> str:
+        return self.kubectl("get", "node", NODE, "-o", "jsonpath={.status.images[*].names}")
 
     def contents(self) -> dict[str, object]:
         """What a guest could leave behind."""
@@ -65,6 +68,8 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
         subprocess.run(["docker", "exec", NODE, *tag], check=True, capture_output=True)
         made = Somebodys(kubeconfig)
         made.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+        # The kubelet tells a node's images with its next report.
+        wait_for("the node reports its images", lambda: all(ref in made.images() for ref in refs))
         yield made
     finally:
         subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], check=True, capture_output=True)

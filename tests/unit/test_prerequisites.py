@@ -184,11 +184,17 @@ def test_looking_leaves_nothing_behind(machine: Machine, tmp_path: Path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def serve(machine: Machine, minor: str, nodes: str = "node/gpu-node-1\nnode/other") -> None:
+OURS = [{"names": [ref]} for ref in (IMAGES.dra_driver, IMAGES.gpu_sim, IMAGES.gpu_probe)]
+
+
+def serve(
+    machine: Machine, minor: str, nodes: tuple[str, ...] = ("gpu-node-1", "other"), listed: list[dict] = OURS
+) -> None:
     version = {"serverVersion": {"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0"}}
     kubectl = f"kubectl --kubeconfig {FOLDER / 'kubeconfig.yaml'} --context lab"
     machine.answers[f"{kubectl} version"] = (True, json.dumps(version))
-    machine.answers[f"{kubectl} get nodes"] = (True, nodes)
+    items = [{"metadata": {"name": name}, "status": {"images": listed}} for name in nodes]
+    machine.answers[f"{kubectl} get nodes"] = (True, json.dumps({"items": items}))
 
 
 @pytest.mark.parametrize("minor", ["34", "37+"])
@@ -205,9 +211,20 @@ def test_existing_cluster_before_dra_is_refused(machine: Machine):
 
 
 def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
-    serve(machine, "37", nodes="node/other")
+    serve(machine, "37", nodes=("other",))
     (finding,) = failed(on_existing())
-    assert finding.seen == "no node gpu-node-1" and finding.remedy == "gpu.nodes must be some of ['other']"
+    assert finding.seen == "gpu-node-1 is no node" and finding.remedy == "gpu.nodes must be some of other"
+
+
+def test_image_that_no_registry_serves_must_be_on_the_existing_node(machine: Machine):
+    serve(machine, "37", listed=OURS[1:])
+    (finding,) = failed(on_existing())
+    assert finding.seen == f"{IMAGES.dra_driver} is not on gpu-node-1" and "name it under images" in finding.remedy
+
+
+def test_node_that_cannot_list_all_its_images_is_trusted(machine: Machine):
+    serve(machine, "37", listed=[{"names": [f"registry.example/{number}:v1"]} for number in range(50)])
+    assert failed(on_existing()) == []
 
 
 @pytest.mark.parametrize(("command", "error"), [("version", "connection refused"), ("get nodes", "Forbidden")])
