@@ -39,7 +39,7 @@ unit: setup ## unit and golden tests; no cluster
 	@$(ACTIVATE) && pytest tests/unit tests/golden
 
 go-test: setup ## tests of our own Go programs
-	@for module in pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
+	@$(ACTIVATE); for module in pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e
@@ -58,7 +58,8 @@ stop-engine: python ## stop the Docker Engine if `make setup` started it
 	@.venv/bin/python -m toolchain stop-engine
 
 clean: ## remove what set-up laid into this checkout; stacks have to be down
-	@if [ -n "$$(find .state -mindepth 2 -name kubeconfig 2>/dev/null)" ]; then echo "a stack is up: make down first" >&2; exit 1; fi
+	@if [ -d .state/.pulumi ]; then $(ACTIVATE); up=$$(pulumi stack ls --json | python -c 'import json, sys; print(*(s["name"] for s in json.load(sys.stdin) if s.get("resourceCount")))'); \
+	if [ -n "$$up" ]; then echo "still up: $$up; run make down STACK=... for each first" >&2; exit 1; fi; fi
 	@rm -rf .tools .venv .state results
 
 clean-cache: python ## remove the finished steps that all checkouts of this user share

@@ -6,7 +6,7 @@ from types import TracebackType
 import pulumi
 
 import modules
-from components.images import Images, ImagesMissing
+from components.images import ImagesMissing
 from prerequisites import PrerequisiteError
 from settings import Settings, SettingsError
 
@@ -14,7 +14,7 @@ from settings import Settings, SettingsError
 def main() -> None:
     try:
         settings = Settings.from_pulumi()
-        outputs = modules.build(settings, Images.made_by_setup(settings.images.model_dump(exclude_none=True)))
+        outputs = modules.build(settings, modules.images_of(settings))
     except (SettingsError, PrerequisiteError, ImagesMissing) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None

@@ -92,7 +92,7 @@ def _build_driver(settings: "Settings", built: Built) -> None:
         cluster=built.cluster,
         gpus=built.gpus,
         image=built.images.dra_driver,
-        driver_root=_driver_root(settings),
+        driver_root=driver_root(settings),
         feature_gates=settings.driver.feature_gates,
         log_verbosity=settings.driver.log_verbosity,
         expected_gpus={node.node: node.count or 0 for node in settings.gpu_nodes},
@@ -101,7 +101,7 @@ def _build_driver(settings: "Settings", built: Built) -> None:
     built.outputs |= {"gpus": built.driver.gpus, "clusterUid": built.driver.cluster_uid}
 
 
-def _driver_root(settings: "Settings") -> str:
+def driver_root(settings: "Settings") -> str:
     """Where NVIDIA's driver is on a node."""
     if settings.gpu.source == "simulated":
         return SimulatedGpus.driver_root
@@ -145,6 +145,14 @@ def known(numbers: Iterable[str]) -> list[Module]:
 def in_order(numbers: Iterable[str]) -> tuple[str, ...]:
     """`numbers` in the order in which they are built."""
     return tuple(module.number for module in known(numbers))
+
+
+def images_of(settings: "Settings") -> Images:
+    """The images that the stack runs: those that set-up made, but for its own choices."""
+    overrides = settings.images.model_dump(exclude_none=True)
+    if settings.gpu.source == "host":
+        overrides["gpu_sim"] = ""  # nothing runs it, so nothing has to load it
+    return Images.made_by_setup(overrides)
 
 
 def build(settings: "Settings", images: Images) -> dict[str, Any]:

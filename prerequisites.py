@@ -65,6 +65,7 @@ def look(settings: Settings, images: Images) -> Iterator[Finding]:
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
         refs = (settings.cluster.node_image or images.node, *images.to_load)
+        yield from _gates(settings, images)
         yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
         yield from _host_driver(Path(settings.gpu.driver_root or "/"))
@@ -138,7 +139,15 @@ def _engine() -> Iterator[Finding]:
 
 def _image(ref: str) -> Iterator[Finding]:
     ok, _ = _run("docker", "image", "inspect", "--format", "{{.Id}}", ref)
-    yield Finding("image", ref if ok else f"{ref} is not in the engine", ok, "run `make setup`")
+    remedy = "run `make setup`" if ref.startswith("localhost/") else f"`docker pull {ref}`"
+    yield Finding("image", ref if ok else f"{ref} is not in the engine", ok, remedy)
+
+
+def _gates(settings: Settings, images: Images) -> Iterator[Finding]:
+    if settings.driver.feature_gates.get("FabricManagerPartitioning"):
+        ours = images.dra_driver.startswith("localhost/")
+        seen = "FabricManagerPartitioning is on" + (", but go-nvfm is a stub in the driver built here" if ours else "")
+        yield Finding("gates", seen, not ours, "drop it from driver.featureGates, or name upstream's images.draDriver")
 
 
 def _cluster_name(settings: Settings) -> Finding:

@@ -65,7 +65,7 @@ def setup(console: Console) -> None:
     console.print(
         f"setup: {f'{len(made)} steps made' if made else 'everything is there'} in "
         f"{duration(time.monotonic() - started)}; Docker Engine {found.version} (cgroup v{found.cgroup_version}), "
-        f"Kubernetes v{versions.KUBERNETES}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
+        f"Kubernetes v{versions.NODE_KUBERNETES[chosen.way]}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
     )
     for substitution in versions.SUBSTITUTIONS[chosen.way]:
         console.print(f"       DRA driver v{versions.DRA_DRIVER}: {substitution}")
@@ -73,6 +73,11 @@ def setup(console: Console) -> None:
 
 def _require_packages(console: Console, way: source.Way) -> None:
     """Compilers and packages that the steps call; every missing one at once, installed where that is possible."""
+    if way == "built" and not (engine.is_debian() and os.geteuid() == 0):
+        raise StepError(
+            "source: the built way makes root filesystems of Debian packages, which needs root on Debian 12 or newer; "
+            "run `make setup` there as root, or use SOURCE=stock where upstream's registries can be reached"
+        )
     if engine.debian_like():
         wanted = debian.BUILD_PACKAGES if way == "built" else debian.BUILD_PACKAGES[:3]
         if not shutil.which("docker") or not (engine.find() or shutil.which("dockerd")):
@@ -84,11 +89,6 @@ def _require_packages(console: Console, way: source.Way) -> None:
         console.print(f"packages: installing {', '.join(missing)}")
         debian.install(missing, store_root() / "logs" / "apt.log")
         return
-    if way == "built":
-        raise StepError(
-            "source: the built way makes root filesystems with mmdebstrap and needs Debian 12 or newer or Ubuntu; "
-            "use SOURCE=stock where upstream's registries can be reached"
-        )
     if lacking := [program for program in ("gcc", "make") if not shutil.which(program)]:
         raise StepError(
             f"packages: {', '.join(lacking)} missing; install them with your distribution's package manager"

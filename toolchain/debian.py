@@ -36,7 +36,6 @@ def install(packages: list[str], log: Path) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with open(log, "wb") as out:
         for command in (["update", "-q"], ["install", "-qy", "--no-install-recommends", *packages]):
-            # A policy of 101 keeps packages from starting their services: this toolchain starts what it needs.
             done = subprocess.run(["apt-get", *command], stdout=out, stderr=subprocess.STDOUT, env=env, check=False)
             if done.returncode:
                 raise StepError(f"apt-get {' '.join(command)} failed; its log: {log}")

@@ -48,6 +48,10 @@ def debian_like() -> bool:
     return bool({release.get("ID"), *release.get("ID_LIKE", "").split()} & {"debian", "ubuntu"})
 
 
+def is_debian() -> bool:
+    return platform.freedesktop_os_release().get("ID") == "debian" if Path("/etc/os-release").exists() else False
+
+
 def explain_missing() -> str:
     """What to do where this machine's engine cannot be set up for the user."""
     if shutil.which("dockerd") or Path("/run/docker.sock").exists():

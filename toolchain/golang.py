@@ -46,7 +46,9 @@ class Go:
 
 def find(store: Store) -> Go:
     """The Go to build with; if it is not there yet, its `needs` bring it."""
-    if program := shutil.which("go"):
+    program = shutil.which("go")
+    # After `activate`, the one below may be on PATH; it is still a step that others need.
+    if program and not Path(program).resolve().is_relative_to(store.root):
         text = subprocess.run(
             [program, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False
         ).stdout.strip()

@@ -32,7 +32,7 @@ class Plan:
         """Link -> target for everything but the images."""
         links = {CHART: store.path(self.chart) / "chart"}
         for step, names in self.tools.items():
-            links |= {BIN / name: store.path(step) / name for name in names}
+            links |= {BIN / Path(name).name: store.path(step) / name for name in names}
         for (name, version), step in self.plugins.items():
             binary = f"pulumi-resource-{name}"
             links[PULUMI_HOME / "plugins" / f"resource-{name}-v{version}" / binary] = store.path(step) / binary
@@ -52,6 +52,7 @@ def built(go: Go) -> Plan:
             _beside_each_other("pulumi-with-host", (cli, host)): PULUMI_PROGRAMS,
             programs.KIND.step(go): ("kind",),
             programs.KUBERNETES.step(go): ("kubectl",),
+            **_go(go),
         },
         plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
         images=(images.node(go, base), images.dra_driver(go, base), images.gpu_sim(go), images.gpu_probe()),
@@ -63,7 +64,12 @@ def stock(go: Go) -> Plan:
     """Upstream's tools, plugins and images; only our own images are built."""
     pulumi = source.stock_pulumi()
     return Plan(
-        tools={pulumi: PULUMI_PROGRAMS, source.stock_kind(): ("kind",), source.stock_kubectl(): ("kubectl",)},
+        tools={
+            pulumi: PULUMI_PROGRAMS,
+            source.stock_kind(): ("kind",),
+            source.stock_kubectl(): ("kubectl",),
+            **_go(go),
+        },
         plugins={plugin: source.stock_plugin(*plugin, pulumi) for plugin in (KUBERNETES_PLUGIN, COMMAND_PLUGIN)},
         images=(
             images.pulled("node", versions.STOCK_NODE_IMAGE),
@@ -84,6 +90,11 @@ def _beside_each_other(name: str, parts: tuple[Step, ...]) -> Step:
                 os.link(program, work.out / program.name)
 
     return Step(name, build, needs=parts)
+
+
+def _go(go: Go) -> dict[Step, tuple[str, ...]]:
+    """Where no Go was on PATH, ours goes there: tests of our Go programs call it."""
+    return dict.fromkeys(go.needs, ("go/bin/go",))
 
 
 def lay(plan: Plan, store: Store) -> None:

@@ -22,6 +22,9 @@ COREDNS = "1.14.6"
 PAUSE = "3.10.2"
 DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
 
+# What a cluster runs, by source: stock is kind's own image.
+NODE_KUBERNETES = {"built": KUBERNETES, "stock": "1.37.0"}
+
 DRA_DRIVER = "0.5.0"
 SUBSTITUTIONS = {
     "built": (

@@ -45,6 +45,20 @@ def missing(expected: Mapping[str, int], gpus: list[dict[str, Any]]) -> list[str
     return lines
 
 
+def rolling(api: Any, namespace: str) -> list[str]:
+    """What the plugin's DaemonSet still has to do. Slices of an earlier plugin outlive it, so they prove nothing."""
+    lines = []
+    for found in api.get("daemonsets.apps", namespace=namespace):
+        name, status = found.raw["metadata"]["name"], found.raw.get("status", {})
+        desired, seen = status.get("desiredNumberScheduled", 0), status.get("observedGeneration", 0)
+        updated, ready = status.get("updatedNumberScheduled", 0), status.get("numberReady", 0)
+        if seen < found.raw["metadata"]["generation"]:
+            lines.append(f"{name}: its controller has not seen the change yet")
+        elif not desired == updated == ready:
+            lines.append(f"{name}: {updated} of {desired} pods updated, {ready} ready")
+    return lines
+
+
 def explain(api: Any, namespace: str) -> str:
     """How the plugin's pods are, and the end of their logs."""
     lines = []
@@ -68,10 +82,11 @@ def main() -> int:
     expected = json.loads(os.environ["EXPECTED_GPUS"])
     seconds = int(os.environ["WAIT_SECONDS"])
     deadline = time.monotonic() + seconds
-    while lacking := missing(expected, gpus := published_gpus(api)):
+    namespace = os.environ["DRIVER_NAMESPACE"]
+    while lacking := [*rolling(api, namespace), *missing(expected, gpus := published_gpus(api))]:
         if time.monotonic() > deadline:
             print(f"after {seconds} s: " + "; ".join(lacking), file=sys.stderr)
-            print(explain(api, os.environ["DRIVER_NAMESPACE"]), file=sys.stderr)
+            print(explain(api, namespace), file=sys.stderr)
             return 1
         time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
     (system,) = list[Any](api.get("namespaces", "kube-system"))

@@ -17,11 +17,6 @@ config:
 """
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--stack", help="check this stack, which is up, instead of one that the tests bring up")
-    parser.addoption("--results", help="folder for diagnostics", default=str(CHECKOUT / "results" / "e2e"))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:

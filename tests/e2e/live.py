@@ -15,6 +15,7 @@ import yaml
 from kr8s.objects import object_from_spec
 
 from components.commands.kube import connect
+from modules import driver_root
 from settings import PROJECT, Settings
 
 T = TypeVar("T")
@@ -102,8 +103,8 @@ class LiveStack:
         plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
         pods = self.get("pods", namespace="dra-driver-nvidia-gpu", label_selector=plugin)
         (pod,) = [pod["metadata"]["name"] for pod in pods if pod["spec"]["nodeName"] == node]
-        root = self.settings.gpu.driver_root or "/var/lib/gpu-sim/driver"
-        inside = [word.replace(root, "/driver-root") for word in words]
+        root = driver_root(self.settings).rstrip("/")
+        inside = [f"/driver-root{word.removeprefix(root)}" if word.startswith(f"{root}/") else word for word in words]
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
     def slices(self) -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import prerequisites
-from components.images import Images
+from modules import images_of
 from tests.e2e.live import LiveStack
 
 
 def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    images = Images.made_by_setup(stack.settings.images.model_dump(exclude_none=True))
+    images = images_of(stack.settings)
     findings = list(prerequisites.look(stack.settings, images))
     failed = [finding for finding in findings if not finding.ok]
     assert not failed
@@ -17,7 +17,7 @@ def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, seen:
 
 
 def test_simulated_gpus_ask_for_no_driver(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    images = Images.made_by_setup(stack.settings.images.model_dump(exclude_none=True))
+    images = images_of(stack.settings)
     names = {finding.name for finding in prerequisites.look(stack.settings, images)}
     asks = names & {"nvidia-smi", "libnvidia-ml", "devices"}
     assert bool(asks) == (stack.settings.gpu.source == "host" and stack.settings.cluster.provider == "kind")

@@ -6,16 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.cluster import GPU_NODE_LABELS
-from components.simulated_gpus import DRIVER_ROOT
 from gpu_models import simulated_gpus
+from modules import driver_root
 from settings import GPU_MODELS
 from tests.e2e.live import LiveStack
-
-
-def driver_root(stack: LiveStack) -> str:
-    if stack.settings.gpu.source == "simulated":
-        return DRIVER_ROOT
-    return "/driver" if stack.settings.cluster.provider == "kind" else stack.settings.gpu.driver_root or ""
 
 
 def test_dra_is_served_in_its_stable_version(stack: LiveStack, seen: Callable[[str], None]) -> None:
@@ -42,7 +36,7 @@ def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, s
 
 
 def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    root = driver_root(stack)
+    root = driver_root(stack.settings)
     for node in stack.settings.gpu_nodes:
         found = stack.in_node(node.node, "find", "-L", root, "-maxdepth", "4", "-name", "libnvidia-ml.so.1")
         assert found.strip(), f"{node.node} has no libnvidia-ml.so.1 below {root}"
@@ -59,7 +53,7 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: C
 def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
     lines = []
     for node in stack.settings.gpu_nodes:
-        text = stack.in_node(node.node, f"{driver_root(stack)}/usr/bin/nvidia-smi", "-L")
+        text = stack.in_node(node.node, f"{driver_root(stack.settings)}/usr/bin/nvidia-smi", "-L")
         listed = [line for line in text.splitlines() if line.startswith("GPU ")]
         lines += listed
         if node.model is None or node.count is None:

@@ -169,7 +169,8 @@ def test_failed_up_says_why_and_the_next_one_mends_it(workspace: Workspace) -> N
     without = config(timeout=20, more=broken).replace('"00", ', "").replace("localhost/", "registry.invalid/")
     workspace.write_stack(STACK, without)
     output = up(workspace, fails=True)
-    assert "GPUs published, 2 expected" in output or "ImagePull" in output
+    assert "after 20 s: dra-driver-nvidia-gpu-kubelet-plugin: " in output
+    assert "ErrImagePull" in output or "ImagePullBackOff" in output
     workspace.write_stack(STACK, config())
     up(workspace)
     assert changes(up(workspace)) == {"unchanged": 19}

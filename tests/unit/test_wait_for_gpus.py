@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.commands import wait_for_gpus
-from components.commands.wait_for_gpus import DRIVER, explain, missing, published_gpus
+from components.commands.wait_for_gpus import DRIVER, explain, missing, published_gpus, rolling
 
 NAMESPACE = "dra-driver-nvidia-gpu"
 
@@ -30,6 +30,7 @@ class Api:
 
     slices: list[list[Thing]]
     pods: list[Thing] = field(default_factory=list)
+    daemon_sets: list[Thing] = field(default_factory=list)
     looks: int = 0
 
     def get(self, kind: str, *names: str, **selection: Any) -> list[Thing]:
@@ -39,6 +40,9 @@ class Api:
         if kind == "pods":
             assert selection == {"namespace": NAMESPACE, "label_selector": wait_for_gpus.PLUGIN}
             return self.pods
+        if kind == "daemonsets.apps":
+            assert selection == {"namespace": NAMESPACE}
+            return self.daemon_sets
         assert kind == "resourceslices.v1.resource.k8s.io"
         self.looks += 1
         return self.slices[min(self.looks, len(self.slices)) - 1]
@@ -151,6 +155,31 @@ def test_time_out_without_a_plugin_asks_for_the_label(wait):
     rc, _, err = wait(Api([[]]), {"a": 1}, 0)
     assert rc == 1
     assert "no pod of the kubelet plugin in dra-driver-nvidia-gpu; does a node have the label" in err
+
+
+@pytest.mark.parametrize(
+    ("generation", "status", "line"),
+    [
+        (2, {"observedGeneration": 1}, "plugin: its controller has not seen the change yet"),
+        (2, {"observedGeneration": 2, "desiredNumberScheduled": 2}, "plugin: 0 of 2 pods updated, 0 ready"),
+        (
+            1,
+            {"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1},
+            "plugin: 1 of 1 pods updated, 0 ready",
+        ),
+    ],
+)
+def test_slices_of_an_earlier_plugin_do_not_end_the_wait(wait, generation: int, status: dict[str, int], line: str):
+    plugin = Thing({"metadata": {"name": "plugin", "generation": generation}, "status": status})
+    rc, _, err = wait(Api([[slice_("a", device("gpu-0"))]], daemon_sets=[plugin]), {"a": 1}, 0)
+    assert rc == 1
+    assert err.startswith(f"after 0 s: {line}\n")
+
+
+def test_plugin_that_is_rolled_out_is_not_waited_for():
+    status = dict.fromkeys(("desiredNumberScheduled", "updatedNumberScheduled", "numberReady"), 1)
+    plugin = Thing({"metadata": {"name": "plugin", "generation": 1}, "status": {"observedGeneration": 1, **status}})
+    assert rolling(Api([[]], daemon_sets=[plugin]), NAMESPACE) == []
 
 
 def test_init_container_that_has_not_finished_is_what_the_log_shows():
