@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from kr8s.objects import object_from_spec
 
 from components.commands.kube import connect
 from modules import driver_root
@@ -39,6 +38,12 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECO
             raise AssertionError(f"after {seconds} s still not so: {what}")
         time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
     return answer
+
+
+def mebibytes(quantity: str) -> int:
+    """A memory quantity as the API writes it, which is in the largest unit that fits: 40960Mi is 40Gi."""
+    number, unit = int(quantity[:-2]), quantity[-2:]
+    return number * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[unit]
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,10 @@ class LiveStack:
         (found,) = self.get(kind, name, namespace)
         return found
 
-    def kubectl(self, *words: str, check: bool = True) -> str:
-        """For what a person would type: exec, describe."""
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        """For what a person would type: create, exec, describe."""
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=check).stdout
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check).stdout
 
     def in_node(self, node: str, *words: str) -> str:
         """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""
@@ -104,7 +109,9 @@ class LiveStack:
         pods = self.get("pods", namespace="dra-driver-nvidia-gpu", label_selector=plugin)
         (pod,) = [pod["metadata"]["name"] for pod in pods if pod["spec"]["nodeName"] == node]
         root = driver_root(self.settings).rstrip("/")
-        inside = [f"/driver-root{word.removeprefix(root)}" if word.startswith(f"{root}/") else word for word in words]
+        inside = [
+            f"/driver-root{word.removeprefix(root)}" if f"{word}/".startswith(f"{root}/") else word for word in words
+        ]
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
     def slices(self) -> list[dict[str, Any]]:
@@ -126,12 +133,11 @@ class LiveStack:
         """A namespace of its own for one check, gone afterwards with all its claims."""
         name = f"check-{uuid.uuid4().hex[:8]}"
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or RESTRICTED}}
-        namespace = object_from_spec(manifest, api=self.api)
-        namespace.create()
+        self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
         try:
             yield Playground(self, name)
         finally:
-            namespace.delete()
+            self.kubectl("delete", "namespace", name, "--wait=false")
             wait_for(
                 f"namespace {name} is gone", lambda: not self.get("namespaces", field_selector=f"metadata.name={name}")
             )
@@ -156,14 +162,14 @@ class Playground:
         for old, new in replaced.items():
             assert old in text, f"{example}.yaml has no {old}"
             text = text.replace(old, new)
-        pods = []
-        for document in yaml.safe_load_all(text):
+        pods, documents = [], list(yaml.safe_load_all(text))
+        for document in documents:
             document["metadata"]["namespace"] = self.namespace
             if document["kind"] == "Pod":
                 pods.append(document["metadata"]["name"])
                 for container in document["spec"]["containers"]:
                     container["image"] = self.stack.settings.images.gpu_probe or container["image"]
-            object_from_spec(document, api=self.stack.api, allow_unknown_type=True).create()
+        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))
         return pods
 
     def pod(self, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from components.dra_driver import describe
 from gpu_models import simulated_gpus
 from settings import GPU_MODELS
-from tests.e2e.live import LiveStack
+from tests.e2e.live import LiveStack, mebibytes
 from toolchain import versions
 
 BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
@@ -48,12 +48,13 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Calla
                 "cudaDriverVersion": "13.0.0",
                 "pciBusID": gpu.pci_bus_id,
                 "pcieRoot": gpu.pcie_root,
-                "memory": f"{model.memory_mib}Mi",
+                "memory": model.memory_mib,
             }
     published = stack.devices()
     assert published.keys() == expected.keys()
     for device, attributes in expected.items():
-        assert {key: published[device].get(key) for key in attributes} == attributes, device
+        found = {**published[device], "memory": mebibytes(published[device]["memory"])}
+        assert {key: found.get(key) for key in attributes} == attributes, device
     seen("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import kr8s
 import pytest
 
-from tests.e2e.live import LiveStack, Playground, wait_for
+from tests.e2e.live import LiveStack, Playground, mebibytes, wait_for
 
 CYCLES = 10
 
@@ -70,7 +70,7 @@ def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, seen: Cal
     (gpu,) = report["gpus"]
     assert gpu["uuid"] == device["uuid"]
     assert gpu["name"] == device["productName"]
-    assert f"{gpu['memory_mib']}Mi" == device["memory"]
+    assert gpu["memory_mib"] == mebibytes(device["memory"])
     numbered = [node for node in report["device_nodes"] if node.removeprefix("/dev/nvidia").isdigit()]
     assert len(numbered) == 1
     seen(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
