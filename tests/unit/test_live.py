@@ -1,0 +1,59 @@
+"""What checks rest on: the stack's own cluster and no other, bounded waits, quantities."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from settings import Settings
+from tests.e2e import live
+from tests.e2e.live import LiveStack, NotThisStack, mebibytes, wait_for
+
+
+class Api:
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+
+    def get(self, kind: str, name: str) -> list[Any]:
+        assert (kind, name) == ("namespaces", "kube-system")
+        return [SimpleNamespace(raw={"metadata": {"uid": self.uid}})]
+
+
+def stack(uid: str, monkeypatch: pytest.MonkeyPatch, answering: str) -> LiveStack:
+    monkeypatch.setattr(live, "connect", lambda kubeconfig, context: Api(answering))
+    outputs = {"kubeconfig": "/its/kubeconfig", "clusterUid": uid}
+    return LiveStack(Path("/checkout"), "test", outputs, Settings.parse({}, "test"))
+
+
+def test_stacks_own_cluster_is_used(monkeypatch: pytest.MonkeyPatch):
+    assert stack("one", monkeypatch, answering="one").api.uid == "one"
+
+
+def test_another_cluster_at_the_same_kubeconfig_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(NotThisStack, match=r"not the one that stack test made .* run `make up STACK=test`"):
+        _ = stack("one", monkeypatch, answering="other").api
+
+
+def test_stack_that_is_not_up_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text("#!/bin/sh\necho 'no stack named test' >&2\nexit 255\n")
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(NotThisStack, match=r"no stack named test.*run `make up STACK=test`"):
+        LiveStack.find(tmp_path, "test")
+
+
+def test_wait_returns_what_it_waited_for():
+    answers = iter([None, 0, "there"])
+    assert wait_for("it", lambda: next(answers)) == "there"
+
+
+def test_wait_that_ends_says_what_was_awaited():
+    with pytest.raises(AssertionError, match=r"after 0 s still not so: it rains"):
+        wait_for("it rains", lambda: False, 0)
+
+
+@pytest.mark.parametrize(("quantity", "expected"), [("81559Mi", 81559), ("40Gi", 40960), ("1Ti", 1048576)])
+def test_memory_is_compared_in_mebibytes(quantity: str, expected: int):
+    assert mebibytes(quantity) == expected
