@@ -36,7 +36,7 @@ types: python ## pyrefly
 	@.venv/bin/pyrefly check
 
 unit: setup ## unit and golden tests; no cluster
-	@$(ACTIVATE) && pytest tests/unit tests/golden
+	@$(ACTIVATE) && pytest tests/unit tests/golden --cov --cov-report=term-missing:skip-covered
 
 go-test: setup ## tests of our own Go programs
 	@$(ACTIVATE); for module in pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
@@ -45,7 +45,7 @@ e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e
 
 test: lint types go-test ## everything: lint, types, unit, golden, end to end on a live cluster
-	@$(ACTIVATE) && pytest tests -m "not bench"
+	@$(ACTIVATE) && pytest tests -m "not bench" --cov --cov-report=term-missing:skip-covered
 
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s

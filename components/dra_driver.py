@@ -58,6 +58,8 @@ class DraDriver(pulumi.ComponentResource):
             version=CHART_VERSION,
             namespace=NAMESPACE,
             values=chart_values(image, driver_root, feature_gates, log_verbosity, gpus.digest if gpus else None),
+            # They are ComputeDomains', which are off, and Helm would leave them behind at the end.
+            skip_crds=True,
             timeout=timeout_seconds,
             opts=cluster.inside(self, [namespace, *([gpus.daemon_set] if gpus else [])]),
         )

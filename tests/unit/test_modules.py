@@ -1,5 +1,6 @@
 """The module graph: its order, what each module brings, and that a switched-off one brings nothing."""
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 import modules
 import prerequisites
+from components import images
 from components.images import Images, ImagesMissing
 from modules import MODULES
 from settings import Settings
@@ -180,3 +182,15 @@ def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_th
         pytest.raises(ImagesMissing, match="make setup"),
     ):
         Images.made_by_setup({})
+
+
+@pytest.mark.parametrize(("gpu", "gpu_sim"), [({}, "sim:v1"), ({"source": "host", "driverRoot": "/driver"}, "")])
+def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
+    gpu: dict, gpu_sim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = {"node": "node:v1", "dra-driver": "driver:v1", "gpu-sim": "sim:v1", "gpu-probe": "probe:v1"}
+    (tmp_path / "images.json").write_text(json.dumps(made))
+    monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
+    settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
+    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1")
+    assert modules.images_of(settings) == expected
