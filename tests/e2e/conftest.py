@@ -1,5 +1,6 @@
 """The live stack that checks run against, what they saw, and what is saved when one fails."""
 
+import re
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 
 from tests.e2e.live import LiveStack, Playground
-from tests.e2e.workspace import Workspace
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-MODULE_STACK = """\
-config:
-  dra-workshop:modules: ["00", "01", "02", "03"]
-"""
+MODULE_CHECKS = re.compile(r"test_\d\d_\w+\.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A module's checks need a stack that is up; without one, test_lifecycle.py runs them on its own stack."""
+    return True if MODULE_CHECKS.fullmatch(collection_path.name) and not config.getoption("--stack") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,15 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """The stack named by `--stack`, or one like phase1 that is up for this session only."""
-    if name := request.config.getoption("--stack"):
-        yield LiveStack.find(CHECKOUT, name)
-        return
-    workspace = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("checks"))
-    workspace.write_stack("checks", MODULE_STACK)
-    with workspace.up("checks") as live:
-        yield live
+def stack(request: pytest.FixtureRequest) -> LiveStack:
+    """The stack named by `--stack`."""
+    return LiveStack.find(CHECKOUT, request.config.getoption("--stack"))
 
 
 @pytest.fixture

@@ -107,15 +107,8 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: S
         output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
         assert "created" not in output
         assert "updated" not in output
-        verify = subprocess.run(
-            ["python", "-m", "tests.verify", "--stack", STACK],
-            cwd=workspace.root,
-            env=workspace.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert verify.returncode == 0, verify.stdout + verify.stderr
+        status, printed = workspace.verify(STACK)
+        assert status == 0, printed
         results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
         assert {check["result"] for check in results["checks"]} == {"passed"}
         assert (workspace.root / "results" / STACK / "verify.xml").exists()

@@ -1,7 +1,9 @@
 """The life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -100,6 +102,27 @@ def test_second_up_and_preview_change_nothing(workspace: Workspace) -> None:
 def test_refresh_finds_no_drift(workspace: Workspace) -> None:
     output = workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK)
     assert changes(output) == {"unchanged": 19}
+
+
+def test_verify_passes_every_check_and_keeps_the_results(workspace: Workspace) -> None:
+    status, printed = workspace.verify(STACK)
+    assert status == 0, printed
+    print(printed)
+    results = workspace.root / "results" / STACK
+    checks = json.loads((results / "verify.json").read_text())["checks"]
+    assert {check["module"] for check in checks} == {"00", "01", "02", "03"}
+    assert {check["result"] for check in checks} == {"passed"}
+    assert f'tests="{len(checks)}"' in (results / "verify.xml").read_text()
+    shutil.rmtree(results.parent)  # it is the user's to keep, not the stack's to remove
+
+
+def test_verify_of_a_stack_that_is_not_up_says_so(workspace: Workspace) -> None:
+    workspace.write_stack("absent", "config: {}\n")
+    status, printed = workspace.verify("absent")
+    (workspace.root / "stacks" / "Pulumi.absent.yaml").unlink()
+    assert status == 2
+    assert "stack absent is not up" in printed
+    assert "make up STACK=absent" in printed
 
 
 def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace: Workspace) -> None:

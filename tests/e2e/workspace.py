@@ -81,6 +81,12 @@ class Workspace:
         assert (process.returncode != 0) == fails, f"pulumi {' '.join(words)} did not {expected}:\n{output}"
         return output
 
+    def verify(self, stack: str) -> tuple[int, str]:
+        """What `make verify` runs: its exit status and what it printed."""
+        command = ["python", "-m", "tests.verify", "--stack", stack]
+        done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
     @contextmanager
     def up(self, stack: str) -> Iterator[LiveStack]:
         """The stack, up; destroyed at the end, whatever happens in between."""
