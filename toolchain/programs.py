@@ -215,4 +215,4 @@ DRA_DRIVER = Program(
 RUNC_BOUNDED = Program("runc-bounded", expected_seconds=3)
 
 # For the benchmark only: nothing else calls helm.
-HELM = Program("helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=60)
+HELM = Program("helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=120)

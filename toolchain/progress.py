@@ -36,6 +36,7 @@ class Progress:
 
     def begin(self, steps: list[tuple[str, int]]) -> None:
         self._expected = dict(steps)
+        self._finished.clear()
         self._began = self._said = time.monotonic()
         self.console.print(
             f"{len(steps)} steps to do; measured on 2 cores, one after the other, they take "
