@@ -46,8 +46,13 @@ def root_filesystem(name: str, packages: tuple[str, ...], expected_seconds: int)
     hooks = (
         # Documentation, locales and caches: half the size, and no program here reads them.
         'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/info/*',
-        'rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/*',
+        'rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/* "$1"/var/cache/debconf/*',
         'rm -rf "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/machine-id "$1"/etc/apt/sources.list*',
+        # An image is made once and never installs a package, so what only packages' scripts call goes too: Perl
+        # and apt. So do character sets, time zones and the hardware database, which nothing here looks up.
+        'rm -rf "$1"/usr/bin/perl* "$1"/usr/share/perl* "$1"/usr/lib/*/perl* "$1"/usr/lib/*/libperl.so*',
+        'rm -rf "$1"/usr/bin/apt* "$1"/usr/lib/apt "$1"/usr/lib/*/libapt-* "$1"/var/lib/dpkg/info',
+        'rm -rf "$1"/usr/lib/*/gconv "$1"/usr/share/zoneinfo "$1"/usr/lib/udev/hwdb* "$1"/usr/share/bash-completion',
     )
 
     def build(work: Work) -> None:
