@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 import prerequisites
-import settings as settings_module
 from components.commands import kind_cluster
 from prerequisites import Finding, PrerequisiteError, look, require
-from settings import Settings
+from settings import Settings, rules
 from tests.golden.stacks import FOLDER, IMAGES
 from toolchain import versions
 
@@ -45,7 +44,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     free = prerequisites.shutil.disk_usage(tmp_path)._replace(free=50 * prerequisites.GIB)
-    monkeypatch.setattr(settings_module, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(rules, "CHECKOUT", tmp_path)
     monkeypatch.setattr(prerequisites, "_run", made.run)
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "6.8.0-generic")
     monkeypatch.setattr(prerequisites.os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}.__getitem__)

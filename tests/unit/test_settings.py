@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 import modules
-import settings as module
 from components.images import Images
 from settings import NodeGpus, Problem, Settings, SettingsError
+from settings import rules as module
 from tests.golden import recorder
 from tests.unit import wrong_clusters, wrong_settings
 from tests.unit.wrong_settings import Wrong
 
 WRONG = (*wrong_settings.WRONG, *wrong_clusters.WRONG)
-CHECKOUT = Path(module.__file__).parent
+CHECKOUT = Path(module.__file__).parents[1]
 KUBECONFIGS = {
     "good": b"contexts: [{name: lab}, {name: 7}]\n",
     "empty": b"contexts: []\n",

@@ -1,0 +1,79 @@
+"""The blocks of a stack's config as types. Field names are those of the YAML."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.alias_generators import to_camel
+
+from gpu_models import MAX_GPUS_PER_NODE
+
+MAX_WORKERS = 8
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+
+
+class Cluster(_Block):
+    """Where the workshop runs: a Kind cluster of its own, or an existing cluster."""
+
+    provider: Literal["kind", "existing"] = "kind"
+    name: str | None = None
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 1
+    node_image: str | None = None
+    kubeconfig: str | None = None
+    context: str | None = None
+
+
+class GpuNode(_Block):
+    """What differs on one GPU node: on Kind the workers in order, on an existing cluster named nodes."""
+
+    name: str | None = None
+    model: str | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] | None = None
+
+
+class Gpu(_Block):
+    """The GPUs: simulated ones of a model, or the host's."""
+
+    source: Literal["simulated", "host"] = "simulated"
+    model: str = "h100-80gb"
+    count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] = 2
+    nodes: tuple[GpuNode, ...] = ()
+    driver_root: str | None = None
+
+
+class Driver(_Block):
+    """NVIDIA's DRA driver: version, feature gates, log verbosity."""
+
+    version: Literal["0.5.0"] = "0.5.0"
+    feature_gates: dict[str, bool] = {}
+    log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
+
+
+class Images(_Block):
+    """References to use instead of those that set-up made, for a cluster that pulls from a registry."""
+
+    dra_driver: str | None = None
+    gpu_sim: str | None = None
+    gpu_probe: str | None = None
+
+
+class Timeouts(_Block):
+    """How long to wait, in seconds: for Kind's cluster, the driver's GPUs, a workload."""
+
+    cluster: Annotated[int, Field(ge=10, le=3600)] = 240
+    driver: Annotated[int, Field(ge=10, le=3600)] = 180
+    workload: Annotated[int, Field(ge=10, le=3600)] = 120
+
+
+BLOCKS: dict[str, Any] = {
+    "cluster": Cluster,
+    "gpu": Gpu,
+    "driver": Driver,
+    "images": Images,
+    "timeouts": Timeouts,
+    "modules": tuple[str, ...],
+}
+# A sequence is a tuple here, and a list in YAML and JSON, which pydantic's strict mode tells apart.
+ADAPTERS = {name: TypeAdapter(block) for name, block in BLOCKS.items()}

@@ -1,0 +1,116 @@
+"""One stack's configuration, complete and consistent."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pydantic import ValidationError
+
+import modules as module_graph
+from settings import rules
+from settings.blocks import ADAPTERS, BLOCKS, Cluster, Driver, Gpu, GpuNode, Images, Timeouts
+from settings.problems import Problem, SettingsError, explain, suggest
+from settings.rules import PROJECT, broken, default_name
+
+
+@dataclass(frozen=True)
+class NodeGpus:
+    """The GPUs that one node is to have. `model` and `count` are None where they are the host's."""
+
+    node: str
+    model: str | None
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one stack is to be, complete and consistent."""
+
+    stack: str
+    modules: tuple[str, ...]
+    cluster: Cluster
+    gpu: Gpu
+    driver: Driver
+    images: Images
+    timeouts: Timeouts
+
+    @classmethod
+    def from_pulumi(cls) -> "Settings":
+        """Read the current stack's config. Raises `SettingsError` with every problem found."""
+        prefix = f"{PROJECT}:"
+        raw: dict[str, Any] = {}
+        for key, text in pulumi.runtime.get_config_env().items():
+            if key.startswith(prefix):
+                raw[key.removeprefix(prefix)] = _decode(text)
+        return cls.parse(raw, pulumi.get_stack())
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], stack: str) -> "Settings":
+        """Check `raw` (block name -> plain data). Raises `SettingsError` with every problem found."""
+        problems = [
+            Problem(key, raw[key], "is not a key of this project", suggest(key, BLOCKS))
+            for key in raw
+            if key not in BLOCKS
+        ]
+        blocks: dict[str, Any] = {}
+        for name, adapter in ADAPTERS.items():
+            # Modules have no default in the model: Pulumi.yaml declares theirs, where readers look for it.
+            default: Any = list(module_graph.DEFAULT) if name == "modules" else {}
+            try:
+                blocks[name] = adapter.validate_json(json.dumps(raw.get(name, default)))
+            except ValidationError as error:
+                problems += (explain(name, detail) for detail in error.errors())
+        problems += broken(blocks, stack)
+        if problems:
+            raise SettingsError(problems)
+        blocks["modules"] = module_graph.in_order(blocks["modules"])
+        return cls(stack=stack, **blocks)
+
+    @property
+    def cluster_name(self) -> str:
+        """The Kind cluster's name, or the context of an existing one."""
+        return self.cluster.context or self.cluster.name or default_name(self.stack)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig file: of the user's cluster, or the one that the Kind cluster's creation writes."""
+        if self.cluster.kubeconfig:
+            return Path(self.cluster.kubeconfig).expanduser()
+        return rules.CHECKOUT / ".state" / self.stack / "kubeconfig"
+
+    @property
+    def context(self) -> str:
+        """The context of the kubeconfig to use; never the current one."""
+        return self.cluster.context or f"kind-{self.cluster_name}"
+
+    @property
+    def gpu_nodes(self) -> tuple[NodeGpus, ...]:
+        """The nodes that have GPUs, in order."""
+        names = [node.name for node in self.gpu.nodes if node.name]
+        if self.cluster.provider == "kind":
+            names = kind_gpu_nodes(self.cluster_name, self.cluster.workers)
+        overrides = self.gpu.nodes or (GpuNode(),) * len(names)
+        if self.gpu.source == "host":
+            return tuple(NodeGpus(name, None, None) for name in names)
+        return tuple(
+            NodeGpus(name, override.model or self.gpu.model, override.count or self.gpu.count)
+            for name, override in zip(names, overrides, strict=True)
+        )
+
+
+def kind_gpu_nodes(cluster: str, workers: int) -> list[str]:
+    """Kind's names of the nodes that have GPUs: the workers, or the control plane where there is none."""
+    if workers == 0:
+        return [f"{cluster}-control-plane"]
+    return [f"{cluster}-worker{'' if number == 1 else number}" for number in range(1, workers + 1)]
+
+
+def _decode(text: str) -> Any:
+    """Pulumi hands plain strings over as they are and everything else as JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
