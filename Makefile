@@ -40,7 +40,7 @@ unit: setup ## unit and golden tests; no cluster
 
 go-test: setup ## tests of our own Go programs
 	@# As the toolchain builds them, so that what is compiled serves both.
-	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for module in pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
+	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for module in mps-daemon pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e

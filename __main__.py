@@ -5,7 +5,9 @@ from types import TracebackType
 
 import pulumi
 
+import changes
 import modules
+from components.gpu_config import GpuConfigError
 from components.images import ImagesMissing
 from prerequisites import PrerequisiteError
 from settings import Settings, SettingsError
@@ -15,9 +17,10 @@ def main() -> None:
     try:
         settings = Settings.from_pulumi()
         outputs = modules.build(settings, modules.images_of(settings))
-    except (SettingsError, PrerequisiteError, ImagesMissing) as error:
+    except (SettingsError, PrerequisiteError, ImagesMissing, GpuConfigError) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None
+    changes.explain(outputs)
     for name, value in outputs.items():
         pulumi.export(name, value)
 

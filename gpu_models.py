@@ -53,7 +53,10 @@ class MigProfile:
 
 @dataclass(frozen=True)
 class GpuModel:
-    """What a GPU of this model reports; memory in MiB as nvidia-smi shows it."""
+    """What a GPU of this model reports; memory in MiB as nvidia-smi shows it.
+
+    The driver keeps reserved_memory_mib of memory_mib for itself; CUDA's total is what is left.
+    """
 
     key: str
     product_name: str
@@ -65,6 +68,7 @@ class GpuModel:
     pci_device_id: int
     power_limit_watts: int
     mps_minimum_multiprocessors: int
+    reserved_memory_mib: int = 0
     mig_profiles: tuple[MigProfile, ...] = ()
 
     def mig_profile(self, name: str) -> MigProfile:
@@ -104,6 +108,9 @@ class _Section:
         if len(value) > 63 or not value.isascii() or not value.isprintable():
             raise self.error(key, value, "must be 1 to 63 printable ASCII characters", "shorten or correct it")
         return value
+
+    def optional_number(self, key: str, low: int, high: int, default: int) -> int:
+        return self.number(key, low, high) if key in self._values else default
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.text(key)
@@ -206,6 +213,7 @@ def _load_model(file: Path) -> GpuModel:
         pci_device_id=section.number("pci_device_id", 1, 0xFFFFFFFF),
         power_limit_watts=section.number("power_limit_watts", 1, 10000),
         mps_minimum_multiprocessors=section.number("mps_minimum_multiprocessors", 1, 1024),
+        reserved_memory_mib=section.optional_number("reserved_memory_mib", 0, memory_mib - 1, 0),
         mig_profiles=profiles,
     )
     section.done()
@@ -278,6 +286,8 @@ def _model_lines(model: GpuModel) -> list[str]:
         f"power_limit_watts = {model.power_limit_watts}",
         f"mps_minimum_multiprocessors = {model.mps_minimum_multiprocessors}",
     ]
+    if model.reserved_memory_mib:
+        lines.append(f"reserved_memory_mib = {model.reserved_memory_mib}")
     for profile in model.mig_profiles:
         lines += [
             "",

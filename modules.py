@@ -14,13 +14,18 @@ from components.cluster import Cluster, ExistingCluster
 from components.dra_driver import DraDriver
 from components.images import Images
 from components.kind_cluster import NODE_DRIVER_ROOT, KindCluster
+from components.mps_clients import Limits, MpsByClaim, MpsSharing
+from components.mps_daemon import MpsDaemon
+from components.mps_policy import MpsPolicy
 from components.simulated_gpus import SimulatedGpus
 from components.workload import Workload
+from mps_limits import context_mib, granted_multiprocessors, quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings
+    from settings.blocks import Mps, MpsLimits
 
-DEFAULT = ("00", "01", "02", "03")
+DEFAULT = ("00", "01", "02", "03", "04", "05")
 
 
 @dataclass
@@ -31,6 +36,9 @@ class Built:
     cluster: Cluster | None = None
     gpus: SimulatedGpus | None = None
     driver: DraDriver | None = None
+    exclusive: Workload | None = None
+    sharing: MpsSharing | None = None
+    shared: Workload | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,12 +101,21 @@ def _build_driver(settings: "Settings", built: Built) -> None:
         gpus=built.gpus,
         image=built.images.dra_driver,
         driver_root=driver_root(settings),
-        feature_gates=settings.driver.feature_gates,
+        feature_gates=feature_gates(settings),
         log_verbosity=settings.driver.log_verbosity,
         expected_gpus={node.node: node.count or 0 for node in settings.gpu_nodes},
         timeout_seconds=settings.timeouts.driver,
     )
     built.outputs |= {"gpus": built.driver.gpus, "clusterUid": built.driver.cluster_uid}
+
+
+def feature_gates(settings: "Settings") -> dict[str, bool]:
+    """The gates of NVIDIA's driver: those that the modules need, and the stack's own choices over them."""
+    gates = {}
+    if "04" in settings.modules:
+        # MPS by claim keeps the driver from dynamic MIG and consumable shares, so it is on only where it is used.
+        gates = {"TimeSlicingSettings": True, **({"MPSSupport": True} if settings.mps.mode == "claim" else {})}
+    return {**gates, **settings.driver.feature_gates}
 
 
 def driver_root(settings: "Settings") -> str:
@@ -110,17 +127,108 @@ def driver_root(settings: "Settings") -> str:
     return settings.gpu.driver_root or "/"
 
 
+def _gpu(settings: "Settings", built: Built, number: int) -> pulumi.Input[str]:
+    """The UUID of one GPU of the first GPU node."""
+    assert built.driver, "GPUs are published by module 02"
+    return settings.gpu_uuid(number) or built.driver.uuid(settings.gpu_nodes[0].node, number)
+
+
 def _build_workloads(settings: "Settings", built: Built) -> None:
     assert built.cluster, "module 03 requires 01"
     assert built.driver, "module 03 requires 02"
-    Workload(
+    built.exclusive = Workload(
         "exclusive-gpu",
         manifests=MODULES["03"].name,
         cluster=built.cluster,
         driver=built.driver,
         image=built.images.gpu_probe,
-        # Both on one node, so that the second waits for what the first holds, whatever other nodes have.
+        # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
         node=settings.gpu_nodes[0].node,
+        gpu=_gpu(settings, built, 0),
+        timeout_seconds=settings.timeouts.workload,
+    )
+
+
+def _limits(block: "Mps | MpsLimits") -> Limits:
+    per_device = getattr(block, "per_device_pinned_memory_limit", {})
+    return Limits(block.active_thread_percentage, block.pinned_device_memory_limit, per_device)
+
+
+def _build_mps(settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 04 requires 01"
+    assert built.driver, "module 04 requires 02"
+    limits = _limits(settings.mps)
+    classes = {name: _limits(own) for name, own in settings.mps.classes.items()}
+    if settings.mps.mode == "daemon":
+        built.sharing = MpsDaemon(
+            "mps-daemon",
+            cluster=built.cluster,
+            driver=built.driver,
+            image=built.images.mps_daemon,
+            limits=limits,
+            classes=classes,
+            nodes=[node.node for node in settings.gpu_nodes],
+            simulated=built.gpus.digest if built.gpus else None,
+            # The stack's own cluster is new enough; an existing one may be as old as 1.34.
+            clients_wait_again=settings.cluster.provider == "kind",
+            timeout_seconds=settings.timeouts.workload,
+        )
+    else:
+        built.sharing = MpsByClaim(limits, classes)
+    built.shared = Workload(
+        "shared-gpu",
+        manifests=MODULES["04"].name,
+        cluster=built.cluster,
+        driver=built.driver,
+        image=built.images.gpu_probe,
+        node=settings.gpu_nodes[0].node,
+        # Beside the one that module 03 keeps for itself.
+        gpu=_gpu(settings, built, 1 if built.exclusive else 0),
+        sharing=built.sharing,
+        timeout_seconds=settings.timeouts.workload,
+    )
+    built.outputs["mps"] = mps_outputs(settings)
+
+
+def mps_outputs(settings: "Settings") -> dict[str, Any]:
+    """What the limits mean on the first node's GPU model; a preview shows how they change."""
+    mps, model = settings.mps, settings.gpu_model
+    outputs: dict[str, Any] = {
+        "mode": mps.mode,
+        "activeThreadPercentage": mps.active_thread_percentage,
+        "pinnedDeviceMemoryLimit": mps.pinned_device_memory_limit,
+    }
+    if model is not None:
+        granted = granted_multiprocessors(model, mps.active_thread_percentage)
+        context = context_mib(granted)
+        free = quantity_mib(mps.pinned_device_memory_limit) - context
+        outputs["grantedMultiprocessors"] = f"{granted} of {model.multiprocessors} ({model.key})"
+        outputs["memoryLeftForAClient"] = f"{free} MiB, after the {context} MiB of its context"
+    return outputs
+
+
+def _build_mps_limits(settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 05 requires 01"
+    assert built.driver, "module 05 requires 02"
+    assert built.sharing and built.shared, "module 05 requires 04"
+    policy = MpsPolicy(
+        "mps-policy",
+        cluster=built.cluster,
+        manifests=MODULES["05"].name,
+        limits=built.sharing.limits,
+        classes=built.sharing.classes,
+        pipe="node" if settings.mps.mode == "daemon" else "claim",
+    )
+    Workload(
+        "limited-client",
+        manifests=MODULES["05"].name,
+        cluster=built.cluster,
+        driver=built.driver,
+        image=built.images.gpu_probe,
+        node=settings.gpu_nodes[0].node,
+        sharing=built.sharing,
+        after=[built.shared],
+        depends_on=policy.objects,
         timeout_seconds=settings.timeouts.workload,
     )
 
@@ -132,6 +240,8 @@ MODULES = {
         Module("01", "cluster", "Cluster and GPUs", (), _build_cluster),
         Module("02", "dra-driver", "NVIDIA's DRA driver", ("01",), _build_driver),
         Module("03", "workloads", "Exclusive GPUs by claim", ("01", "02"), _build_workloads),
+        Module("04", "mps", "Two pods on one GPU by MPS", ("01", "02"), _build_mps),
+        Module("05", "mps-limits", "Limits of MPS, and who wins", ("01", "02", "04"), _build_mps_limits),
     )
 }
 
@@ -152,6 +262,8 @@ def images_of(settings: "Settings") -> Images:
     overrides = settings.images.model_dump(exclude_none=True)
     if settings.gpu.source == "host":
         overrides["gpu_sim"] = ""  # nothing runs it, so nothing has to load it
+    if "04" not in settings.modules or settings.mps.mode == "claim":
+        overrides["mps_daemon"] = ""  # NVIDIA's driver runs its own
     return Images.made_by_setup(overrides)
 
 

@@ -82,9 +82,14 @@ class DraDriver(pulumi.ComponentResource):
         answer = published.stdout.apply(json.loads)
         note = " (simulated)" if gpus else ""
         self.gpus = answer.apply(lambda found: [describe(gpu) + note for gpu in found["gpus"]])
+        self._published = answer.apply(lambda found: found["gpus"])
         self.cluster_uid = answer.apply(lambda found: found["clusterUid"])
         self.ready: list[pulumi.Resource] = [published]
         self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
+
+    def uuid(self, node: str, number: int) -> Output[str]:
+        """The UUID of one of a node's GPUs, counted from 0 in the order of their names."""
+        return self._published.apply(lambda gpus: [gpu["uuid"] for gpu in gpus if gpu["node"] == node][number])
 
 
 def describe(gpu: Mapping[str, str]) -> str:

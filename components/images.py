@@ -20,6 +20,7 @@ class Images:
     dra_driver: str
     gpu_sim: str
     gpu_probe: str
+    mps_daemon: str
 
     @classmethod
     def made_by_setup(cls, overrides: Mapping[str, str]) -> "Images":
@@ -27,10 +28,14 @@ class Images:
         if not INDEX.exists():
             raise ImagesMissing(f"images: {INDEX} is missing; run `make setup` first")
         index = json.loads(INDEX.read_text())
-        made = cls(**{field.name: index[field.name.replace("_", "-")] for field in fields(cls)})
+        names = {field.name: field.name.replace("_", "-") for field in fields(cls)}
+        if missing := sorted(set(names.values()) - set(index)):
+            raise ImagesMissing(f"images: {INDEX} does not name {', '.join(missing)}; run `make setup` again")
+        made = cls(**{field: index[name] for field, name in names.items()})
         return replace(made, **overrides)
 
     @property
     def to_load(self) -> tuple[str, ...]:
         """Those that a Kind cluster cannot pull, since they are only on this machine."""
-        return tuple(ref for ref in (self.dra_driver, self.gpu_sim, self.gpu_probe) if ref.startswith("localhost/"))
+        refs = (self.dra_driver, self.gpu_sim, self.gpu_probe, self.mps_daemon)
+        return tuple(ref for ref in refs if ref.startswith("localhost/"))

@@ -1,27 +1,30 @@
 """Workloads that use GPUs, from the plain YAML in `manifests/`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 import yaml
-from pulumi import CustomTimeouts, Resource, ResourceOptions
+from pulumi import CustomTimeouts, Input, Output, Resource, ResourceOptions
 
 from components.claims import CLAIMS, claim
 from components.cluster import Cluster
 from components.dra_driver import DraDriver
+from components.mps_clients import MpsSharing
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
+# What a workload is made of, and in which order; other kinds in a folder belong to other components.
+ORDER = {"Namespace": 0, **dict.fromkeys(CLAIMS, 1), "Deployment": 2}
 KINDS = {"Namespace": k8s.core.v1.Namespace, "Deployment": k8s.apps.v1.Deployment}
 
 
 class Workload(pulumi.ComponentResource):
     """Owns the objects of one folder of manifests: namespaces first, then claims, then what uses them.
 
-    Sets what a manifest cannot know: the image that set-up made, and the node. Waits until a Deployment is
-    available, unless its manifest says that it will not be.
+    Sets what a manifest cannot know: the image that set-up made, the node, which of its GPUs, and how it is shared.
+    Waits until a Deployment is available, unless its manifest says that it will not be.
     """
 
     def __init__(
@@ -34,31 +37,48 @@ class Workload(pulumi.ComponentResource):
         image: str,
         node: str,
         timeout_seconds: int,
+        gpu: Input[str] | None = None,
+        sharing: MpsSharing | None = None,
+        after: "Sequence[Workload]" = (),
+        depends_on: Sequence[Resource] = (),
         opts: ResourceOptions | None = None,
     ) -> None:
+        """`gpu` is the UUID of the GPU that every claim is to get; None leaves the choice to the scheduler.
+
+        Pods may name claims of the workloads in `after`.
+        """
         super().__init__("dra-workshop:workload:Workload", name, None, opts)
         self.timeout = f"{timeout_seconds}s"
-        made: list[Resource] = []
-        # In order: a claim template that is replaced takes the pods made from it along, and a workload that is to
-        # wait for another one's GPU must not be there first.
-        objects = sorted(load(manifests), key=_order)
-        for document in objects:
-            made.append(self._register(name, document, image, node, cluster.inside(self, [*driver.ready, *made])))
-        self.register_outputs({"objects": [document["metadata"]["name"] for document in objects]})
+        self.objects: list[Resource] = []
+        """In the order in which they are made."""
+        self.claims: dict[str, Resource] = {name: made for other in after for name, made in other.claims.items()}
+        """By their names in the cluster."""
+        earlier = [made for other in after for made in other.objects]
+        needed = [*driver.ready, *(sharing.ready if sharing else []), *earlier, *depends_on]
+        # In order: a workload that is to wait for another one's GPU must not be there first.
+        documents = sorted((document for document in load(manifests) if document["kind"] in ORDER), key=_order)
+        for document in documents:
+            if document["kind"] in CLAIMS and gpu is not None:
+                _select(document, gpu)
+            if document["kind"] == "Deployment":
+                _place(document, image, node)
+            if sharing:
+                sharing.share(document)
+            made = self._register(name, document, cluster.inside(self, [*needed, *self.objects]))
+            self.objects.append(made)
+            if document["kind"] in CLAIMS:
+                self.claims[document["metadata"]["name"]] = made
+        self.register_outputs({"objects": [document["metadata"]["name"] for document in documents]})
 
-    def _register(
-        self, name: str, document: dict[str, Any], image: str, node: str, options: ResourceOptions
-    ) -> Resource:
+    def _register(self, name: str, document: dict[str, Any], options: ResourceOptions) -> Resource:
         kind, metadata = document["kind"], document["metadata"]
         resource_name = f"{name}-{metadata['name']}" + ("" if kind not in CLAIMS else "-claim")
         if kind in CLAIMS:
             return claim(resource_name, document, options)
         if kind == "Deployment":
             options.custom_timeouts = CustomTimeouts(create=self.timeout, update=self.timeout)
-            pod = document["spec"]["template"]["spec"]
-            pod["nodeSelector"] = {"kubernetes.io/hostname": node}
-            for container in pod["containers"]:
-                container["image"] = image
+            # Kubernetes keeps a deleted claim until no pod uses it, so its pods go before it and come back after it.
+            options.replace_with = [self.claims[claim] for claim in _claims_of(document)]
         rest = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
         return KINDS[kind](resource_name, **rest, opts=options)
 
@@ -72,7 +92,26 @@ def load(folder: str) -> Iterator[dict[str, Any]]:
         yield from (document for document in yaml.safe_load_all(file.read_text()) if document)
 
 
+def _place(document: dict[str, Any], image: str, node: str) -> None:
+    pod = document["spec"]["template"]["spec"]
+    pod["nodeSelector"] = {"kubernetes.io/hostname": node}
+    for container in pod["containers"]:
+        container["image"] = image
+
+
+def _claims_of(deployment: dict[str, Any]) -> list[str]:
+    claims = deployment["spec"]["template"]["spec"].get("resourceClaims", [])
+    return [claim.get("resourceClaimName") or claim["resourceClaimTemplateName"] for claim in claims]
+
+
+def _select(document: dict[str, Any], gpu: Input[str]) -> None:
+    expression = Output.concat('device.attributes["gpu.nvidia.com"].uuid == "', gpu, '"')
+    if isinstance(gpu, str):
+        expression = f'device.attributes["gpu.nvidia.com"].uuid == "{gpu}"'
+    spec = document["spec"].get("spec", document["spec"])
+    for request in spec["devices"]["requests"]:
+        request["exactly"]["selectors"] = [{"cel": {"expression": expression}}]
+
+
 def _order(document: dict[str, Any]) -> int:
-    if document["kind"] == "Namespace":
-        return 0
-    return 1 if document["kind"] in CLAIMS else 2
+    return ORDER[document["kind"]]

@@ -51,12 +51,36 @@ class Driver(_Block):
     log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
 
 
+Percentage = Annotated[int, Field(ge=1, le=100)]
+
+
+class MpsLimits(_Block):
+    """What one client of MPS may use: a share of the multiprocessors, and memory of the GPU."""
+
+    active_thread_percentage: Percentage = 20
+    pinned_device_memory_limit: str = "1Gi"
+
+
+class Mps(_Block):
+    """How pods share a GPU through MPS, and what each of them gets.
+
+    `daemon`: one MPS daemon on each GPU node; `claim`: NVIDIA's driver starts one for each claim.
+    """
+
+    mode: Literal["daemon", "claim"] = "daemon"
+    active_thread_percentage: Percentage = 50
+    pinned_device_memory_limit: str = "8Gi"
+    per_device_pinned_memory_limit: dict[str, str] = {}
+    classes: dict[str, MpsLimits] = {"small": MpsLimits()}
+
+
 class Images(_Block):
     """References to use instead of those that set-up made, for a cluster that pulls from a registry."""
 
     dra_driver: str | None = None
     gpu_sim: str | None = None
     gpu_probe: str | None = None
+    mps_daemon: str | None = None
 
 
 class Timeouts(_Block):
@@ -71,6 +95,7 @@ BLOCKS: dict[str, Any] = {
     "cluster": Cluster,
     "gpu": Gpu,
     "driver": Driver,
+    "mps": Mps,
     "images": Images,
     "timeouts": Timeouts,
     "modules": tuple[str, ...],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_models import MAX_GPUS_PER_NODE
-from settings.blocks import BLOCKS, MAX_WORKERS, GpuNode
+from settings.blocks import BLOCKS, MAX_WORKERS, GpuNode, MpsLimits
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,17 @@ def _range_remedy(key: str) -> str:
         return "give seconds between 10 and 3600"
     if key.endswith("count"):
         return f"give each node 1 to {MAX_GPUS_PER_NODE} GPUs and use more workers for more"
+    if key.endswith("Percentage"):
+        return "give a percentage of a GPU's multiprocessors, 1 to 100"
     if key.endswith("workers"):
         return f"use 0 (GPUs on the control plane) to {MAX_WORKERS}"
     return "use a value in that range"
 
 
 def _keys(block: str, path: tuple[Any, ...]) -> list[str]:
-    model = GpuNode if block == "gpu" and "nodes" in path else BLOCKS[block]
+    model = BLOCKS[block]
+    if "nodes" in path:
+        model = GpuNode
+    elif "classes" in path:
+        model = MpsLimits
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -10,6 +10,7 @@ import yaml
 import modules as module_graph
 from gpu_models import load_models
 from settings.blocks import Cluster, Driver, Gpu
+from settings.mps import mps_rules
 from settings.problems import Problem, suggest
 
 PROJECT = "dra-workshop"
@@ -52,6 +53,7 @@ def broken(blocks: dict[str, Any], stack: str) -> Iterator[Problem]:
         yield from _node_rules(cluster, gpu)
     if driver := blocks.get("driver"):
         yield from _driver_rules(driver)
+    yield from mps_rules(blocks, GPU_MODELS)
     if images := blocks.get("images"):
         for name, ref in images.model_dump(by_alias=True, exclude_none=True).items():
             yield from _image_rules(f"images.{name}", ref)

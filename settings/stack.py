@@ -10,8 +10,9 @@ import pulumi
 from pydantic import ValidationError
 
 import modules as module_graph
+from gpu_models import GpuModel, simulated_gpus
 from settings import rules
-from settings.blocks import ADAPTERS, BLOCKS, Cluster, Driver, Gpu, GpuNode, Images, Timeouts
+from settings.blocks import ADAPTERS, BLOCKS, Cluster, Driver, Gpu, GpuNode, Images, Mps, Timeouts
 from settings.problems import Problem, SettingsError, explain, suggest
 from settings.rules import PROJECT, broken, default_name
 
@@ -34,6 +35,7 @@ class Settings:
     cluster: Cluster
     gpu: Gpu
     driver: Driver
+    mps: Mps
     images: Images
     timeouts: Timeouts
 
@@ -85,6 +87,19 @@ class Settings:
     def context(self) -> str:
         """The context of the kubeconfig to use; never the current one."""
         return self.cluster.context or f"kind-{self.cluster_name}"
+
+    @property
+    def gpu_model(self) -> GpuModel | None:
+        """The model of the first GPU node's GPUs; None where they are the host's."""
+        name = self.gpu_nodes[0].model
+        return rules.GPU_MODELS[name] if name else None
+
+    def gpu_uuid(self, number: int) -> str | None:
+        """The UUID of one GPU of the first GPU node, where it is known before it is there: simulated ones are."""
+        first, model = self.gpu_nodes[0], self.gpu_model
+        if model is None or first.count is None:
+            return None
+        return simulated_gpus(first.node, model, first.count)[number].uuid
 
     @property
     def gpu_nodes(self) -> tuple[NodeGpus, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import modules
@@ -63,7 +64,7 @@ class Recorder:
         self.checks.append(check)
         if not self.console.is_terminal:
             return
-        self.console.print(f"  {check.module}  [{STYLES[check.result]}]{check.result}[/]  {check.title}")
+        self.console.print(f"  {check.module}  [{STYLES[check.result]}]{check.result}[/]  {escape(check.title)}")
 
 
 def main() -> int:
@@ -131,7 +132,7 @@ def _table(checks: list[Check]) -> Table:
     table.add_column("seconds", justify="right")
     for check in checks:
         result = f"[{STYLES[check.result]}]{check.result}[/]"
-        table.add_row(check.module, check.title, result, check.seen.replace("[", r"\["), f"{check.seconds:.1f}")
+        table.add_row(check.module, escape(check.title), result, escape(check.seen), f"{check.seconds:.1f}")
     return table
 
 

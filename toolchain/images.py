@@ -29,8 +29,12 @@ def image_step(
     fill: Callable[[Work, Path], None],
     needs: tuple[Step, ...],
     expected_seconds: int,
+    shared: tuple[Path, ...] = (),
 ) -> Step:
-    """An image built from `images/<name>/Dockerfile`; `fill` adds to its context what the folder does not hold."""
+    """An image built from `images/<name>/Dockerfile`; `fill` adds to its context what the folder does not hold.
+
+    `shared` are the files of other images that `fill` reads.
+    """
 
     def build(work: Work) -> None:
         context = work.scratch / "context"
@@ -43,7 +47,7 @@ def image_step(
     def present(path: Path) -> bool:
         return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
 
-    return Step(name, build, version, (IMAGES / name,), needs, expected_seconds, present=present)
+    return Step(name, build, version, (IMAGES / name, *shared), needs, expected_seconds, present=present)
 
 
 @cache
@@ -210,6 +214,19 @@ def gpu_sim(go: Go) -> Step:
 def gpu_probe() -> Step:
     """The workload image: reports what a container can see of its GPUs."""
     return image_step("gpu-probe", "v1", _make_in_place, (), expected_seconds=5)
+
+
+def mps_daemon(go: Go) -> Step:
+    """The supervisor of NVIDIA's MPS daemon, on what NVIDIA's programs need of a root filesystem."""
+    program = programs.MPS_DAEMON.step(go)
+    probe = IMAGES / "gpu-probe"
+
+    def fill(work: Work, context: Path) -> None:
+        _make_in_place(work, context, f"PROBE={probe}")
+        _copy([work.need(program.name) / "mps-daemon"], context / "root/usr/bin")
+
+    version = programs.MPS_DAEMON.variables["main.version"]
+    return image_step("mps-daemon", version, fill, (program,), expected_seconds=5, shared=(probe / "Makefile",))
 
 
 def _make_in_place(work: Work, context: Path, *options: str) -> None:

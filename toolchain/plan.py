@@ -55,7 +55,13 @@ def built(go: Go) -> Plan:
             **_go(go),
         },
         plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
-        images=(images.node(go, base), images.dra_driver(go, base), images.gpu_sim(go), images.gpu_probe()),
+        images=(
+            images.node(go, base),
+            images.dra_driver(go, base),
+            images.gpu_sim(go),
+            images.gpu_probe(),
+            images.mps_daemon(go),
+        ),
         chart=images.chart(go),
     )
 
@@ -76,6 +82,7 @@ def stock(go: Go) -> Plan:
             images.pulled("dra-driver", versions.STOCK_DRA_DRIVER_IMAGE),
             images.gpu_sim(go),
             images.gpu_probe(),
+            images.mps_daemon(go),
         ),
         chart=images.chart(go),
     )

@@ -33,6 +33,7 @@ class Program:
     prepare: Callable[[Path, Go], None] | None = None
     finish: Callable[[Path, Go], None] | None = None
     expected_seconds: int = 5
+    module: str = ""  # its folder, where the name is taken by an image's step
 
     def step(self, go: Go) -> Step:
         """The step that builds it with `go`."""
@@ -40,17 +41,21 @@ class Program:
         return Step(
             name=self.name,
             recipe=json.dumps([*flags, dict(self.rename), go.version], sort_keys=True),
-            files=(MODULES / self.name,),
+            files=(self._source,),
             needs=go.needs,
             build=lambda work: self._build(work, go),
             expected_seconds=self.expected_seconds,
             compiles=True,
         )
 
+    @property
+    def _source(self) -> Path:
+        return MODULES / (self.module or self.name)
+
     def _build(self, work: Work, go: Go) -> None:
         # In a copy, so that what a recipe adds to the folder never lands in the checkout.
         module = work.scratch / "module"
-        shutil.copytree(MODULES / self.name, module)
+        shutil.copytree(self._source, module)
         if self.prepare:
             self.prepare(module, go)
         ldflags = " ".join([self.ldflags, *(f"-X {name}={value}" for name, value in self.variables.items())])
@@ -211,6 +216,8 @@ DRA_DRIVER = Program(
     env={"CGO_CFLAGS": "-w", "CGO_LDFLAGS_ALLOW": "-Wl,--unresolved-symbols=ignore-in-object-files"},
     expected_seconds=150,
 )
+
+MPS_DAEMON = Program("mps-daemon-program", variables={"main.version": "v1"}, module="mps-daemon", expected_seconds=5)
 
 RUNC_BOUNDED = Program("runc-bounded", expected_seconds=3)
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import kr8s
 import yaml
 
 from components.commands.kube import connect
@@ -22,7 +23,7 @@ LOOK_SECONDS = 0.2
 # What no waiting will mend.
 HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError")
 WAIT_SECONDS = 60
-EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "03-workloads" / "examples"
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -100,6 +101,13 @@ class LiveStack:
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check).stdout
 
+    def kubectl_fails(self, *words: str, stdin: str = "") -> str:
+        """What kubectl says when it has to fail."""
+        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode != 0, f"kubectl {' '.join(words)} was to fail, and printed: {done.stdout}"
+        return done.stdout + done.stderr
+
     def in_node(self, node: str, *words: str) -> str:
         """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""
         if self.settings.cluster.provider == "kind":
@@ -127,6 +135,41 @@ class LiveStack:
                 values |= {key: value["value"] for key, value in device.get("capacity", {}).items()}
                 found[slice_["spec"]["nodeName"], device["name"]] = values
         return found
+
+    def allocations(self, namespace: str | None = None) -> list[tuple[str, str]]:
+        """(node, device) of everything that a claim holds for itself; an admin claim only looks on."""
+        claims = self.get("resourceclaims.v1.resource.k8s.io", namespace=namespace or kr8s.ALL)
+        results = [
+            result
+            for claim in claims
+            for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+            if not result.get("adminAccess")
+        ]
+        return [(result["pool"], result["device"]) for result in results]
+
+    @contextmanager
+    def free_gpu(self) -> Iterator[None]:
+        """At least one free GPU: where everything is taken, module 03's workload makes room meanwhile."""
+        if len(self.allocations()) < len(self.devices()):
+            yield
+            return
+        taken = len(self.allocations())
+        self.scale("waiter", 0)
+        self.scale("holder", 0)
+        wait_for("the holder's GPU is free", lambda: len(self.allocations()) < taken)
+        try:
+            yield
+        finally:
+            # The holder first, or the waiter would have the GPU.
+            self.scale("holder", 1)
+            self.scale("waiter", 1)
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Scale a Deployment of module 03; returns once the holder is ready, if it is to be."""
+        self.kubectl("scale", "-n", "workloads", f"deployment/{name}", f"--replicas={replicas}")
+        if replicas and name == "holder":
+            ready = "jsonpath={.status.readyReplicas}=1"
+            self.kubectl("wait", "-n", "workloads", "deployment/holder", f"--for={ready}", "--timeout=60s")
 
     @contextmanager
     def playground(self, labels: dict[str, str] | None = None) -> Iterator["Playground"]:
@@ -158,7 +201,8 @@ class Playground:
 
         `replaced` maps words of the manifest to what fits this stack.
         """
-        text = (EXAMPLES / f"{example}.yaml").read_text()
+        folder, _, name = example.rpartition("/")
+        text = (MANIFESTS / (folder or "03-workloads") / "examples" / f"{name}.yaml").read_text()
         for old, new in replaced.items():
             assert old in text, f"{example}.yaml has no {old}"
             text = text.replace(old, new)

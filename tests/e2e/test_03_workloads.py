@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-import kr8s
 import pytest
 
 from tests.e2e.live import LiveStack, Playground, mebibytes, wait_for
@@ -10,37 +9,21 @@ from tests.e2e.live import LiveStack, Playground, mebibytes, wait_for
 CYCLES = 10
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(scope="module")
 def one_free_gpu(stack: LiveStack) -> Iterator[None]:
-    """At least one GPU for the checks: where the stack's own workload holds the only one, it makes room meanwhile."""
-    taken = len(allocations(stack))
-    if taken < len(stack.devices()):
+    with stack.free_gpu():
         yield
-        return
-    scale(stack, 0)
-    yield
-    scale(stack, 1)
 
 
-def scale(stack: LiveStack, replicas: int) -> None:
-    for name in ("holder", "waiter"):
-        stack.kubectl("scale", "-n", "workloads", f"deployment/{name}", f"--replicas={replicas}")
-    wait_for("holder follows", lambda: len(allocations(stack)) == replicas)
-
-
-def allocations(stack: LiveStack, namespace: str | None = None) -> list[tuple[str, str]]:
-    """(node, device) of everything that a claim holds."""
-    claims = stack.get("resourceclaims.v1.resource.k8s.io", namespace=namespace or kr8s.ALL)
-    results = [
-        result
-        for claim in claims
-        for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
-    ]
-    return [(result["pool"], result["device"]) for result in results]
+@pytest.fixture
+def playground(stack: LiveStack, one_free_gpu: None) -> Iterator[Playground]:
+    """A namespace of its own, and at least one GPU to have in it."""
+    with stack.playground() as namespace:
+        yield namespace
 
 
 def free(stack: LiveStack) -> int:
-    return len(stack.devices()) - len(allocations(stack))
+    return len(stack.devices()) - len(stack.allocations())
 
 
 def test_stacks_first_workload_has_the_gpu_that_its_claim_names(stack: LiveStack, seen: Callable[[str], None]) -> None:
@@ -57,6 +40,23 @@ def test_stacks_second_workload_waits_with_the_schedulers_reason(stack: LiveStac
     reason = Playground(stack, "workloads").wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
     seen(reason)
+
+
+def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    workloads = Playground(stack, "workloads")
+    (waiter,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
+    (holder,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
+    (device,) = workloads.allocated(holder)
+    stack.scale("holder", 0)
+    try:
+        (gpu,) = workloads.report(waiter)["gpus"]
+    finally:
+        stack.scale("waiter", 0)
+        wait_for("the waiter is gone", lambda: waiter not in pods(stack, "workloads"))
+        stack.scale("holder", 1)
+        stack.scale("waiter", 1)
+    assert gpu["uuid"] == device["uuid"]
+    seen(f"{waiter} got {gpu['uuid']} once {holder} had gone")
 
 
 def pods(stack: LiveStack, namespace: str) -> list[str]:
@@ -113,7 +113,7 @@ def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, seen: Ca
 
 
 def test_cel_selects_by_attribute_and_capacity(playground: Playground, seen: Callable[[str], None]) -> None:
-    taken = set(allocations(playground.stack))
+    taken = set(playground.stack.allocations())
     wanted = next(values for device, values in playground.stack.devices().items() if device not in taken)
     (pod,) = playground.create("select-by-cel", Hopper=wanted["architecture"], **{"40Gi": wanted["memory"]})
     playground.wait_running(pod)
@@ -149,14 +149,14 @@ def test_extended_resource_is_served_by_a_claim(playground: Playground, seen: Ca
 def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], None]) -> None:
     stack = playground.stack
     node = stack.settings.gpu_nodes[0].node
-    before, cdi = sorted(allocations(stack)), cdi_files(stack, node)
+    before, cdi = sorted(stack.allocations()), cdi_files(stack, node)
     for cycle in range(CYCLES):
         (pod,) = playground.create("extended-resource", extended=f"cycle-{cycle}")
         playground.wait_running(pod)
         playground.delete_pod(pod)
         playground.wait_gone(pod)
-    wait_for("every claim is gone", lambda: not allocations(stack, playground.namespace))
-    assert sorted(allocations(stack)) == before
+    wait_for("every claim is gone", lambda: not stack.allocations(playground.namespace))
+    assert sorted(stack.allocations()) == before
     wait_for("the CDI files of the cycles are gone", lambda: cdi_files(stack, node) == cdi)
     seen(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
 

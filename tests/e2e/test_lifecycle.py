@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.live import LiveStack, Playground, wait_for
+from tests.e2e.mps import Client, deployed
 from tests.e2e.workspace import Workspace
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
+RESOURCES = 40
 CONFIG = """\
 config:
-  dra-workshop:modules: ["00", "01", "02", "03"]
+  dra-workshop:modules: ["00", "01", "02", "03", "04", "05"]
   dra-workshop:gpu: {{model: l40s, count: {count}}}
   dra-workshop:driver: {{logVerbosity: {verbosity}}}
   dra-workshop:timeouts: {{driver: {timeout}}}
@@ -77,9 +79,15 @@ def up(workspace: Workspace, **options: bool) -> str:
 
 
 def changes(output: str) -> dict[str, int]:
-    """Pulumi's closing count, such as {"created": 19} or {"unchanged": 19}."""
+    """Pulumi's closing count, such as {"created": 40} or {"unchanged": 40}."""
     counts = output.rpartition("Resources:")[2].partition("Duration:")[0]
     return {word: int(number) for number, word in re.findall(r"(\d+) (?:to )?(\w+)", counts)}
+
+
+def changed(preview: str) -> set[str]:
+    """The names of the resources that a preview with --diff says it would change."""
+    found = re.findall(r"^\s+([~+-]+)\s?(\S+): \(\w+\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", preview, re.M)
+    return {name for _, _, name in found}
 
 
 def test_interrupted_up_is_repaired_by_the_next(workspace: Workspace, before: dict[str, object]) -> None:
@@ -91,17 +99,17 @@ def test_interrupted_up_is_repaired_by_the_next(workspace: Workspace, before: di
     assert process.returncode != 0, output
     repaired = changes(up(workspace))
     assert repaired.keys() <= {"created", "unchanged"}  # components are there already
-    assert sum(repaired.values()) == 19
+    assert sum(repaired.values()) == RESOURCES
 
 
 def test_second_up_and_preview_change_nothing(workspace: Workspace) -> None:
-    assert changes(up(workspace)) == {"unchanged": 19}
-    assert changes(workspace.pulumi("preview", "--diff", "--stack", STACK)) == {"unchanged": 19}
+    assert changes(up(workspace)) == {"unchanged": RESOURCES}
+    assert changes(workspace.pulumi("preview", "--diff", "--stack", STACK)) == {"unchanged": RESOURCES}
 
 
 def test_refresh_finds_no_drift(workspace: Workspace) -> None:
     output = workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK)
-    assert changes(output) == {"unchanged": 19}
+    assert changes(output) == {"unchanged": RESOURCES}
 
 
 def test_verify_passes_every_check_and_keeps_the_results(workspace: Workspace) -> None:
@@ -110,8 +118,10 @@ def test_verify_passes_every_check_and_keeps_the_results(workspace: Workspace) -
     print(printed)
     results = workspace.root / "results" / STACK
     checks = json.loads((results / "verify.json").read_text())["checks"]
-    assert {check["module"] for check in checks} == {"00", "01", "02", "03"}
-    assert {check["result"] for check in checks} == {"passed"}
+    assert {check["module"] for check in checks} == {"00", "01", "02", "03", "04", "05"}
+    skipped = {check["seen"] for check in checks if check["result"] == "skipped"}
+    assert skipped == {"needs a real GPU"}
+    assert {check["result"] for check in checks} == {"passed", "skipped"}
     assert f'tests="{len(checks)}"' in (results / "verify.xml").read_text()
     shutil.rmtree(results.parent)  # it is the user's to keep, not the stack's to remove
 
@@ -128,8 +138,8 @@ def test_verify_of_a_stack_that_is_not_up_says_so(workspace: Workspace) -> None:
 def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace: Workspace) -> None:
     workspace.write_stack(STACK, config(count=3))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
-    changed = re.findall(r"^\s+([~+-]+)\s?(\S+): \(\w+\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", output, re.M)
-    assert {name for _, _, name in changed} == {
+    assert changed(output) == {
+        "mps-daemon-daemonset",
         "simulated-gpus-config",
         "simulated-gpus-daemonset",
         "dra-driver-release",
@@ -143,10 +153,62 @@ def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace:
     assert len(LiveStack.find(workspace.root, STACK).devices()) == 2
 
 
+def test_changed_mps_limit_shows_and_reaches_every_client(workspace: Workspace) -> None:
+    live = LiveStack.find(workspace.root, STACK)
+    daemons = [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")]
+    workspace.write_stack(STACK, config(more="  dra-workshop:mps: {activeThreadPercentage: 30}\n"))
+    output = workspace.pulumi("preview", "--diff", "--stack", STACK)
+    assert changed(output) == {
+        *("mps-daemon-config", "mps-daemon-limits", "mps-policy-class-default"),
+        *("shared-gpu-clients", "limited-client-limited"),
+    }
+    assert "thread percentage: 50 -> 30" in output
+    assert "SMs granted: 70 of 142 (l40s) -> 42 of 142 (l40s)" in output
+    up(workspace)
+    for pod in deployed(live, "clients"):
+        assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
+    assert [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")] == daemons
+
+
+def test_limit_that_the_gpu_cannot_grant_is_refused_in_the_preview(workspace: Workspace) -> None:
+    more = "  dra-workshop:mps: {activeThreadPercentage: 1, pinnedDeviceMemoryLimit: 64Gi}\n"
+    workspace.write_stack(STACK, config(more=more))
+    output = workspace.pulumi("preview", "--stack", STACK, fails=True)
+    assert "mps.activeThreadPercentage: 1 cannot be granted: l40s gives a client 2 of its 142 SMs or more" in output
+    assert 'mps.pinnedDeviceMemoryLimit: "64Gi" is more than the 46068 MiB of l40s' in output
+
+
+def test_another_mode_is_another_way_to_the_same_checks(workspace: Workspace) -> None:
+    workspace.write_stack(STACK, config(more="  dra-workshop:mps: {mode: claim}\n"))
+    assert "mode: daemon -> claim" in workspace.pulumi("preview", "--diff", "--stack", STACK)
+    up(workspace)
+    status, printed = workspace.verify(STACK, "04", "05")
+    assert status == 0, printed
+    print(printed)
+    shutil.rmtree(workspace.root / "results")
+
+
+def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Workspace) -> None:
+    more = "  dra-workshop:mps: {mode: claim, activeThreadPercentage: 30}\n"
+    workspace.write_stack(STACK, config(more=more))
+    output = workspace.pulumi("preview", "--diff", "--stack", STACK)
+    assert changed(output) == {
+        *("shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"),
+        "mps-policy-class-default",
+    }
+    assert "the claim mps/shared-gpu cannot be changed" in output
+    up(workspace)
+    live = LiveStack.find(workspace.root, STACK)
+    for pod in deployed(live, "clients"):
+        assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
+    workspace.write_stack(STACK, config())
+    up(workspace)
+
+
 @pytest.mark.parametrize("node", [f"{CLUSTER}-worker", f"{CLUSTER}-control-plane"])
 def test_pods_with_claims_survive_a_restart_of_a_node(workspace: Workspace, node: str) -> None:
     live = LiveStack.find(workspace.root, STACK)
-    with live.playground() as playground:
+    with live.free_gpu(), live.playground() as playground:
         pods = playground.create("shared-claim")
         uuids = {pod: playground.report(pod)["gpus"][0]["uuid"] for pod in pods}
         subprocess.run(["docker", "restart", node], capture_output=True, check=True)
@@ -159,13 +221,14 @@ def test_pods_with_claims_survive_a_restart_of_a_node(workspace: Workspace, node
         for pod in pods:
             playground.wait_running(pod, RESTART_SECONDS)
             assert playground.report(pod)["gpus"][0]["uuid"] == uuids[pod]
-        # The stack's own pods and the driver are back as well, and a new claim is served.
-        (holder,) = live.get("pods", namespace="workloads", label_selector={"app": "holder"})
-        Playground(live, "workloads").wait_running(holder["metadata"]["name"], RESTART_SECONDS)
+        # A new claim is served as well.
         for pod in pods:
             playground.delete_pod(pod)
         (fresh,) = playground.create("extended-resource")
         playground.wait_running(fresh, RESTART_SECONDS)
+    # The clients of MPS are back under their limits, and nobody before the daemon.
+    for pod in deployed(live, "clients"):
+        assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 70
 
 
 def restarts(playground: Playground, pod: str) -> int:
@@ -178,7 +241,7 @@ def test_cluster_deleted_behind_the_stacks_back_is_made_anew(workspace: Workspac
     output = workspace.pulumi("preview", "--stack", STACK)
     assert "cluster-kind" in output
     up(workspace)
-    assert changes(up(workspace)) == {"unchanged": 19}
+    assert changes(up(workspace)) == {"unchanged": RESOURCES}
     assert len(LiveStack.find(workspace.root, STACK).devices()) == 2
 
 
@@ -196,7 +259,7 @@ def test_failed_up_says_why_and_the_next_one_mends_it(workspace: Workspace) -> N
     assert "ErrImagePull" in output or "ImagePullBackOff" in output
     workspace.write_stack(STACK, config())
     up(workspace)
-    assert changes(up(workspace)) == {"unchanged": 19}
+    assert changes(up(workspace)) == {"unchanged": RESOURCES}
 
 
 def test_foreign_cluster_of_the_same_name_is_never_adopted(workspace: Workspace, tmp_path: Path) -> None:
@@ -214,7 +277,7 @@ def test_destroy_leaves_nothing(workspace: Workspace, before: dict[str, object])
 
 
 def test_destroy_after_the_cluster_is_gone_succeeds(workspace: Workspace, before: dict[str, object]) -> None:
-    workspace.write_stack(STACK, config().replace('["00", "01", "02", "03"]', '["01"]'))
+    workspace.write_stack(STACK, config().replace('["00", "01", "02", "03", "04", "05"]', '["01"]'))
     up(workspace)
     subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], env=workspace.env, capture_output=True, check=True)
     workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)

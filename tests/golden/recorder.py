@@ -17,6 +17,7 @@ from pulumi.runtime import settings as runtime
 from pulumi.runtime.stack import run_in_stack
 from pulumi.runtime.sync_await import _sync_await
 
+from changes import READ_STACK_OUTPUTS
 from settings import PROJECT
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -74,7 +75,9 @@ class Secret(str):
 class Answers(mocks.Mocks):
     """What the engine says: a resource's outputs are its inputs, and what commands and releases add."""
 
-    def call(self, args: mocks.MockCallArgs) -> tuple[dict, None]:
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict, list[tuple[str, str]]]:
+        if args.token == READ_STACK_OUTPUTS:
+            return {"outputs": {}}, []
         raise AssertionError(f"the program calls {args.token}, which asks a provider during a preview")
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict]:
@@ -154,9 +157,13 @@ def _resource(request: Any) -> Resource:
         provider=_name(provider) if provider else None,
         depends_on=sorted(map(_name, request.dependencies)),
         deleted_with=_name(request.deletedWith) if request.deletedWith else None,
-        options={key: data[key] for key in OPTIONS if data.get(key)} | _aliases(data),
+        options={key: data[key] for key in OPTIONS if data.get(key)} | _replace_with(request) | _aliases(data),
         inputs=_plain(data.get("object", {})),
     )
+
+
+def _replace_with(request: Any) -> dict[str, Any]:
+    return {"replaceWith": sorted(map(_name, request.replace_with))} if request.replace_with else {}
 
 
 def _aliases(data: dict[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,15 @@ IMAGES = Images(
     dra_driver="localhost/dra-workshop/dra-driver:v1-0123456789ab",
     gpu_sim="localhost/dra-workshop/gpu-sim:v1-0123456789ab",
     gpu_probe="localhost/dra-workshop/gpu-probe:v1-0123456789ab",
+    mps_daemon="localhost/dra-workshop/mps-daemon:v1-0123456789ab",
 )
 
 
-def load(stack: str) -> Settings:
-    """The settings of one of FILES."""
+def load(stack: str, **changed: Any) -> Settings:
+    """The settings of one of FILES, but for the blocks that are given."""
     config: dict[str, Any] = yaml.safe_load(FILES[stack].read_text().replace("<checkout>", str(CHECKOUT)))["config"]
-    return Settings.parse({key.removeprefix(f"{PROJECT}:"): value for key, value in config.items()}, stack)
+    blocks = {key.removeprefix(f"{PROJECT}:"): value for key, value in config.items()}
+    return Settings.parse({**blocks, **changed}, stack)
 
 
 def record(settings: Settings, recorder: Recorder | None = None) -> Recording:

@@ -1,16 +1,17 @@
 """What each stack registers is what was reviewed, and holds what must hold for every stack."""
 
-import difflib
 from collections.abc import Mapping
 from functools import cache
 
 import pytest
 
-from tests.golden.recorder import RELEASE, Recording, Secret, render
+from tests.golden.recorder import RELEASE, Recording, Resource, Secret, render
+from tests.golden.reviewed import compare
 from tests.golden.stacks import FILES, FOLDER, load, record
 
 KUBERNETES_PROVIDER = "pulumi:providers:kubernetes"
 COMMAND = "command:local:Command"
+DAEMON_SET = "kubernetes:apps/v1:DaemonSet"
 CLAIMS = ("kubernetes:resource.k8s.io/v1:ResourceClaim", "kubernetes:resource.k8s.io/v1:ResourceClaimTemplate")
 ON_KIND = [stack for stack in FILES if load(stack).cluster.provider == "kind"]
 ON_EXISTING = [stack for stack in FILES if stack not in ON_KIND]
@@ -29,15 +30,7 @@ def recording(stack: str) -> Recording:
 
 
 def test_registrations_are_the_reviewed_ones(stack: str, recording: Recording, request: pytest.FixtureRequest):
-    file, now = FOLDER / f"{stack}.txt", render(recording)
-    if request.config.getoption("--update-golden", default=False):
-        file.write_text(now)
-    reviewed = file.read_text() if file.exists() else ""
-    lines = difflib.unified_diff(
-        reviewed.splitlines(), now.splitlines(), f"{stack}.txt (reviewed)", f"{stack}.txt (registered now)", lineterm=""
-    )
-    if difference := "\n".join(lines):
-        pytest.fail(f"{difference}\nif this is meant: pytest tests/golden --update-golden", pytrace=False)
+    compare(FOLDER / f"{stack}.txt", render(recording), request)
 
 
 def test_every_golden_file_belongs_to_a_stack():
@@ -77,18 +70,32 @@ def test_provider_names_its_context(stack: str, recording: Recording):
 
 def test_a_changed_claim_is_replaced_and_the_old_one_goes_first(stack: str, recording: Recording):
     claims = [resource for token in CLAIMS for resource in recording.of_type(token)]
-    assert bool(claims) == ("03" in load(stack).modules)
+    assert bool(claims) == bool({"03", "04"} & set(load(stack).modules))
     for claim in claims:
         assert claim.options["replaceOnChanges"] == ["spec"], claim.name
         assert claim.options["deleteBeforeReplace"] is True, claim.name
 
 
-def test_what_uses_a_claim_template_depends_on_it(recording: Recording):
-    templates = {r.inputs["metadata"]["name"]: name for name, r in recording.resources.items() if r.type in CLAIMS}
+def test_what_uses_a_claim_depends_on_it(recording: Recording):
+    claims = {
+        _in_namespace(r, r.inputs["metadata"]["name"]): r.name for token in CLAIMS for r in recording.of_type(token)
+    }
+    for user in (*recording.of_type("kubernetes:apps/v1:Deployment"), *recording.of_type(DAEMON_SET)):
+        for claim in user.inputs["spec"]["template"]["spec"].get("resourceClaims", []):
+            named = claim.get("resourceClaimTemplateName") or claim["resourceClaimName"]
+            assert claims[_in_namespace(user, named)] in user.depends_on, user.name
+
+
+def test_what_uses_a_claim_goes_before_it_and_comes_back_after_it(recording: Recording):
+    # Kubernetes keeps a deleted claim until no pod uses it.
     for deployment in recording.of_type("kubernetes:apps/v1:Deployment"):
-        pod = deployment.inputs["spec"]["template"]["spec"]
-        for claim in pod["resourceClaims"]:
-            assert templates[claim["resourceClaimTemplateName"]] in deployment.depends_on, deployment.name
+        used = {resource for resource in deployment.depends_on if recording.resources[resource].type in CLAIMS}
+        named = deployment.options["replaceWith"]
+        assert named and set(named) <= used, deployment.name
+
+
+def _in_namespace(resource: Resource, name: str) -> str:
+    return f"{resource.inputs['metadata']['namespace']}/{name}"
 
 
 def test_kubeconfig_is_secret_wherever_it_appears(recording: Recording):
@@ -135,15 +142,18 @@ def test_existing_cluster_has_only_the_named_nodes_labelled(stack: str):
     assert sorted(patched) == sorted(node.node for node in load(stack).gpu_nodes)
 
 
-def test_only_what_the_driver_and_the_simulation_mount_is_privileged(recording: Recording):
+def test_only_namespaces_with_a_reason_for_it_are_privileged(stack: str, recording: Recording):
     levels: Mapping[str, str] = {
         namespace.inputs["metadata"]["name"]: namespace.inputs["metadata"]["labels"][
             "pod-security.kubernetes.io/enforce"
         ]
         for namespace in recording.of_type("kubernetes:core/v1:Namespace")
     }
-    privileged = {name for name, level in levels.items() if level != "restricted"}
-    assert privileged <= {"dra-driver-nvidia-gpu", "gpu-sim"}, levels
+    # Two mount and make device nodes; the others mount the MPS daemon's folders of the node and nothing else.
+    reasons = {"dra-driver-nvidia-gpu", "gpu-sim"}
+    if load(stack).mps.mode == "daemon":
+        reasons |= {"mps-system", "mps"}
+    assert {name for name, level in levels.items() if level != "restricted"} <= reasons, levels
 
 
 def test_driver_is_asked_for_the_gpus_that_the_settings_name(stack: str, recording: Recording):

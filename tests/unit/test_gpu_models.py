@@ -85,6 +85,7 @@ def test_as_many_mig_instances_as_promised_fit_the_placements(key):
         ("profile_id = 9\n", "profile_id = 19\n", ['profile_id = "19"', "1g.10gb", "already used"]),
         ("ofa_engines = 0", "ofa_engine = 0", ["ofa_engines", "required"]),
         ("power_limit_watts = 700", "power_limit_watts = 700\ncolour = green", ['colour = "green"', "not a key"]),
+        ("reserved_memory_mib = 480", "reserved_memory_mib = 81559", ['reserved_memory_mib = "81559"', "0 to 81558"]),
         ("[mig 3g.40gb]", "[mig big]", ['"big"', "must read like"]),
         ("[model]", "[modell]", ["modell", "neither"]),
         ("cuda_compute_capability = 9.0", "cuda_compute_capability = 90", ['"90"', "must read like 9.0"]),
@@ -145,6 +146,15 @@ def test_the_rendered_file_holds_driver_model_profiles_and_gpus():
     assert text.sections() == ["driver", "model h100-80gb", *profiles, "gpu 0", "gpu 1"]
     assert dict(text["driver"]) == {"version": "580.159.04", "cuda": "13.0"}
     assert "mig" not in text["gpu 0"]
+
+
+def test_reserved_memory_is_rendered_only_where_a_model_states_it(tmp_path):
+    assert {key: model.reserved_memory_mib for key, model in MODELS.items() if model.reserved_memory_mib} == {
+        "h100-80gb": 480
+    }
+    section = parsed(render_node_config("worker", MODELS["h100-80gb"], 1))["model h100-80gb"]
+    assert section["reserved_memory_mib"] == "480"
+    assert "reserved_memory_mib" not in render_node_config("worker", MODELS["l40s"], 1)
 
 
 def test_static_mig_is_given_to_every_gpu():

@@ -1,15 +1,23 @@
-"""gpu-probe: what it prints with and without a driver, and how it ends."""
+"""gpu-probe: what it prints with and without a driver, and how it ends.
+
+Kernels need a real GPU: here a fake libcuda counts them.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "images" / "gpu-probe"
+FAKE_CUDA = Path(__file__).with_name("fake_cuda.c")
+GI = 1 << 30
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +67,49 @@ def fake_libraries(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fake_cuda(tmp_path_factory):
+    """The environment in which the probe finds a fake libcuda of that kind."""
+
+    def build(kind: str = "") -> dict[str, str]:
+        folder = tmp_path_factory.getbasetemp() / f"fake-cuda-{kind}"
+        if not folder.exists():
+            folder.mkdir()
+            command = ["gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", FAKE_CUDA]
+            define = [f"-D{kind}"] if kind else []
+            subprocess.run([*command, *define, "-o", folder / "libcuda.so.1"], check=True)
+        return {"LD_LIBRARY_PATH": str(folder)}
+
+    return build
+
+
+# A library that dlopen leaves loaded is no leak of the probe's.
+NO_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
+
+
 def run(probe: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    # A library that dlopen leaves loaded is no leak of the probe's.
-    env = {"ASAN_OPTIONS": "detect_leaks=0", **environment}
+    env = NO_LEAKS | environment
     return subprocess.run([probe, *arguments], capture_output=True, text=True, env=env, timeout=20)
+
+
+def lines(result: subprocess.CompletedProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@contextmanager
+def running(probe: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [probe, *arguments], stdout=pipe, stderr=pipe, text=True, env=NO_LEAKS | environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def error(name: str, code: int | None, call: str | None, exit_code: int) -> dict[str, Any]:
+    return {"error": name, "code": code, "call": call, "exit_code": exit_code}
 
 
 def test_without_libraries_info_succeeds_and_says_what_is_missing(probe):
@@ -118,15 +165,256 @@ def test_an_error_is_told_by_its_cuda_name(probe, fake_libraries):
     assert found["cuda_error"] == "cuInit: CUDA error 802 (CUDA_ERROR_SYSTEM_NOT_READY)"
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["info", "3"], ["hold", "-1"], ["hold", "1", "2"], ["hold", "1s"]])
+WRONG = [
+    *([], ["x"], ["info", "3"], ["hold", "-1"], ["hold", "1", "2"], ["hold", "1s"], ["hold", "1e3"], ["hold", "."]),
+    *(["alloc"], ["alloc", "100"], ["alloc", "0Mi"], ["alloc", "1.5Gi"], ["alloc", "-1Mi"], ["alloc", "1Ki"]),
+    *(["alloc", "99999999999999Gi"], ["alloc", "1Mi", "--device"], ["alloc", "1Mi", "--device", "-1"]),
+    *(["alloc", *["1Mi"] * 65], ["alloc", "1Mi", "--watch"], ["alloc", "1Mi", "--device", "4294967296"]),
+    *(["flops"], ["flops", "0"], ["flops", "inf"], ["flops", "1", "--repeats", "0"], ["flops", "1", "--warmup", "x"]),
+    *(["hold", "--alloc", "5"], ["hold", "--context"], ["info", "--watch"]),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_unknown_arguments_are_exit_code_2(probe, arguments):
     result = run(probe, *arguments)
     assert result.returncode == 2 and "--help" in result.stderr and result.stdout == ""
 
 
-def test_help_is_exit_code_0(probe):
-    result = run(probe, "--help")
-    assert result.returncode == 0 and "gpu-probe hold" in result.stdout
+def test_a_wrong_argument_is_answered_with_what_is_allowed(probe):
+    assert run(probe, "x").stderr == (
+        'gpu-probe: unknown command "x"; allowed: info hold alloc flops; see gpu-probe --help\n'
+    )
+    assert run(probe, "flops", "2", "--repeat").stderr == (
+        'gpu-probe flops: unexpected "--repeat"; allowed: SECONDS, a number above 0 such as 2 or 0.5, '
+        "--device ORDINAL, --repeats N, --warmup SECONDS, --help\n"
+    )
+    assert run(probe, "hold", "--alloc", "5").stderr == (
+        'gpu-probe hold: --alloc "5" must be a whole number with Mi or Gi (M, G are the same), such as 512Mi; '
+        "see gpu-probe hold --help\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_exit_code_0_and_lists_the_exit_codes(probe, option):
+    everything = run(probe, option)
+    assert everything.returncode == 0 and "gpu-probe hold" in everything.stdout
+    for command in ("info", "hold", "alloc", "flops"):
+        result = run(probe, command, option)
+        assert result.returncode == 0 and result.stdout.startswith(f"gpu-probe {command} ")
+        assert result.stdout.splitlines()[0] in everything.stdout.splitlines()
+        assert "  4    needs a real GPU\n" in result.stdout
+
+
+def test_info_makes_no_context(probe, fake_cuda):
+    environment = {**fake_cuda(), "FAKE_CUDA_FAIL": "cuDevicePrimaryCtxRetain:1:2"}
+    result = run(probe, "info", **environment)
+    assert result.returncode == 0 and len(lines(result)) == 1 and lines(result)[0]["cuda_error"] is None
+
+
+def test_info_on_demand_makes_a_context_and_tells_its_memory(probe, fake_cuda):
+    result = run(probe, "info", "--context", **fake_cuda(), FAKE_CUDA_SMS="66", FAKE_CUDA_FREE_MIB="1534")
+    assert result.returncode == 0
+    assert lines(result)[1:] == [{"device": 0, "sms": 66, "free_mib": 1534, "total_mib": 81559}]
+
+
+def test_alloc_tells_each_allocation_and_the_memory_around_it(probe, fake_cuda):
+    result = run(probe, "alloc", "512Mi", "1Gi", "1M", "1G", "--device", "0", **fake_cuda(), FAKE_CUDA_FREE_MIB="3000")
+    assert result.returncode == 0
+    assert [line["requested_bytes"] for line in lines(result)] == [GI // 2, GI, 1 << 20, GI]
+    assert [line["after"]["free_mib"] for line in lines(result)] == [2488, 1464, 1463, 439]
+    assert lines(result)[0] == {
+        "requested_bytes": GI // 2,
+        "result": "CUDA_SUCCESS",
+        "code": 0,
+        "before": {"free_mib": 3000, "total_mib": 81559},
+        "after": {"free_mib": 2488, "total_mib": 81559},
+    }
+
+
+def test_alloc_goes_on_after_a_refusal_and_ends_with_exit_code_5(probe, fake_cuda):
+    result = run(probe, "alloc", "2Gi", "1Gi", "256Mi", **fake_cuda(), FAKE_CUDA_FREE_MIB="1534")
+    assert result.returncode == 5
+    *allocations, last = lines(result)
+    refused = ("CUDA_ERROR_OUT_OF_MEMORY", 2)
+    assert [(line["result"], line["code"]) for line in allocations] == [
+        refused,
+        ("CUDA_SUCCESS", 0),
+        ("CUDA_SUCCESS", 0),
+    ]
+    assert allocations[0]["before"] == allocations[0]["after"]
+    assert last == error("CUDA_ERROR_OUT_OF_MEMORY", 2, "cuMemAlloc", 5)
+
+
+@pytest.mark.parametrize(
+    ("plan", "name", "exit_code"),
+    [
+        ("cuInit:1:100", "CUDA_ERROR_NO_DEVICE", 3),
+        ("cuInit:1:805", "CUDA_ERROR_MPS_CONNECTION_FAILED", 6),
+        ("cuDevicePrimaryCtxRetain:1:2", "CUDA_ERROR_OUT_OF_MEMORY", 5),
+        ("cuCtxSetCurrent:1:806", "CUDA_ERROR_MPS_RPC_FAILURE", 6),
+        ("cuDeviceGetAttribute:1:999", "unknown", 6),
+    ],
+)
+@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+def test_an_error_on_the_way_to_the_context_ends_every_command(probe, fake_cuda, command, plan, name, exit_code):
+    call, _, code = plan.split(":")
+    result = run(probe, *command, **fake_cuda(), FAKE_CUDA_FAIL=plan)
+    assert result.returncode == exit_code
+    assert lines(result)[-1] == error(name, int(code), call, exit_code)
+
+
+def test_an_error_in_the_middle_ends_alloc_with_exit_code_6(probe, fake_cuda):
+    result = run(probe, "alloc", "1Mi", "1Mi", "1Mi", **fake_cuda(), FAKE_CUDA_FAIL="cuMemAlloc_v2:2:806")
+    assert result.returncode == 6
+    assert [line.get("result") for line in lines(result)] == ["CUDA_SUCCESS", None]
+    assert lines(result)[-1] == error("CUDA_ERROR_MPS_RPC_FAILURE", 806, "cuMemAlloc", 6)
+
+
+@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch")])
+def test_a_device_that_is_not_there_is_an_error(probe, fake_cuda, command):
+    result = run(probe, *command, "--device", "1", **fake_cuda())
+    assert result.returncode == 6 and lines(result)[-1] == error("CUDA_ERROR_INVALID_DEVICE", 101, "cuDeviceGet", 6)
+
+
+@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+def test_without_libcuda_what_needs_a_context_is_exit_code_3(probe, command):
+    result = run(probe, *command)
+    last = lines(result)[-1]
+    assert result.returncode == 3 and "libcuda.so.1" in last["error"] and last == error(last["error"], None, None, 3)
+
+
+@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+def test_a_libcuda_without_contexts_is_exit_code_3(probe, fake_cuda, command):
+    result = run(probe, *command, **fake_cuda("WITHOUT_CONTEXTS"))
+    assert result.returncode == 3
+    assert lines(result)[-1] == error("libcuda.so.1 has no cuDevicePrimaryCtxRetain", None, None, 3)
+
+
+def test_a_libcuda_without_kernels_still_allocates(probe, fake_cuda):
+    environment = fake_cuda("WITHOUT_KERNELS")
+    assert run(probe, "alloc", "1Mi", **environment).returncode == 0
+    result = run(probe, "flops", "1", **environment)
+    assert result.returncode == 3
+    assert lines(result) == [error("libcuda.so.1 has no cuModuleLoadData", None, None, 3)]
+
+
+@pytest.mark.parametrize("sms", [8, 66, 132])
+def test_flops_counts_two_operations_an_fma_on_all_granted_multiprocessors(probe, fake_cuda, sms):
+    result = run(probe, "flops", "0.05", "--repeats", "2", "--warmup", "0", **fake_cuda(), FAKE_CUDA_SMS=str(sms))
+    assert result.returncode == 0
+    launches = [tuple(map(int, line.split())) for line in result.stderr.splitlines()]
+    blocks, threads, iterations, _ = launches[0]
+    # The fake GPU holds eight blocks a multiprocessor and needs 20 ms for a launch, whatever its size.
+    assert blocks % (8 * sms) == 0 and {launch[:3] for launch in launches} == {(blocks, threads, iterations)}
+    expected = 2 * 256 * iterations * threads * blocks / 0.020 / 1e12
+    assert [(line["repeat"], line["sms"], line["device"]) for line in lines(result)] == [(1, sms, 0), (2, sms, 0)]
+    for line in lines(result):
+        assert line["tflops"] == pytest.approx(expected, abs=1e-4)
+        assert line["seconds"] == pytest.approx(0.020 * line["launches"])
+    assert sum(line["launches"] for line in lines(result)) == len(launches)
+
+
+def test_flops_keeps_several_launches_queued_but_not_without_end(probe, fake_cuda):
+    result = run(probe, "flops", "0.1", "--warmup", "0", **fake_cuda())
+    assert max(int(line.split()[3]) for line in result.stderr.splitlines()) == 4
+
+
+def test_flops_counts_no_launch_of_its_warm_up(probe, fake_cuda):
+    result = run(probe, "flops", "0.05", "--warmup", "0.1", **fake_cuda())
+    assert len(lines(result)) == 1
+    assert 0 < lines(result)[0]["launches"] < len(result.stderr.splitlines())
+
+
+def test_flops_needs_a_real_gpu(probe, fake_cuda):
+    # The marker is enough: nothing of the simulation is called.
+    marked = run(probe, "flops", "1", **fake_cuda("SIMULATED"), FAKE_CUDA_FAIL="cuInit:1:999")
+    assert marked.returncode == 4 and lines(marked) == [error("needs a real GPU", None, None, 4)]
+    assert run(probe, "alloc", "1Mi", **fake_cuda("SIMULATED")).returncode == 0
+
+
+@pytest.mark.parametrize("call", ["cuModuleLoadData", "cuLaunchKernel"])
+def test_flops_on_a_gpu_without_kernels_is_exit_code_4(probe, fake_cuda, call):
+    result = run(probe, "flops", "1", **fake_cuda(), FAKE_CUDA_FAIL=f"{call}:1:801")
+    assert result.returncode == 4 and lines(result) == [error("needs a real GPU", 801, call, 4)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ("cuModuleLoadData:1:218", "CUDA_ERROR_INVALID_PTX"),
+        ("cuModuleGetFunction:1:1", "CUDA_ERROR_INVALID_VALUE"),
+        ("cuOccupancyMaxActiveBlocksPerMultiprocessor:1:1", "CUDA_ERROR_INVALID_VALUE"),
+        ("cuEventCreate:5:1", "CUDA_ERROR_INVALID_VALUE"),
+        ("cuEventRecord:1:806", "CUDA_ERROR_MPS_RPC_FAILURE"),
+        ("cuLaunchKernel:7:806", "CUDA_ERROR_MPS_RPC_FAILURE"),
+        ("cuEventSynchronize:3:806", "CUDA_ERROR_MPS_RPC_FAILURE"),
+        ("cuEventElapsedTime:1:806", "CUDA_ERROR_MPS_RPC_FAILURE"),
+    ],
+)
+def test_an_error_of_the_kernel_ends_flops_without_a_result(probe, fake_cuda, plan, name):
+    call, _, code = plan.split(":")
+    result = run(probe, "flops", "0.1", "--warmup", "0", **fake_cuda(), FAKE_CUDA_FAIL=plan)
+    assert result.returncode == 6 and lines(result) == [error(name, int(code), call, 6)]
+
+
+@pytest.mark.parametrize(("received", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_flops_without_a_half_measured_result(probe, fake_cuda, received, exit_code):
+    with running(probe, "flops", "60", **fake_cuda()) as process:
+        assert process.stderr and process.stderr.readline()
+        process.send_signal(received)
+        out, _ = process.communicate(timeout=5)
+        assert process.returncode == exit_code and out == ""
+
+
+@pytest.mark.parametrize("seconds", [[], ["0"], ["60"]])
+@pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT])
+def test_hold_with_memory_says_what_it_has_and_exits_0_on_a_signal(probe, fake_cuda, received, seconds):
+    with running(probe, "hold", *seconds, "--alloc", "1Gi", **fake_cuda(), FAKE_CUDA_SMS="26") as process:
+        assert process.stdout
+        assert "gpus" in json.loads(process.stdout.readline())
+        assert json.loads(process.stdout.readline()) == {
+            "holding": True,
+            **{"pid": process.pid, "uid": os.getuid(), "device": 0, "sms": 26},
+            **{"allocated_bytes": GI, "free_mib": 80488 - 1024, "total_mib": 81559},
+        }
+        process.send_signal(received)
+        assert process.wait(timeout=5) == 0
+
+
+@pytest.mark.parametrize(("command", "exit_code"), [(("hold", "--watch"), 0), (("alloc", "1Mi"), 143)])
+def test_sigterm_ends_a_command_whose_driver_does_not_answer(probe, fake_cuda, command, exit_code):
+    environment = {**fake_cuda(), "FAKE_CUDA_FAIL": "cuDevicePrimaryCtxRetain:1:-1"}
+    with running(probe, *command, **environment) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.terminate()
+        assert process.wait(timeout=5) == exit_code
+
+
+def test_hold_without_memory_for_it_is_exit_code_5(probe, fake_cuda):
+    result = run(probe, "hold", "--alloc", "2Gi", **fake_cuda(), FAKE_CUDA_FREE_MIB="1534")
+    assert result.returncode == 5 and len(lines(result)) == 2
+    assert lines(result)[-1] == error("CUDA_ERROR_OUT_OF_MEMORY", 2, "cuMemAlloc", 5)
+
+
+def test_hold_ends_with_the_error_when_its_context_breaks(probe, fake_cuda):
+    start = time.monotonic()
+    result = run(probe, "hold", "60", "--watch", **fake_cuda(), FAKE_CUDA_FAIL="cuCtxSynchronize:2:806")
+    assert 0.9 <= time.monotonic() - start < 5
+    assert result.returncode == 6 and lines(result)[1]["holding"] and lines(result)[1]["allocated_bytes"] == 0
+    assert lines(result)[2:] == [error("CUDA_ERROR_MPS_RPC_FAILURE", 806, "cuCtxSynchronize", 6)]
+
+
+def test_hold_with_a_context_ends_by_itself_after_its_seconds(probe, fake_cuda):
+    start = time.monotonic()
+    result = run(probe, "hold", "0.7", "--watch", **fake_cuda())
+    assert result.returncode == 0 and 0.7 <= time.monotonic() - start < 5
+
+
+def test_hold_alone_needs_no_cuda(probe, fake_cuda):
+    result = run(probe, "hold", "0.1", **fake_cuda(), FAKE_CUDA_FAIL="cuInit:1:100")
+    assert result.returncode == 0 and len(lines(result)) == 1
 
 
 def test_hold_ends_by_itself_after_its_seconds(probe):
@@ -137,7 +425,7 @@ def test_hold_ends_by_itself_after_its_seconds(probe):
 
 @pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT])
 def test_hold_prints_and_then_exits_0_on_a_signal(probe, received):
-    with subprocess.Popen([probe, "hold"], stdout=subprocess.PIPE, text=True) as process:
+    with running(probe, "hold") as process:
         assert process.stdout and json.loads(process.stdout.readline())["gpus"] == []
         assert process.poll() is None
         process.send_signal(received)

@@ -23,6 +23,8 @@ BRINGS = {
     "01": {"cluster", "simulated-gpus"},
     "02": {"dra-driver"},
     "03": {"exclusive-gpu"},
+    "04": {"mps-daemon", "shared-gpu"},
+    "05": {"mps-policy", "limited-client"},
 }
 
 
@@ -125,6 +127,7 @@ def test_failed_prerequisite_comes_before_any_registration():
         (("01",), {"cluster", "kubeconfig"}),
         (("01", "02"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
         (("00", "01", "02", "03"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
+        (("01", "02", "04"), {"cluster", "kubeconfig", "gpus", "clusterUid", "mps"}),
     ],
 )
 def test_outputs_are_those_of_the_modules_that_are_on(numbers: tuple[str, ...], keys: set[str]):
@@ -169,7 +172,9 @@ def test_driver_root_of_an_existing_cluster_is_that_of_its_nodes(gpu: dict[str, 
 
 
 def test_images_of_a_registry_are_not_loaded_into_the_nodes():
-    images = {name: f"registry.example.com/{name.lower()}:1" for name in ("draDriver", "gpuSim", "gpuProbe")}
+    images = {
+        name: f"registry.example.com/{name.lower()}:1" for name in ("draDriver", "gpuSim", "gpuProbe", "mpsDaemon")
+    }
     recording = record(("01", "02"), images=images, cluster={"nodeImage": "registry.example.com/node:1"})
     assert "cluster-images" not in recording.resources
     nodes = recording.resources["cluster-kind"].inputs["triggers"][1]["nodes"]
@@ -184,13 +189,28 @@ def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_th
         Images.made_by_setup({})
 
 
+def test_images_of_an_earlier_setup_are_told_apart_from_a_bug(tmp_path: Path):
+    (tmp_path / "images.json").write_text(json.dumps(dict.fromkeys(("node", "dra-driver", "gpu-sim"), "an:image")))
+    with (
+        mock.patch("components.images.INDEX", tmp_path / "images.json"),
+        pytest.raises(ImagesMissing, match="does not name gpu-probe, mps-daemon; run `make setup` again"),
+    ):
+        Images.made_by_setup({})
+
+
 @pytest.mark.parametrize(("gpu", "gpu_sim"), [({}, "sim:v1"), ({"source": "host", "driverRoot": "/driver"}, "")])
 def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
     gpu: dict, gpu_sim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    made = {"node": "node:v1", "dra-driver": "driver:v1", "gpu-sim": "sim:v1", "gpu-probe": "probe:v1"}
+    made = {
+        "node": "node:v1",
+        "dra-driver": "driver:v1",
+        "gpu-sim": "sim:v1",
+        "gpu-probe": "probe:v1",
+        "mps-daemon": "mps:v1",
+    }
     (tmp_path / "images.json").write_text(json.dumps(made))
     monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
-    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1")
+    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1", "mps:v1")
     assert modules.images_of(settings) == expected

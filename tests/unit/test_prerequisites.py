@@ -183,7 +183,7 @@ def test_looking_leaves_nothing_behind(machine: Machine, tmp_path: Path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-OURS = [{"names": [ref]} for ref in (IMAGES.dra_driver, IMAGES.gpu_sim, IMAGES.gpu_probe)]
+OURS = [{"names": [ref]} for ref in IMAGES.to_load]
 
 
 def serve(

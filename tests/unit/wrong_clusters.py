@@ -204,7 +204,7 @@ GPUS = (
     ),
     Wrong(
         "more node entries than workers",
-        {"gpu": {"nodes": [{"count": 1}, {"count": 2}]}},
+        {"gpu": {"nodes": [{"count": 2}, {"count": 3}]}},
         "gpu.nodes",
         2,
         "entries do not fit 1 GPU node (cluster.workers: 1)",
@@ -212,7 +212,7 @@ GPUS = (
     ),
     Wrong(
         "fewer node entries than workers",
-        {"cluster": {"workers": 3}, "gpu": {"nodes": [{"count": 1}]}},
+        {"cluster": {"workers": 3}, "gpu": {"nodes": [{"count": 2}]}},
         "gpu.nodes",
         1,
         "entries do not fit 3 GPU nodes (cluster.workers: 3)",

@@ -1,89 +1,76 @@
-/* The part of CUDA's driver API the probe asks, found at run time. */
+#include "cuda.h"
+
 #include "probe.h"
 
 #include <dlfcn.h>
 #include <string.h>
 
-typedef int CUresult;
-typedef int CUdevice;
+#define DEFINE(name, symbol, ...) CUresult (*name)(__VA_ARGS__);
+CUDA_DEVICE_FUNCTIONS(DEFINE)
+CUDA_CONTEXT_FUNCTIONS(DEFINE)
+CUDA_KERNEL_FUNCTIONS(DEFINE)
+#undef DEFINE
 
-enum { MULTIPROCESSOR_COUNT = 16 /* CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT */ };
+static void *library;
 
-static CUresult (*cuInit)(unsigned int);
-static CUresult (*cuDeviceGetCount)(int *);
-static CUresult (*cuDeviceGet)(CUdevice *, int);
-static CUresult (*cuDeviceGetUuid)(unsigned char uuid[16], CUdevice);
-static CUresult (*cuDeviceGetAttribute)(int *, int, CUdevice);
-static CUresult (*cuGetErrorName)(CUresult, const char **);
-
-static bool resolve(void *library, const char *symbol, void *target, struct probe *probe)
+static bool find(const char *symbol, void *target, struct failure *failure)
 {
     void *address = dlsym(library, symbol);
     memcpy(target, &address, sizeof address);
-    if (address == NULL)
-        snprintf(probe->cuda_error, sizeof probe->cuda_error, "libcuda.so.1 has no %s", symbol);
-    return address != NULL;
-}
-
-static bool load(void *library, struct probe *probe)
-{
-    return resolve(library, "cuInit", &cuInit, probe) &&
-           resolve(library, "cuDeviceGetCount", &cuDeviceGetCount, probe) &&
-           resolve(library, "cuDeviceGet", &cuDeviceGet, probe) &&
-           resolve(library, "cuDeviceGetUuid_v2", &cuDeviceGetUuid, probe) &&
-           resolve(library, "cuDeviceGetAttribute", &cuDeviceGetAttribute, probe) &&
-           resolve(library, "cuGetErrorName", &cuGetErrorName, probe);
-}
-
-static bool check(struct probe *probe, CUresult result, const char *call)
-{
-    const char *name = NULL;
-    if (result == 0)
+    if (address != NULL)
         return true;
-    if (cuGetErrorName(result, &name) != 0 || name == NULL)
-        name = "unknown";
-    snprintf(probe->cuda_error, sizeof probe->cuda_error, "%s: CUDA error %d (%s)", call, result, name);
+    *failure = (struct failure){.exit_code = EXIT_NO_GPU};
+    snprintf(failure->error, sizeof failure->error, "libcuda.so.1 has no %s", symbol);
     return false;
 }
 
-/* NVML writes a UUID as GPU- or MIG- and hex digits with dashes, CUDA as 16 bytes. */
-static bool is_uuid(const char *text, const unsigned char bytes[16])
+#define FIND(name, symbol, ...)            \
+    if (!find(#symbol, &name, failure))    \
+        return false;
+
+bool cuda_open(struct failure *failure)
 {
-    char expected[33], digits[33];
-    size_t count = 0;
-    for (size_t i = 0; i < 16; i++)
-        snprintf(expected + 2 * i, 3, "%02x", bytes[i]);
-    for (text += strnlen(text, 4); *text != '\0' && count < 32; text++) {
-        if (*text != '-')
-            digits[count++] = *text;
-    }
-    digits[count] = '\0';
-    return strcmp(expected, digits) == 0;
+    *failure = (struct failure){.exit_code = EXIT_NO_GPU};
+    if (library == NULL)
+        library = probe_open("libcuda.so.1", failure->error, sizeof failure->error);
+    if (library == NULL)
+        return false;
+    CUDA_DEVICE_FUNCTIONS(FIND)
+    return true;
 }
 
-static void add_device(struct probe *probe, CUdevice device)
+bool cuda_find_context_functions(struct failure *failure)
 {
-    unsigned char uuid[16];
-    int multiprocessors;
-    if (!check(probe, cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid") ||
-        !check(probe, cuDeviceGetAttribute(&multiprocessors, MULTIPROCESSOR_COUNT, device), "cuDeviceGetAttribute"))
-        return;
-    for (unsigned int i = 0; i < probe->gpu_count; i++) {
-        if (is_uuid(probe->gpus[i].uuid, uuid))
-            probe->gpus[i].multiprocessors = multiprocessors;
-    }
+    CUDA_CONTEXT_FUNCTIONS(FIND)
+    return true;
 }
 
-void probe_cuda(struct probe *probe)
+bool cuda_find_kernel_functions(struct failure *failure)
 {
-    int count = 0;
-    void *library = probe_open("libcuda.so.1", probe->cuda_error, sizeof probe->cuda_error);
-    if (library == NULL || !load(library, probe) || !check(probe, cuInit(0), "cuInit") ||
-        !check(probe, cuDeviceGetCount(&count), "cuDeviceGetCount"))
-        return;
-    for (int i = 0; i < count; i++) {
-        CUdevice device;
-        if (check(probe, cuDeviceGet(&device, i), "cuDeviceGet"))
-            add_device(probe, device);
-    }
+    CUDA_KERNEL_FUNCTIONS(FIND)
+    return true;
+}
+
+bool cuda_is_simulated(void)
+{
+    return dlsym(library, "gpuSimulatedCuda") != NULL;
+}
+
+const char *cuda_error_name(CUresult result)
+{
+    const char *name = NULL;
+    return cuGetErrorName(result, &name) == CUDA_SUCCESS && name != NULL ? name : "unknown";
+}
+
+bool cuda_check(struct failure *failure, CUresult result, const char *call)
+{
+    if (result == CUDA_SUCCESS)
+        return true;
+    *failure = (struct failure){.call = call, .code = result, .exit_code = EXIT_CUDA};
+    if (result == CUDA_ERROR_NO_DEVICE)
+        failure->exit_code = EXIT_NO_GPU;
+    else if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        failure->exit_code = EXIT_OUT_OF_MEMORY;
+    snprintf(failure->error, sizeof failure->error, "%s", cuda_error_name(result));
+    return false;
 }

@@ -1,116 +1,105 @@
-/* gpu-probe: a workload that says which GPUs it was given. */
-#include "probe.h"
+/* gpu-probe: a workload that says what it was given of the GPUs. */
+#include "commands.h"
+#include "signals.h"
 
-#include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
-#include <time.h>
 
-static const char usage[] =
-    "gpu-probe info [--require-gpu]            prints one line of JSON about the GPUs this process sees\n"
-    "gpu-probe hold [SECONDS] [--require-gpu]  prints it, then waits for SIGTERM, at most SECONDS if given\n"
-    "\n"
-    "Without GPUs or libraries the line says so, and the exit code is 0; with --require-gpu it is 3.\n"
-    "Exit codes: 0 done, 2 wrong usage, 3 no GPU.\n";
-
-enum { EXIT_DONE = 0, EXIT_USAGE = 2, EXIT_NO_GPU = 3 };
-
-struct options {
-    bool hold;
-    bool limited;
-    long seconds;
-    bool require_gpu;
+struct command {
+    const char *name;
+    enum exit_code (*run)(const struct arguments *);
+    int options;
+    enum operands operands;
+    const char *help;
 };
 
-static int wrong_usage(const char *argument)
+static const struct command commands[] = {
+    {"info", run_info, OPTION_REQUIRE_GPU | OPTION_CONTEXT | OPTION_SETENV, OPERANDS_NONE,
+     "gpu-probe info [--require-gpu] [--context] [--setenv NAME=VALUE]...\n"
+     "\n"
+     "Prints a line about the GPUs this process sees. It makes no CUDA context, so it takes no GPU memory and is no\n"
+     "client of an MPS daemon. Without GPUs or libraries the line says so, and the exit code is 0.\n"
+     "  --require-gpu  exit code 3 if there is no GPU\n"
+     "  --context      a further line for each CUDA device: its multiprocessors, free and total memory in a context\n"
+     "  --setenv       changes the environment before the first CUDA call, as any program can\n"},
+    {"hold", run_hold, OPTION_REQUIRE_GPU | OPTION_WATCH | OPTION_ALLOC | OPTION_DEVICE, OPERANDS_OPTIONAL_SECONDS,
+     "gpu-probe hold [SECONDS] [--watch] [--alloc SIZE] [--device ORDINAL] [--require-gpu]\n"
+     "\n"
+     "Prints info's line, then waits for SIGTERM or SIGINT, at most SECONDS if given and not 0. CUDA is not needed\n"
+     "without --watch or --alloc, which make a context and print a line once they hold it.\n"
+     "  --watch           hold a context, check it every 0.5 seconds, and end with an error when it breaks\n"
+     "  --alloc SIZE      the same with that much GPU memory: a whole number with Mi or M (2^20), Gi or G (2^30)\n"
+     "  --device ORDINAL  the CUDA device, 0 by default\n"
+     "  --require-gpu     exit code 3 if there is no GPU\n"},
+    {"alloc", run_alloc, OPTION_DEVICE, OPERANDS_SIZES,
+     "gpu-probe alloc SIZE... [--device ORDINAL]\n"
+     "\n"
+     "Allocates each SIZE in turn in one context, keeps them all, and prints a line for each: CUDA's result and the\n"
+     "memory before and after. It goes on after a refusal for want of memory, since a smaller SIZE may still fit.\n"
+     "  SIZE              a whole number with Mi or M (2^20 bytes), Gi or G (2^30 bytes), such as 512Mi; at most 64\n"
+     "  --device ORDINAL  the CUDA device, 0 by default\n"},
+    {"flops", run_flops, OPTION_REPEATS | OPTION_WARMUP | OPTION_DEVICE, OPERANDS_SECONDS,
+     "gpu-probe flops SECONDS [--repeats N] [--warmup SECONDS] [--device ORDINAL]\n"
+     "\n"
+     "Measures FP32 throughput for SECONDS and prints a line for each repeat. An FMA counts as two operations. The\n"
+     "load covers all multiprocessors that this process was granted. A simulated GPU runs no kernels.\n"
+     "  --repeats N         measurements one after another, 1 by default\n"
+     "  --warmup SECONDS    the same load before the first measurement, 1 by default\n"
+     "  --device ORDINAL    the CUDA device, 0 by default\n"},
+};
+
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static const char exit_codes[] =
+    "Output is JSON Lines on standard output. A command that fails ends with a line of error, code, call, exit_code.\n"
+    "Exit codes:\n"
+    "  0    done; for hold also SIGTERM or SIGINT\n"
+    "  2    wrong usage\n"
+    "  3    no GPU, or no usable libcuda.so.1\n"
+    "  4    needs a real GPU\n"
+    "  5    not enough GPU memory (CUDA_ERROR_OUT_OF_MEMORY)\n"
+    "  6    any other CUDA error, such as CUDA_ERROR_MPS_RPC_FAILURE\n"
+    "  130  SIGINT and 143 SIGTERM, other commands than hold\n";
+
+static enum exit_code print_help(void)
 {
-    fprintf(stderr, "gpu-probe: wrong usage at \"%s\"; see gpu-probe --help\n", argument);
+    puts("gpu-probe COMMAND [ARGUMENT...]; gpu-probe COMMAND --help says more.\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        printf("%.*s\n", (int)strcspn(commands[i].help, "\n"), commands[i].help);
+    printf("\n%s", exit_codes);
+    return EXIT_DONE;
+}
+
+static enum exit_code wrong_command(const char *name)
+{
+    fprintf(stderr, "gpu-probe: unknown command \"%s\"; allowed:", name);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(stderr, " %s", commands[i].name);
+    fputs("; see gpu-probe --help\n", stderr);
     return EXIT_USAGE;
 }
 
-static bool parse_seconds(const char *text, long *seconds)
+static enum exit_code run(const struct command *command, int count, char **texts)
 {
-    char *end;
-    errno = 0;
-    *seconds = strtol(text, &end, 10);
-    return errno == 0 && end != text && *end == '\0' && *seconds >= 0;
-}
-
-static int parse(struct options *options, int count, char **arguments)
-{
-    if (count < 2)
-        return wrong_usage("");
-    options->hold = strcmp(arguments[1], "hold") == 0;
-    if (!options->hold && strcmp(arguments[1], "info") != 0)
-        return wrong_usage(arguments[1]);
-    for (int i = 2; i < count; i++) {
-        if (strcmp(arguments[i], "--require-gpu") == 0)
-            options->require_gpu = true;
-        else if (options->hold && !options->limited && parse_seconds(arguments[i], &options->seconds))
-            options->limited = true;
-        else
-            return wrong_usage(arguments[i]);
-    }
-    return EXIT_DONE;
-}
-
-/* Blocked before anything else runs, so that an early SIGTERM is kept for the wait and not lost. */
-static void block_signals(sigset_t *signals)
-{
-    sigemptyset(signals);
-    sigaddset(signals, SIGTERM);
-    sigaddset(signals, SIGINT);
-    sigprocmask(SIG_BLOCK, signals, NULL);
-}
-
-/* sigwait works in process 1 too, where an unhandled SIGTERM would be ignored. */
-static void wait_for_signal(const struct options *options, const sigset_t *signals)
-{
-    struct timespec deadline, now;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += options->seconds;
-    for (;;) {
-        struct timespec rest = {0, 0};
-        int received;
-        if (!options->limited) {
-            received = sigwaitinfo(signals, NULL);
-        } else {
-            clock_gettime(CLOCK_MONOTONIC, &now);
-            rest.tv_sec = deadline.tv_sec - now.tv_sec;
-            rest.tv_nsec = deadline.tv_nsec - now.tv_nsec;
-            if (rest.tv_nsec < 0) {
-                rest.tv_sec--;
-                rest.tv_nsec += 1000000000;
-            }
-            if (rest.tv_sec < 0)
-                return;
-            received = sigtimedwait(signals, NULL, &rest);
-        }
-        if (received > 0 || errno != EINTR)
-            return;
-    }
-}
-
-int main(int count, char **arguments)
-{
-    static struct probe probe;
-    struct options options = {0};
-    sigset_t signals;
-    if (count == 2 && (strcmp(arguments[1], "--help") == 0 || strcmp(arguments[1], "-h") == 0)) {
-        fputs(usage, stdout);
+    struct arguments arguments;
+    if (!arguments_parse(&arguments, command->name, command->options, command->operands, count, texts))
+        return EXIT_USAGE;
+    if (arguments.help) {
+        printf("%s\n%s", command->help, exit_codes);
         return EXIT_DONE;
     }
-    int code = parse(&options, count, arguments);
-    if (code != EXIT_DONE)
-        return code;
-    if (options.hold)
-        block_signals(&signals);
-    probe_libraries(&probe);
-    probe_print(&probe, stdout);
-    if (options.require_gpu && probe.gpu_count == 0)
-        return EXIT_NO_GPU;
-    if (options.hold)
-        wait_for_signal(&options, &signals);
-    return EXIT_DONE;
+    signals_end_process(command->run == run_hold);
+    return command->run(&arguments);
+}
+
+int main(int count, char **texts)
+{
+    const char *name = count < 2 ? "" : texts[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return print_help();
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(name, commands[i].name) == 0)
+            return run(&commands[i], count - 2, texts + 2);
+    }
+    return wrong_command(name);
 }

@@ -35,6 +35,7 @@ static const struct text_key model_texts[] = {
 
 static const struct number_key model_numbers[] = {
     {"memory_mib", offsetof(struct gpu_model, memory_mib), 1, 1u << 22},
+    {"reserved_memory_mib", offsetof(struct gpu_model, reserved_memory_mib), 0, 1u << 22},
     {"multiprocessors", offsetof(struct gpu_model, multiprocessors), 1, 1024},
     {"pci_device_id", offsetof(struct gpu_model, pci_device_id), 1, UINT32_MAX},
     {"power_limit_watts", offsetof(struct gpu_model, power_limit_watts), 1, 10000},
@@ -289,6 +290,8 @@ static const char *check_model(const struct gpu_model *model)
         model->compute_major == 0 || model->memory_mib == 0 || model->multiprocessors == 0 ||
         model->pci_device_id == 0 || model->power_limit_watts == 0 || model->mps_minimum_multiprocessors == 0)
         return "a [model] lacks a key";
+    if (model->reserved_memory_mib >= model->memory_mib)
+        return "a [model]'s reserved_memory_mib leaves no memory";
     for (unsigned int i = 0; i < model->profile_count; i++) {
         const struct mig_profile *profile = &model->profiles[i];
         if (profile->slices == 0 || profile->multiprocessors == 0 || profile->memory_mib == 0 ||

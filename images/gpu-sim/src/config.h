@@ -45,6 +45,7 @@ struct gpu_model {
     unsigned int compute_major;
     unsigned int compute_minor;
     unsigned int memory_mib;
+    unsigned int reserved_memory_mib; /* the part of memory_mib that CUDA does not offer; 0 if not stated */
     unsigned int multiprocessors;
     unsigned int pci_device_id;
     unsigned int power_limit_watts;

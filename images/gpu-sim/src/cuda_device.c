@@ -1,136 +1,210 @@
-/* Devices of the simulated libcuda: every visible GPU, or its first MIG device where MIG is on, as CUDA counts them. */
-#include "cuda.h"
-#include "mig.h"
+/* The simulated libcuda's start and its devices. */
+#include "cuda_private.h"
+
+#include "mps_values.h"
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-struct cuda_device {
-    const struct gpu_config *gpu;
-    const struct nvmlComputeInstance_st *compute; /* NULL: the whole GPU */
-};
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 static bool initialised;
+static bool forked; /* CUDA does not work in a fork of a process that has started it */
 static struct inventory inventory;
 static struct cuda_device devices[CONFIG_MAX_GPUS];
-static int device_count;
+static unsigned int device_count;
 
-static void list_devices(void)
+static bool load_inventory(struct inventory *target)
 {
-    device_count = 0;
-    for (unsigned int i = 0; i < inventory.gpu_count; i++) {
-        struct gpu *gpu = &inventory.gpus[i];
-        struct nvmlComputeInstance_st *compute = gpu->mig_enabled ? mig_device(gpu, 0) : NULL;
-        if (!gpu->mig_enabled || compute != NULL)
-            devices[device_count++] = (struct cuda_device){gpu->config, compute};
+    char error[PATH_MAX + 256];
+    if (inventory_load(target, error, sizeof error))
+        return true;
+    fprintf(stderr, "simulated CUDA: %s\n", error);
+    return false;
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    forked = initialised;
+    cuda_mps_forget();
+    pthread_mutex_unlock(&lock);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static unsigned int list_reachable(struct cuda_device reachable[CONFIG_MAX_GPUS])
+{
+    struct device found[CONFIG_MAX_GPUS];
+    unsigned int count = devices_list(&inventory, NULL, found);
+    for (unsigned int i = 0; i < count; i++)
+        reachable[i] = (struct cuda_device){.device = found[i], .granted = device_multiprocessors(&found[i])};
+    return count;
+}
+
+/* CUDA_VISIBLE_DEVICES counts among the MPS server's devices, as measured, or among all without one. */
+static void choose_devices(const struct cuda_device *reachable, unsigned int count)
+{
+    struct device plain[CONFIG_MAX_GPUS];
+    unsigned int chosen[CONFIG_MAX_GPUS];
+    for (unsigned int i = 0; i < count; i++)
+        plain[i] = reachable[i].device;
+    device_count = devices_select(plain, count, getenv("CUDA_VISIBLE_DEVICES"), chosen);
+    for (unsigned int i = 0; i < device_count; i++)
+        devices[i] = reachable[chosen[i]];
+}
+
+static void set_limits(uint64_t limits[CONFIG_MAX_GPUS])
+{
+    struct device plain[CONFIG_MAX_GPUS];
+    for (unsigned int i = 0; i < device_count; i++)
+        plain[i] = devices[i].device;
+    mps_client_limits(getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), plain, device_count, limits);
+    for (unsigned int i = 0; i < device_count; i++)
+        devices[i].own.limit = limits[i];
+}
+
+static CUresult start_devices(void)
+{
+    struct cuda_device reachable[CONFIG_MAX_GPUS];
+    uint64_t limits[CONFIG_MAX_GPUS] = {0};
+    CUresult result = CUDA_SUCCESS;
+    unsigned int count = list_reachable(reachable);
+    enum cuda_mps_start mps = cuda_mps_connect(reachable, &count, limits, &result);
+    if (mps == CUDA_MPS_FAILED)
+        return result;
+    choose_devices(reachable, count);
+    if (device_count == 0) {
+        cuda_mps_forget();
+        return CUDA_ERROR_NO_DEVICE;
     }
+    if (mps == CUDA_MPS_CONNECTED)
+        set_limits(limits);
+    for (unsigned int i = 0; i < device_count; i++) {
+        device_memory_start(&devices[i].memory, device_memory(&devices[i].device), false);
+        devices[i].primary_handle = cuda_context_new_handle();
+    }
+    initialised = true;
+    return CUDA_SUCCESS;
 }
 
 static CUresult initialise(void)
 {
-    char error[PATH_MAX + 256];
+    if (forked)
+        return CUDA_ERROR_NOT_INITIALIZED;
     if (initialised)
         return CUDA_SUCCESS;
-    if (!inventory_load(&inventory, error, sizeof error)) {
-        fprintf(stderr, "simulated CUDA: %s\n", error);
+    if (!load_inventory(&inventory))
         return CUDA_ERROR_UNKNOWN;
-    }
-    list_devices();
-    if (device_count == 0)
-        return CUDA_ERROR_NO_DEVICE;
-    initialised = true;
-    return CUDA_SUCCESS;
+    return start_devices();
 }
 
 CUresult cuInit(unsigned int flags)
 {
     if (flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    pthread_once(&fork_handler, watch_forks);
     pthread_mutex_lock(&lock);
-    CUresult result = initialise();
+    return cuda_leave(initialise());
+}
+
+CUresult cuda_enter(void)
+{
+    pthread_mutex_lock(&lock);
+    return initialised && !forked ? CUDA_SUCCESS : cuda_leave(CUDA_ERROR_NOT_INITIALIZED);
+}
+
+CUresult cuda_leave(CUresult result)
+{
     pthread_mutex_unlock(&lock);
     return result;
 }
 
-/* After cuInit nothing here changes any more, so readers only need to know that it has happened. */
-static bool is_initialised(void)
+CUresult cuda_enter_device(CUdevice number, struct cuda_device **device)
 {
-    pthread_mutex_lock(&lock);
-    bool result = initialised;
-    pthread_mutex_unlock(&lock);
-    return result;
-}
-
-static CUresult find_device(CUdevice number, const struct cuda_device **device)
-{
-    if (!is_initialised())
-        return CUDA_ERROR_NOT_INITIALIZED;
-    if (number < 0 || number >= device_count)
-        return CUDA_ERROR_INVALID_DEVICE;
+    CUresult result = cuda_enter();
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (number < 0 || (unsigned int)number >= device_count)
+        return cuda_leave(CUDA_ERROR_INVALID_DEVICE);
     *device = &devices[number];
     return CUDA_SUCCESS;
 }
 
-/* Works before cuInit, as CUDA's does. */
+struct cuda_device *cuda_device(unsigned int number)
+{
+    return &devices[number];
+}
+
+const struct inventory *cuda_inventory(void)
+{
+    return &inventory;
+}
+
+/* Works before cuInit, as CUDA's does, and starts nothing. */
 CUresult cuDriverGetVersion(int *version)
 {
+    static struct inventory read;
     if (version == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult result = cuInit(0);
-    /* The version is known as soon as the configuration is read, with or without devices. */
-    if (result == CUDA_SUCCESS || result == CUDA_ERROR_NO_DEVICE)
-        *version = (int)inventory.config.cuda_version;
-    return result == CUDA_ERROR_NO_DEVICE ? CUDA_SUCCESS : result;
+    pthread_mutex_lock(&lock);
+    if (!initialised && !load_inventory(&read))
+        return cuda_leave(CUDA_ERROR_UNKNOWN);
+    *version = (int)(initialised ? &inventory : &read)->config.cuda_version;
+    return cuda_leave(CUDA_SUCCESS);
 }
 
 CUresult cuDeviceGetCount(int *count)
 {
-    if (!is_initialised())
-        return CUDA_ERROR_NOT_INITIALIZED;
+    CUresult result = cuda_enter();
+    if (result != CUDA_SUCCESS)
+        return result;
     if (count == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *count = device_count;
-    return CUDA_SUCCESS;
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
+    *count = (int)device_count;
+    return cuda_leave(CUDA_SUCCESS);
 }
 
 CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
-    const struct cuda_device *found;
-    CUresult result = find_device(ordinal, &found);
+    struct cuda_device *found;
+    CUresult result = cuda_enter_device(ordinal, &found);
     if (result != CUDA_SUCCESS)
         return result;
     if (device == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
     *device = ordinal;
-    return CUDA_SUCCESS;
+    return cuda_leave(CUDA_SUCCESS);
 }
 
 CUresult cuDeviceGetName(char *name, int length, CUdevice device)
 {
-    const struct cuda_device *found;
-    CUresult result = find_device(device, &found);
+    struct cuda_device *found;
+    CUresult result = cuda_enter_device(device, &found);
     if (result != CUDA_SUCCESS)
         return result;
     if (name == NULL || length <= 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    char profile[CONFIG_TEXT + 8] = "";
-    if (found->compute != NULL)
-        mig_profile_name(found->compute, profile, sizeof profile);
-    snprintf(name, (size_t)length, "%s%s%s", found->gpu->model->product_name, *profile == '\0' ? "" : " MIG ", profile);
-    return CUDA_SUCCESS;
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
+    device_name(&found->device, name, (size_t)length);
+    return cuda_leave(CUDA_SUCCESS);
 }
 
-static CUresult get_uuid(CUuuid *uuid, CUdevice device, bool mig)
+static CUresult parse_uuid(const char *text, CUuuid *uuid)
 {
-    const struct cuda_device *found;
-    CUresult result = find_device(device, &found);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (uuid == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    const char *text = mig && found->compute != NULL ? found->compute->uuid : found->gpu->uuid;
     text += strlen("GPU-"); /* MIG- is as long */
     for (unsigned int i = 0; i < sizeof uuid->bytes; i++) {
         unsigned int byte = 0;
@@ -144,6 +218,17 @@ static CUresult get_uuid(CUuuid *uuid, CUdevice device, bool mig)
     return CUDA_SUCCESS;
 }
 
+static CUresult get_uuid(CUuuid *uuid, CUdevice device, bool mig)
+{
+    struct cuda_device *found;
+    CUresult result = cuda_enter_device(device, &found);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (uuid == NULL)
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
+    return cuda_leave(parse_uuid(mig ? device_uuid(&found->device) : found->device.gpu->uuid, uuid));
+}
+
 /* The first version names the GPU even where the device is a MIG device of it. */
 CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device)
 {
@@ -155,43 +240,17 @@ CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device)
     return get_uuid(uuid, device, true);
 }
 
-static unsigned int multiprocessors(const struct cuda_device *device)
-{
-    return device->compute != NULL ? mig_multiprocessors(device->compute) : device->gpu->model->multiprocessors;
-}
-
-CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device)
-{
-    const struct cuda_device *found;
-    CUresult result = find_device(device, &found);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (value == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    const struct gpu_config *gpu = found->gpu;
-    switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = (int)multiprocessors(found); return CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = (int)gpu->model->compute_major; return CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = (int)gpu->model->compute_minor; return CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID: *value = (int)gpu->pci_domain; return CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: *value = (int)gpu->pci_bus; return CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID: *value = (int)gpu->pci_device; return CUDA_SUCCESS;
-    default: return CUDA_ERROR_NOT_SUPPORTED;
-    }
-}
-
+/* All that CUDA offers, whatever an MPS client's limit: measured. */
 CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
 {
-    const struct cuda_device *found;
-    CUresult result = find_device(device, &found);
+    struct cuda_device *found;
+    CUresult result = cuda_enter_device(device, &found);
     if (result != CUDA_SUCCESS)
         return result;
     if (bytes == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    unsigned int mib =
-        found->compute != NULL ? found->compute->parent->profile->memory_mib : found->gpu->model->memory_mib;
-    *bytes = (size_t)mib << 20;
-    return CUDA_SUCCESS;
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
+    *bytes = device_memory(&found->device);
+    return cuda_leave(CUDA_SUCCESS);
 }
 
 /* The first version counts in 32 bits, which no simulated model's memory fits. */
@@ -209,13 +268,13 @@ CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice device)
 
 CUresult cuDeviceGetPCIBusId(char *pci_bus_id, int length, CUdevice device)
 {
-    const struct cuda_device *found;
-    CUresult result = find_device(device, &found);
+    struct cuda_device *found;
+    CUresult result = cuda_enter_device(device, &found);
     if (result != CUDA_SUCCESS)
         return result;
     if (pci_bus_id == NULL || length <= 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    const struct gpu_config *gpu = found->gpu;
+        return cuda_leave(CUDA_ERROR_INVALID_VALUE);
+    const struct gpu_config *gpu = found->device.gpu;
     snprintf(pci_bus_id, (size_t)length, "%04X:%02X:%02X.0", gpu->pci_domain, gpu->pci_bus, gpu->pci_device);
-    return CUDA_SUCCESS;
+    return cuda_leave(CUDA_SUCCESS);
 }

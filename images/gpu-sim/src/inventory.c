@@ -1,40 +1,47 @@
 #include "inventory.h"
 
 #include "mig.h"
+#include "own_file.h"
 
-#include <dlfcn.h>
-#include <glob.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define COPIED_CONFIG "libnvidia-simcfg.so."
+
+static const char *const program_folder = "/usr/bin";
 static const char *const library_folders[] = {"/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib",
                                               "/lib/x86_64-linux-gnu", "/lib64"};
 
-/* Real path of the folder this library was loaded from; empty if unknown. */
+enum { LIBRARY_FOLDERS = sizeof library_folders / sizeof library_folders[0] };
+
+/* Real path of the folder that holds this library or program; empty if unknown. */
 static void own_folder(char folder[PATH_MAX])
 {
-    Dl_info info;
-    folder[0] = '\0';
-    if (dladdr((void *)(uintptr_t)&inventory_load, &info) == 0 || info.dli_fname == NULL ||
-        realpath(info.dli_fname, folder) == NULL) {
+    if (!own_file(folder))
         folder[0] = '\0';
-        return;
-    }
     char *slash = strrchr(folder, '/');
     if (slash != NULL)
         *slash = '\0';
 }
 
-/* The library folder without its usual end is the root: /driver-root/usr/lib64 lies in /driver-root. */
-static void strip_library_folder(const char *folder, char root[PATH_MAX])
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
+/* The folder without its usual end is the root: /driver-root/usr/lib64 lies in /driver-root. */
+static void strip_usual_folder(const char *folder, char root[PATH_MAX])
 {
     size_t length = strlen(folder);
     snprintf(root, PATH_MAX, "%s", folder);
-    for (size_t i = 0; i < sizeof library_folders / sizeof library_folders[0]; i++) {
-        size_t end = strlen(library_folders[i]);
-        if (length >= end && strcmp(folder + length - end, library_folders[i]) == 0) {
+    for (size_t i = 0; i <= LIBRARY_FOLDERS; i++) {
+        const char *usual = i == LIBRARY_FOLDERS ? program_folder : library_folders[i];
+        size_t end = strlen(usual);
+        if (ends_with(folder, usual)) {
             root[length - end] = '\0';
             return;
         }
@@ -45,21 +52,39 @@ static void strip_library_folder(const char *folder, char root[PATH_MAX])
 /* A container gets every *.so.<driver version> of the driver root, and so the configuration under such a name. */
 static bool find_copied_config(const char *folder, char path[PATH_MAX])
 {
-    char pattern[PATH_MAX + 32];
-    glob_t matches;
-    snprintf(pattern, sizeof pattern, "%s/libnvidia-simcfg.so.*", folder);
-    bool found = glob(pattern, 0, NULL, &matches) == 0 && matches.gl_pathc == 1;
-    if (found)
-        snprintf(path, PATH_MAX, "%s", matches.gl_pathv[0]);
-    globfree(&matches);
-    return found;
+    DIR *entries = opendir(folder);
+    unsigned int found = 0;
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+        if (strncmp(entry->d_name, COPIED_CONFIG, strlen(COPIED_CONFIG)) != 0)
+            continue;
+        found++;
+        if (snprintf(path, PATH_MAX, "%s/%s", folder, entry->d_name) >= PATH_MAX)
+            found = 0;
+    }
+    if (entries != NULL)
+        closedir(entries);
+    return found == 1;
+}
+
+/* A library has it in its own folder; a program looks where a container may have got its libraries. */
+static bool find_container_config(const char *root, const char *folder, char path[PATH_MAX])
+{
+    if (!ends_with(folder, program_folder))
+        return find_copied_config(folder, path);
+    for (size_t i = 0; i < LIBRARY_FOLDERS; i++) {
+        char libraries[PATH_MAX + 32];
+        snprintf(libraries, sizeof libraries, "%s%s", root, library_folders[i]);
+        if (find_copied_config(libraries, path))
+            return true;
+    }
+    return false;
 }
 
 static bool find_config(struct inventory *inventory, char path[PATH_MAX])
 {
     char folder[PATH_MAX];
     own_folder(folder);
-    strip_library_folder(folder, inventory->root);
+    strip_usual_folder(folder, inventory->root);
     inventory->driver_root = true;
     const char *configured = getenv("GPU_SIM_CONFIG");
     if (configured != NULL && *configured != '\0') {
@@ -73,7 +98,7 @@ static bool find_config(struct inventory *inventory, char path[PATH_MAX])
         return true;
     }
     inventory->driver_root = false;
-    return find_copied_config(folder, path);
+    return find_container_config(inventory->root, folder, path);
 }
 
 static bool gpu_is_visible(const struct inventory *inventory, unsigned int minor)
@@ -89,7 +114,7 @@ bool inventory_load(struct inventory *inventory, char *error, size_t error_size)
     memset(inventory, 0, sizeof *inventory);
     if (!find_config(inventory, path)) {
         snprintf(error, error_size, "no configuration: neither GPU_SIM_CONFIG nor %s/etc/gpu-sim.ini nor exactly one "
-                 "libnvidia-simcfg.so.* beside this library", inventory->root);
+                 "libnvidia-simcfg.so.* among the libraries", inventory->root);
         return false;
     }
     if (!config_load(&inventory->config, path, error, error_size))

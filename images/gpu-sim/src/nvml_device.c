@@ -145,7 +145,13 @@ static unsigned long long memory_bytes(const struct nvmlDevice_st *device)
     return (unsigned long long)mib << 20;
 }
 
-/* Nothing can allocate memory on a simulated GPU, so all of it is free. */
+static unsigned long long reserved_bytes(const struct nvmlDevice_st *device)
+{
+    return device->compute == NULL ? (unsigned long long)device->gpu->config->model->reserved_memory_mib << 20 : 0;
+}
+
+/* No memory is really allocated on a simulated GPU, so all of it is free. What CUDA programs are told they hold is
+   known to them and their MPS server alone. */
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
 {
     struct nvmlDevice_st *device;
@@ -168,8 +174,10 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t *me
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (memory->version != nvmlMemory_v2)
         return session_leave(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-    memory->total = memory->free = memory_bytes(device);
-    memory->reserved = memory->used = 0;
+    memory->total = memory_bytes(device);
+    memory->reserved = reserved_bytes(device);
+    memory->free = memory->total - memory->reserved;
+    memory->used = 0;
     return session_leave(NVML_SUCCESS);
 }
 

@@ -1,5 +1,6 @@
-/* NVML calls about use. No process can run on a simulated GPU, so these zeros are true. Figures that would have to be
-   invented (power, temperature, clocks) are left to the stubs, which answer NVML_ERROR_NOT_SUPPORTED. */
+/* NVML calls about use. No process runs code or holds bytes on a simulated GPU, so these zeros are true; what libcuda
+   and an MPS server keep accounts of is not shown here. Figures that would have to be invented (power, temperature,
+   clocks) are left to the stubs, which answer NVML_ERROR_NOT_SUPPORTED. */
 #include "nvml_session.h"
 
 #include <string.h>

@@ -3,13 +3,16 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gpu_models import render_node_config
-from tests.unit.gpu_sim.driver_root import MODELS, SOURCE, Build, Root
+from tests.unit.gpu_sim.driver_root import MODELS, SOURCE, Build, Root, write_root
+from tests.unit.gpu_sim.mps import Mps
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +54,27 @@ def make_root(build: Build, tmp_path: Path) -> Callable[..., Root]:
         model: str = "h100-80gb", count: int = 2, *, text: str | None = None, visible: int | None = None, **kwargs
     ) -> Root:
         path = tmp_path / f"root{len(list(tmp_path.iterdir()))}"
-        for folder in ("etc", "dev", "run"):
-            (path / folder).mkdir(parents=True)
-        subprocess.run(["cp", "-a", f"{build.out}/root/usr", path], check=True)
-        (path / "etc/gpu-sim.ini").write_text(text or render_node_config("node", MODELS[model], count, **kwargs))
-        for minor in range(count if visible is None else visible):
-            (path / f"dev/nvidia{minor}").touch()
-        return Root(build, path)
+        config = text or render_node_config("node", MODELS[model], count, **kwargs)
+        return write_root(build, path, config, count if visible is None else visible)
 
     return make
+
+
+@pytest.fixture
+def make_mps(build: Build) -> Iterator[Callable[..., Mps]]:
+    """Roots with an MPS pipe directory each, in folders that every user may enter and whose names are short."""
+    with tempfile.TemporaryDirectory(prefix="mps", dir="/tmp") as name, ExitStack() as started:
+        Path(name).chmod(0o755)
+
+        def make(model: str = "h100-80gb", count: int = 1, **kwargs) -> Mps:
+            folder = Path(name) / str(len(list(Path(name).iterdir())))
+            folder.mkdir()
+            for shared in ("p", "l", "sanitizer"):
+                (folder / shared).mkdir()
+                (folder / shared).chmod(0o777)
+            config = render_node_config("node", MODELS[model], count, **kwargs)
+            mps = Mps(write_root(build, folder / "root", config, count), folder)
+            started.callback(mps.stop)
+            return mps
+
+        yield make

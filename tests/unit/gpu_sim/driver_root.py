@@ -57,6 +57,17 @@ class Root:
         )
 
 
+def write_root(build: Build, path: Path, config: str, visible: int) -> Root:
+    """A driver root with that configuration, of whose GPUs the first few have device nodes."""
+    for folder in ("etc", "dev", "run"):
+        (path / folder).mkdir(parents=True)
+    subprocess.run(["cp", "-a", f"{build.out}/root/usr", path], check=True)
+    (path / "etc/gpu-sim.ini").write_text(config)
+    for minor in range(visible):
+        (path / f"dev/nvidia{minor}").touch()
+    return Root(build, path)
+
+
 def container_of(root: Root, tmp_path: Path, *nodes: str) -> Root:
     """What a container gets of the root: libraries by version, nvidia-smi, and the granted device nodes."""
     path = tmp_path / "container"

@@ -60,6 +60,16 @@ def test_install_makes_nodes_configuration_and_kernel_views(build, tmp_path):
 
 
 @needs_root
+def test_programs_are_installed_executable(build, tmp_path):
+    root = tmp_path / "root"
+    install(build, root)
+    modes = {path.name: stat.filemode(path.stat().st_mode) for path in (root / "usr/bin").iterdir()}
+    assert modes == dict.fromkeys(("nvidia-smi", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"), "-rwxr-xr-x")
+    program = root / "usr/bin/nvidia-cuda-mps-control"
+    assert "simulated" in subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stdout
+
+
+@needs_root
 def test_every_mig_device_that_can_exist_has_a_capability_of_its_own(build, tmp_path):
     root = tmp_path / "root"
     install(build, root)

@@ -35,13 +35,13 @@ def test_cuda_reports_the_same_gpus_as_nvml(make_root):
     print(json.dumps([number(cuda.cuDeviceGetCount), text(cuda.cuDeviceGetName, 2), bytes(uuid).hex(),
                       number(cuda.cuDeviceTotalMem_v2, 2, kind=ctypes.c_size_t) >> 20,
                       text(cuda.cuDeviceGetPCIBusId, 2),
-                      [number(cuda.cuDeviceGetAttribute, a, 2) for a in (16, 75, 76, 33, 1)],
+                      [number(cuda.cuDeviceGetAttribute, a, 2) for a in (16, 75, 76, 33, 13)],
                       error(number(cuda.cuDeviceGet, 3) * -1)]))
     """
     )
     uuid = simulated_gpus("node", MODELS["h100-80gb"], 3)[2].uuid
     assert json.loads(done.stdout) == [
-        *(3, "NVIDIA H100 80GB HBM3", uuid.removeprefix("GPU-").replace("-", ""), 81559, "0000:2A:00.0"),
+        *(3, "NVIDIA H100 80GB HBM3", uuid.removeprefix("GPU-").replace("-", ""), 81559 - 480, "0000:2A:00.0"),
         *([132, 9, 0, 0x2A, -801], "CUDA_ERROR_INVALID_DEVICE"),
     ]
 
@@ -53,7 +53,7 @@ def test_cuda_refuses_kernels_and_says_why(make_root):
     function = ctypes.c_void_p()
     assert cuda.cuGetProcAddress_v2(b"cuLaunchKernel", ctypes.byref(function), 13000, ctypes.c_uint64(0), None) == 0
     assert function.value == ctypes.cast(cuda.cuLaunchKernel, ctypes.c_void_p).value
-    assert cuda.cuGetProcAddress_v2(b"cuMemAlloc", ctypes.byref(function), 13000, ctypes.c_uint64(0), None) == 500
+    assert cuda.cuGetProcAddress_v2(b"cuNoSuch", ctypes.byref(function), 13000, ctypes.c_uint64(0), None) == 500
     print(error(cuda.cuLaunchKernel(*[None] * 11)))
     """
     )
@@ -86,6 +86,35 @@ def test_gpu_probe_tells_a_simulation_and_the_mig_device_it_was_given(make_root,
         (0, True, 60, 40448),
         (1, True, 60, 40448),
     ]
+
+
+def test_the_driver_version_is_known_before_cuda_starts_and_starts_nothing(make_root):
+    done = make_root().python(
+        CUDA + "    print(number(cuda.cuDriverGetVersion), error(-number(cuda.cuDeviceGetCount)))\n"
+    )
+    assert done.stdout == "13000 CUDA_ERROR_NOT_INITIALIZED\n"
+
+
+def test_cuda_visible_devices_chooses_and_orders_as_cuda_does(make_root):
+    root = make_root(count=4)
+    gpus = [gpu.uuid for gpu in simulated_gpus("node", MODELS["h100-80gb"], 4)]
+    script = (
+        CUDA
+        + """
+    if cuda.cuInit(0):
+        print(json.dumps([]))
+    else:
+        print(json.dumps([int(text(cuda.cuDeviceGetPCIBusId, i)[5], 16)
+                          for i in range(number(cuda.cuDeviceGetCount))]))
+    """
+    )
+    expected: dict[str, list[int]] = {
+        **{"2,0": [2, 0], f"{gpus[3]},1": [3, 1], gpus[1][:12]: [1], "0, 3": [0, 3]},
+        # What names no device ends the list; twice the same, and there is none.
+        **{"1,9,0": [1], "-1": [], "": [], "1,-1,0": [1], "GPU-": [], "0x1": [], "1,1": [], "junk": []},
+    }
+    found = {value: json.loads(root.python(script, CUDA_VISIBLE_DEVICES=value).stdout) for value in expected}
+    assert found == expected
 
 
 def test_cuda_without_gpus_is_no_device(make_root):

@@ -14,7 +14,8 @@ def test_nvml_reports_the_model_as_its_file_states_it(make_root, key):
         m2 = n.nvmlDeviceGetMemoryInfo(d, version=n.nvmlMemory_v2)
         pci = n.nvmlDeviceGetPciInfo(d)
         result = [n.nvmlDeviceGetCount(), n.nvmlDeviceGetName(d), n.nvmlDeviceGetUUID(d),
-                  n.nvmlDeviceGetMemoryInfo(d).total >> 20, m2.total >> 20, m2.used, pci.busId, pci.pciDeviceId,
+                  n.nvmlDeviceGetMemoryInfo(d).total >> 20, m2.total >> 20, m2.reserved >> 20, m2.used,
+                  (m2.total - m2.free) >> 20, pci.busId, pci.pciDeviceId,
                   n.nvmlDeviceGetMinorNumber(d), n.nvmlDeviceGetNumGpuCores(d),
                   "%d.%d" % n.nvmlDeviceGetCudaComputeCapability(d), n.nvmlDeviceGetPowerManagementLimit(d),
                   n.nvmlSystemGetDriverVersion(), n.nvmlSystemGetCudaDriverVersion()]
@@ -22,7 +23,8 @@ def test_nvml_reports_the_model_as_its_file_states_it(make_root, key):
     gpu = simulated_gpus("node", model, 2)[1]
     cores = model.multiprocessors * (64 if model.cuda_compute_capability == "8.0" else 128)
     assert found == [
-        *(2, model.product_name, gpu.uuid, model.memory_mib, model.memory_mib, 0, "00000000:1A:00.0"),
+        *(2, model.product_name, gpu.uuid, model.memory_mib, model.memory_mib),
+        *(model.reserved_memory_mib, 0, model.reserved_memory_mib, "00000000:1A:00.0"),
         *(model.pci_device_id, 1, cores, model.cuda_compute_capability, model.power_limit_watts * 1000, DRIVER, 13000),
     ]
 

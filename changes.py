@@ -1,0 +1,53 @@
+"""What a changed limit means, in words, beside the diff that Pulumi prints.
+
+Reads the outputs of the stack's last update from the backend; asks no cluster.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pulumi
+
+READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
+NUMBERS = {
+    "activeThreadPercentage": "thread percentage",
+    "grantedMultiprocessors": "SMs granted",
+    "pinnedDeviceMemoryLimit": "memory limit",
+    "memoryLeftForAClient": "memory left for a client",
+}
+
+
+def explain(outputs: Mapping[str, Any]) -> None:
+    """Say what changes in the way that GPUs are shared, if anything does."""
+    answer = pulumi.runtime.invoke(READ_STACK_OUTPUTS, {"name": pulumi.get_stack()})
+    before = (answer.value or {}).get("outputs", {})
+    if lines := list(mps_changes(before.get("mps"), outputs.get("mps"))):
+        pulumi.log.info("\n".join(["MPS changes:", *(f"  {line}" for line in lines)]))
+
+
+def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
+    """What differs and what running clients feel of it; nothing where there was or will be no MPS."""
+    if not before or not after or _plain(before) == _plain(after):
+        return
+    if before["mode"] != after["mode"]:
+        yield f"mode: {before['mode']} -> {after['mode']}; every client is deleted and made anew"
+    for key, name in NUMBERS.items():
+        old, new = before.get(key), after.get(key)
+        if _number(old) != _number(new):
+            yield f"{name}: {_number(old)} -> {_number(new)}"
+    if before["mode"] == after["mode"] == "daemon":
+        yield "the running daemons take the limits without a restart; from then on new clients have them"
+        yield "the stack's own clients (Deployments in namespace mps) start again, so that none keeps the old limits"
+        yield "any other client that runs keeps the old limits until it starts again"
+    elif after["mode"] == "claim" and before["mode"] == "claim":
+        yield "the claim mps/shared-gpu cannot be changed, so it is replaced: its clients are deleted first and lose"
+        yield "their context, NVIDIA's driver ends the claim's MPS daemon and starts another one"
+
+
+def _number(value: Any) -> Any:
+    """The backend keeps every number as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _number(value) for key, value in values.items()}

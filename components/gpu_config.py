@@ -1,0 +1,115 @@
+"""NVIDIA's opaque device configuration (`GpuConfig`), as claims carry it, and what its driver lets slip.
+
+Source: https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, api/nvidia.com/resource/v1beta1 of v0.5.0. The driver
+looks at it when a pod is already scheduled, and then the pod hangs; an empty `timeSlicingConfig` even ends the plugin.
+So it is looked at here, before anything is registered.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mps_limits import MIB, quantity_bytes
+
+DRIVER = "gpu.nvidia.com"
+API = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
+INTERVALS = ("Default", "Short", "Medium", "Long")
+SECTIONS = {"MPS": "mpsConfig", "TimeSlicing": "timeSlicingConfig"}
+# The driver decodes strictly: a key that it does not know hangs the pod.
+KEYS = {
+    "": {"apiVersion", "kind", "sharing"},
+    "sharing": {"strategy", *SECTIONS.values()},
+    "sharing.timeSlicingConfig": {"interval"},
+    "sharing.mpsConfig": {
+        "defaultActiveThreadPercentage",
+        "defaultPinnedDeviceMemoryLimit",
+        "defaultPerDevicePinnedMemoryLimit",
+        "multiUser",
+    },
+}
+_DEVICE = re.compile(r"[0-9]+|(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class GpuConfigError(ValueError):
+    """A claim's configuration would be refused, ignored or worse; the text has every finding."""
+
+
+def shared_by_mps(percentage: int, memory: str, per_device: Mapping[str, str], request: str) -> dict[str, Any]:
+    """An entry of a claim's `config`: the driver starts an MPS daemon of these limits for the claim's GPU."""
+    limits: dict[str, Any] = {
+        "defaultActiveThreadPercentage": percentage,
+        "defaultPinnedDeviceMemoryLimit": memory,
+        # Pods of different users may share the claim.
+        "multiUser": True,
+    }
+    if per_device:
+        limits["defaultPerDevicePinnedMemoryLimit"] = dict(per_device)
+    parameters = {**API, "sharing": {"strategy": "MPS", "mpsConfig": limits}}
+    # Always with the request's name: an entry for all requests meets those of other drivers as well.
+    return {"requests": [request], "opaque": {"driver": DRIVER, "parameters": parameters}}
+
+
+def check(name: str, spec: Mapping[str, Any]) -> None:
+    """Look at the configuration in a claim's spec. Raises `GpuConfigError` with all that is wrong with it."""
+    devices = spec.get("spec", spec).get("devices", {})
+    if found := [line for entry in devices.get("config", []) for line in _entry(entry)]:
+        raise GpuConfigError(f"claim {name}:\n" + "\n".join(f"  {line}" for line in found))
+
+
+def _entry(entry: Mapping[str, Any]) -> Iterator[str]:
+    opaque = entry.get("opaque", {})
+    if opaque.get("driver") != DRIVER:
+        return
+    if not entry.get("requests"):
+        yield "config.requests: is missing, so the entry would be for every request; name the claim's requests"
+    parameters = opaque.get("parameters", {})
+    for key, expected in API.items():
+        if parameters.get(key) != expected:
+            yield f"{key}: {parameters.get(key)!r} is not what the driver reads; use {expected}"
+    yield from _unknown_keys("", parameters)
+    if sharing := parameters.get("sharing"):
+        yield from _sharing(sharing)
+
+
+def _unknown_keys(path: str, content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        inner = f"{path}.{key}".lstrip(".")
+        if key not in KEYS[path]:
+            known = ", ".join(sorted(KEYS[path]))
+            yield f"{inner}: is unknown to the driver, which then refuses the pod; use some of {known}"
+        elif inner in KEYS and isinstance(value, Mapping):
+            yield from _unknown_keys(inner, value)
+
+
+def _sharing(sharing: Mapping[str, Any]) -> Iterator[str]:
+    strategy = sharing.get("strategy")
+    if strategy not in SECTIONS:
+        yield f"sharing.strategy: {strategy!r} is unknown; use {' or '.join(SECTIONS)}"
+        return
+    for other, section in SECTIONS.items():
+        if sharing.get(section) is not None and other != strategy:
+            yield f"sharing.{section}: is for the strategy {other}, not {strategy}; drop it"
+    if strategy == "MPS":
+        yield from _mps(sharing.get("mpsConfig") or {})
+    elif (config := sharing.get("timeSlicingConfig")) is not None:
+        interval = config.get("interval")
+        if interval not in INTERVALS:
+            effect = "which ends NVIDIA's plugin" if interval is None else "which is unknown"
+            choices = ", ".join(INTERVALS)
+            yield f"sharing.timeSlicingConfig.interval: {interval!r}, {effect}; use one of {choices}"
+
+
+def _mps(config: Mapping[str, Any]) -> Iterator[str]:
+    key = "sharing.mpsConfig.default"
+    percentage = config.get("defaultActiveThreadPercentage", 100)
+    if type(percentage) is not int or not 1 <= percentage <= 100:
+        yield f"{key}ActiveThreadPercentage: {percentage!r} would be ignored by MPS; use 1 to 100"
+    memory = {f"{key}PinnedDeviceMemoryLimit": config.get("defaultPinnedDeviceMemoryLimit", "1Mi")}
+    for device, limit in config.get("defaultPerDevicePinnedMemoryLimit", {}).items():
+        if not _DEVICE.fullmatch(device):
+            yield f"{key}PerDevicePinnedMemoryLimit: {device!r} names no device; use an index or a UUID"
+        memory[f"{key}PerDevicePinnedMemoryLimit.{device}"] = limit
+    for name, limit in memory.items():
+        size = quantity_bytes(str(limit))
+        if size is None or size < MIB:
+            yield f"{name}: {limit!r} is less than the driver's unit; use at least 1Mi, such as 8Gi"

@@ -1,0 +1,130 @@
+"""Clients of MPS: their limits, and what makes a pod of a plain manifest one of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+from components.gpu_config import shared_by_mps
+from mps_limits import mps_memory
+
+FOLDER = "/run/dra-workshop/mps"
+PIPE_FOLDER, SHM_FOLDER = f"{FOLDER}/pipe", f"{FOLDER}/shm"
+# Where CUDA looks for a daemon unless it is told otherwise, and where the driver's claim mode mounts its own.
+CLIENT_PIPE = "/tmp/nvidia-mps"
+CLASS_LABEL = "dra-workshop/mps-class"
+LIMITS_ANNOTATION = "dra-workshop/mps-limits"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may use of a GPU; memory as Kubernetes quantities of whole MiB."""
+
+    active_thread_percentage: int
+    pinned_device_memory_limit: str
+    per_device: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def as_mps_reads_them(self) -> tuple[str, str]:
+        """Percentage and memory, as MPS writes them."""
+        return str(self.active_thread_percentage), mps_memory(self.pinned_device_memory_limit)
+
+    @property
+    def words(self) -> str:
+        """For people: one line."""
+        per_device = "".join(f", GPU {device}: {limit}" for device, limit in sorted(self.per_device.items()))
+        return f"{self.active_thread_percentage} % of the SMs, {self.pinned_device_memory_limit}{per_device}"
+
+
+class MpsSharing:
+    """One way of sharing GPUs through MPS."""
+
+    limits: Limits
+    classes: Mapping[str, Limits]
+    ready: list[pulumi.Resource]
+    """What must exist before a client does."""
+
+    def share(self, document: dict[str, Any]) -> None:
+        """Make an object of a manifest one that shares its GPU this way."""
+        if document["kind"] == "Deployment":
+            template, words = document["spec"]["template"], self.limits.words
+            if name := template["metadata"].get("labels", {}).get(CLASS_LABEL):
+                _limit(template["spec"], self.classes[name])
+                words = f"{self.classes[name].words} (class {name}; at most {words})"
+            # A client keeps the limits that it started with, so it starts again when they change.
+            template["metadata"].setdefault("annotations", {})[LIMITS_ANNOTATION] = words
+
+
+class MpsByClaim(MpsSharing):
+    """NVIDIA's driver starts a daemon for each claim, with the limits that the claim carries. Owns no resource."""
+
+    def __init__(self, limits: Limits, classes: Mapping[str, Limits]) -> None:
+        self.limits, self.classes, self.ready = limits, classes, []
+
+    def share(self, document: dict[str, Any]) -> None:
+        super().share(document)
+        if document["kind"] in ("ResourceClaim", "ResourceClaimTemplate"):
+            spec = document["spec"].get("spec", document["spec"])
+            limits = self.limits
+            spec["devices"]["config"] = [
+                shared_by_mps(
+                    limits.active_thread_percentage,
+                    limits.pinned_device_memory_limit,
+                    limits.per_device,
+                    spec["devices"]["requests"][0]["name"],
+                )
+            ]
+
+
+def _limit(pod: dict[str, Any], limits: Limits) -> None:
+    """Set a class's limits in the client's own environment. Its GPU is number 0 to itself."""
+    percentage, memory = limits.as_mps_reads_them
+    for container in pod["containers"]:
+        container.setdefault("env", []).extend(
+            [
+                {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": percentage},
+                {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": f"0={memory}"},
+            ]
+        )
+
+
+# https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-all-containers: since 1.36.
+RESTART_ALL = {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}
+
+
+def add_to_pod(pod: dict[str, Any], image: str, *, wait_again: bool) -> None:
+    """Give a pod the node's daemon: its pipe, its shared memory, and a wait for it.
+
+    CUDA runs without MPS, and so without limits, where no daemon answers; so a client must not be there first. With
+    `wait_again`, a client that failed, as all do when their daemon ends, waits for the next one too; otherwise it
+    may come back before that and be without limits. The cluster has to know `RestartAllContainers`.
+    """
+    mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
+    pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}
+    first = pod["containers"][0]
+    for container in pod["containers"]:
+        container.setdefault("volumeMounts", []).extend(mounts)
+        container.setdefault("env", []).insert(0, pipe)
+        if wait_again:
+            container |= {"restartPolicy": "Always", "restartPolicyRules": [RESTART_ALL]}
+    pod.setdefault("initContainers", []).append(
+        {
+            "name": "wait-for-mps",
+            "image": image,
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["wait"],
+            # It is no client, but the policy of module 05 looks at every container that has the GPU.
+            "env": list(first["env"]),
+            "securityContext": first["securityContext"],
+            "resources": first["resources"],
+            "volumeMounts": mounts,
+        }
+    )
+    # Not made if missing: the daemon makes them, with modes that let clients of every user in.
+    pod.setdefault("volumes", []).extend(
+        [
+            {"name": "mps-pipe", "hostPath": {"path": PIPE_FOLDER, "type": "Directory"}},
+            {"name": "mps-shm", "hostPath": {"path": SHM_FOLDER, "type": "Directory"}},
+        ]
+    )

@@ -1,0 +1,199 @@
+"""An MPS daemon on each GPU node, without privilege, and how pods become its clients."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi import Output, ResourceOptions
+from pulumi_command import local
+
+from components.claims import claim
+from components.cluster import GPU_NODE_SELECTOR, Cluster
+from components.dra_driver import DraDriver
+from components.mps_clients import PIPE_FOLDER, SHM_FOLDER, Limits, MpsSharing, add_to_pod
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NAMESPACE = "mps-system"
+NAME = "mps-daemon"
+# The daemon's own view of the node's folders.
+PIPE, LOG, SHM = "/mps/pipe", "/mps/log", "/dev/shm"
+READY = {"exec": {"command": ["mps-daemon", "ready"]}, "timeoutSeconds": 5}
+# ConfigMap key -> the variable that `mps-daemon run` reads.
+VARIABLES = {
+    "activeThreadPercentage": "ACTIVE_THREAD_PERCENTAGE",
+    "pinnedDeviceMemoryLimit": "PINNED_DEVICE_MEMORY_LIMIT",
+}
+
+
+class MpsDaemon(pulumi.ComponentResource, MpsSharing):
+    """Owns the DaemonSet, the claim for its GPUs, the limits that it gives, and their live change.
+
+    What is set here holds for every client that does not ask for less. A changed limit reaches the running daemons
+    through their pipes, and so new clients, without a restart; clients that run keep theirs. One memory limit is for
+    every GPU of the node: CUDA applies a daemon's limits by the client's own numbers of its GPUs (measured), and a
+    pod sees its only GPU as number 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cluster: Cluster,
+        driver: DraDriver,
+        image: str,
+        limits: Limits,
+        classes: Mapping[str, Limits],
+        nodes: Sequence[str],
+        simulated: str | None,
+        clients_wait_again: bool,
+        timeout_seconds: int,
+        opts: ResourceOptions | None = None,
+    ) -> None:
+        """`simulated` is the digest of the simulated GPUs' configuration, None for real ones.
+
+        `clients_wait_again` asks for Kubernetes 1.36 or newer: see `add_to_pod`.
+        """
+        super().__init__("dra-workshop:gpu:MpsDaemon", name, None, opts)
+        self.image, self.limits, self.classes = image, limits, classes
+        self.clients_wait_again = clients_wait_again
+        namespace = k8s.core.v1.Namespace(
+            f"{name}-namespace",
+            metadata={
+                "name": NAMESPACE,
+                "labels": {
+                    # Its claim sees every GPU, those that others hold as well.
+                    "resource.kubernetes.io/admin-access": "true",
+                    # Two folders of the node are mounted; nothing is privileged. docs/security.md has the reasons.
+                    "pod-security.kubernetes.io/enforce": "privileged",
+                },
+            },
+            opts=cluster.inside(self, driver.ready),
+        )
+        config = k8s.core.v1.ConfigMap(
+            f"{name}-config",
+            metadata={"name": "mps-limits", "namespace": NAMESPACE},
+            data=dict(zip(VARIABLES, limits.as_mps_reads_them, strict=True)),
+            opts=cluster.inside(self, [namespace]),
+        )
+        gpus = claim(f"{name}-gpus-claim", CLAIM, cluster.inside(self, [namespace]))
+        spec: Any = daemon_set_spec(image, simulated)
+        daemon_set = k8s.apps.v1.DaemonSet(
+            f"{name}-daemonset",
+            metadata={"name": NAME, "namespace": NAMESPACE},
+            spec=spec,
+            opts=cluster.inside(self, [config, gpus]),
+        )
+        percentage, memory = limits.as_mps_reads_them
+        applied = local.Command(
+            f"{name}-limits",
+            create="python -m components.commands.mps_limits",
+            update="python -m components.commands.mps_limits",
+            dir=str(CHECKOUT),
+            environment={
+                "KUBECONFIG": str(cluster.kubeconfig_file),
+                "KUBE_CONTEXT": cluster.context,
+                "MPS_NAMESPACE": NAMESPACE,
+                "NODES": json.dumps(sorted(nodes)),
+                "ACTIVE_THREAD_PERCENTAGE": percentage,
+                "PINNED_DEVICE_MEMORY_LIMIT": memory,
+                "WAIT_SECONDS": str(timeout_seconds),
+            },
+            logging=local.Logging.STDERR,
+            opts=ResourceOptions(parent=self, depends_on=[daemon_set], deleted_with=cluster.inside(self).deleted_with),
+        )
+        self.applied: Output[str] = applied.stdout
+        self.ready = [applied]
+        self.register_outputs({"limits": limits.words})
+
+    def share(self, document: dict[str, Any]) -> None:
+        if document["kind"] == "Namespace":
+            # The pipe is a folder of the node, which no stricter level lets a pod mount. Where MpsPolicy is on, it
+            # allows the daemon's two folders and nothing else.
+            document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
+        elif document["kind"] == "Deployment":
+            super().share(document)
+            add_to_pod(document["spec"]["template"]["spec"], self.image, wait_again=self.clients_wait_again)
+
+
+CLAIM = {
+    "kind": "ResourceClaimTemplate",
+    "metadata": {"name": "every-gpu", "namespace": NAMESPACE},
+    "spec": {
+        "spec": {
+            "devices": {
+                "requests": [
+                    {
+                        "name": "gpus",
+                        "exactly": {"deviceClassName": "gpu.nvidia.com", "allocationMode": "All", "adminAccess": True},
+                    }
+                ]
+            }
+        }
+    },
+}
+
+
+def daemon_set_spec(image: str, simulated: str | None) -> dict[str, Any]:
+    """The DaemonSet's spec. It does not name the limits: a change of theirs must not restart it."""
+    labels = {"app": NAME}
+    metadata: dict[str, Any] = {"labels": labels}
+    if simulated:
+        # A daemon and its claim know the GPUs that were there when they started.
+        metadata["annotations"] = {"dra-workshop/gpus": simulated}
+    return {"selector": {"matchLabels": labels}, "template": {"metadata": metadata, "spec": _pod_spec(image)}}
+
+
+def _pod_spec(image: str) -> dict[str, Any]:
+    limits = [
+        {"name": variable, "valueFrom": {"configMapKeyRef": {"name": "mps-limits", "key": key}}}
+        for key, variable in VARIABLES.items()
+    ]
+    return {
+        "nodeSelector": GPU_NODE_SELECTOR,
+        "tolerations": [{"operator": "Exists"}],
+        "terminationGracePeriodSeconds": 10,
+        "automountServiceAccountToken": False,
+        "containers": [
+            {
+                "name": "mps-daemon",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "args": ["run"],
+                "env": [
+                    {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": PIPE},
+                    {"name": "CUDA_MPS_LOG_DIRECTORY", "value": LOG},
+                    *limits,
+                ],
+                "startupProbe": {**READY, "periodSeconds": 1, "failureThreshold": 60},
+                # Every question is five lines in the daemon's log.
+                "readinessProbe": {**READY, "periodSeconds": 10},
+                # NVIDIA lets only root serve clients of every user (-multiuser-server); it needs no capability.
+                "securityContext": {
+                    "runAsUser": 0,
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "resources": {
+                    "requests": {"cpu": "1m", "memory": "16Mi"},
+                    "limits": {"memory": "1Gi"},
+                    "claims": [{"name": "gpus"}],
+                },
+                "volumeMounts": [
+                    {"name": "pipe", "mountPath": PIPE},
+                    {"name": "shm", "mountPath": SHM},
+                    {"name": "log", "mountPath": LOG},
+                ],
+            }
+        ],
+        "resourceClaims": [{"name": "gpus", "resourceClaimTemplateName": "every-gpu"}],
+        "volumes": [
+            # Below /run, which is memory: what a client shares with the daemon is gone with a restart of the node.
+            {"name": "pipe", "hostPath": {"path": PIPE_FOLDER, "type": "DirectoryOrCreate"}},
+            {"name": "shm", "hostPath": {"path": SHM_FOLDER, "type": "DirectoryOrCreate"}},
+            {"name": "log", "emptyDir": {}},
+        ],
+    }

@@ -1,0 +1,212 @@
+"""MPS in a stack that is up: what its daemon says, and clients of it for one check each."""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from components.mps_daemon import NAME, NAMESPACE
+from mps_limits import mps_memory
+from tests.e2e.live import HOPELESS, LiveStack, Playground, wait_for
+
+CLIENTS = "mps"
+DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
+PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+
+
+class Daemon:
+    """The daemon that serves the stack's shared GPU: the node's own, or the one of the claim."""
+
+    def __init__(self, stack: LiveStack) -> None:
+        self.stack = stack
+        self.by_claim = stack.settings.mps.mode == "claim"
+        self.node = stack.settings.gpu_nodes[0].node
+
+    @property
+    def pod(self) -> tuple[str, str]:
+        """(namespace, name) of its pod."""
+        if not self.by_claim:
+            found = self.stack.get("pods", namespace=NAMESPACE, label_selector={"app": NAME})
+            alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+            (name,) = [pod["metadata"]["name"] for pod in alive if pod["spec"].get("nodeName") == self.node]
+            return NAMESPACE, name
+        found = self.stack.get("pods", namespace=DRIVER_NAMESPACE)
+        (name,) = [
+            pod["metadata"]["name"]
+            for pod in found
+            if pod["metadata"]["name"].startswith("mps-control-daemon") and "deletionTimestamp" not in pod["metadata"]
+        ]
+        return DRIVER_NAMESPACE, name
+
+    def ask(self, *commands: str) -> str:
+        """What it answers to commands of nvidia-cuda-mps-control."""
+        namespace, pod = self.pod
+        if not self.by_claim:
+            words = [
+                self.stack.kubectl("exec", "-n", namespace, pod, "--", "nvidia-cuda-mps-control", c) for c in commands
+            ]
+            return "".join(words)
+        script = (
+            "cd /driver-root; export CUDA_MPS_PIPE_DIRECTORY=/driver-root/tmp/nvidia-mps; "
+            "for control in usr/bin usr/local/bin bin; do [ -x $control/nvidia-cuda-mps-control ] && break; done; "
+            "exec $control/nvidia-cuda-mps-control"
+        )
+        stdin = "".join(f"{command}\n" for command in commands)
+        return self.stack.kubectl("exec", "-i", "-n", namespace, pod, "--", "sh", "-c", script, stdin=stdin)
+
+    def servers(self) -> list[int]:
+        return [int(line) for line in self.ask("get_server_list").split()]
+
+    def clients(self) -> int:
+        """How many contexts it serves. A daemon does not see the processes of other pods, so it has no more to say."""
+        return len(re.findall(r"^\d+\.\d+$", self.ask("get_device_client_list"), re.M))
+
+    def gpus_in_use(self) -> set[str]:
+        """The beginnings of the UUIDs of the GPUs that clients use."""
+        return set(re.findall(r"\s(GPU-[0-9a-f-]+)\s", self.ask("ps")))
+
+    def default_percentage(self) -> float:
+        return float(self.ask("get_default_active_thread_percentage"))
+
+    def apply(self, percentage: float, memory: str) -> None:
+        """Change the limits live, for the servers that run and those to come."""
+        devices = self.devices()
+        commands = [f"set_default_active_thread_percentage {percentage}"]
+        commands += [f"set_default_device_pinned_mem_limit {device} {memory}" for device in devices]
+        for server in self.servers():
+            commands.append(f"set_active_thread_percentage {server} {percentage}")
+            commands += [f"set_device_pinned_mem_limit {server} {device} {memory}" for device in devices]
+        self.ask(*commands)
+
+    def devices(self) -> list[int]:
+        return [int(number) for number in re.findall(r"^(\d+)\s+\S+\s+GPU-", self.ask("device_query"), re.M)]
+
+    @contextmanager
+    def limits(self) -> Iterator[None]:
+        """Put back what the stack set, whatever a check sets in between."""
+        try:
+            yield
+        finally:
+            mps = self.stack.settings.mps
+            self.apply(mps.active_thread_percentage, mps_memory(mps.pinned_device_memory_limit))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A client's end: its exit code and what it printed, line by line."""
+
+    code: int
+    lines: list[dict[str, Any]]
+
+    @property
+    def sms(self) -> int:
+        """The multiprocessors that it was granted, where it said so."""
+        return next(line["sms"] for line in self.lines if "sms" in line)
+
+
+class Client:
+    """One pod that shares the stack's GPU as the stack's own clients do, with a command of its own."""
+
+    def __init__(self, stack: LiveStack, name: str, namespace: str = CLIENTS) -> None:
+        self.stack, self.name, self.namespace = stack, name, namespace
+
+    @classmethod
+    def create(cls, stack: LiveStack, manifest: dict[str, Any]) -> "Client":
+        """The client of a manifest, changed or not."""
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
+        return cls(stack, manifest["metadata"]["name"], manifest["metadata"]["namespace"])
+
+    @classmethod
+    def manifest(
+        cls, stack: LiveStack, args: Sequence[str], env: dict[str, str], namespace: str = CLIENTS
+    ) -> dict[str, Any]:
+        """The pod of the stack's Deployment, but for what it runs and what it sets."""
+        template = stack.one("deployments.apps", "clients", CLIENTS)["spec"]["template"]["spec"]
+        spec = json.loads(json.dumps(template))
+        spec["restartPolicy"] = "Never"
+        spec["containers"][0]["args"] = list(args)
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            for key in ("restartPolicy", "restartPolicyRules"):
+                container.pop(key, None)
+            container.setdefault("env", []).extend({"name": key, "value": value} for key, value in env.items())
+        metadata = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": namespace}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    @classmethod
+    def start(
+        cls, stack: LiveStack, *args: str, percentage: float | None = None, memory: str | None = None
+    ) -> "Client":
+        env = {PERCENTAGE: f"{percentage:g}"} if percentage else {}
+        env |= {MEMORY: f"0={memory}"} if memory else {}
+        return cls.create(stack, cls.manifest(stack, args, env))
+
+    def state(self) -> dict[str, Any]:
+        pod = self.stack.one("pods", self.name, self.namespace)
+        for found in [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]:
+            waiting = found["state"].get("waiting", {})
+            assert waiting.get("reason") not in HOPELESS, f"pod {self.name}: {waiting}"
+        states = pod["status"].get("containerStatuses", [])
+        return states[0]["state"] if states else {}
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stack.kubectl("logs", "-n", self.namespace, self.name).splitlines()]
+
+    def wait_line(self, key: str) -> dict[str, Any]:
+        """The first line that has the key, once it is there."""
+
+        def look() -> dict[str, Any] | None:
+            if not {"running", "terminated"} & self.state().keys():
+                return None
+            return next((line for line in self.lines() if key in line), None)
+
+        return wait_for(f"{self.name} prints {key}", look)
+
+    def ended(self, seconds: float = 60) -> Ended:
+        """How it ended; removes the pod."""
+        state = wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
+        ended = Ended(state["exitCode"], self.lines())
+        self.remove()
+        return ended
+
+    def remove(self) -> None:
+        self.stack.kubectl("delete", "pod", "-n", self.namespace, self.name, "--grace-period=1", "--wait=false")
+
+
+def run(stack: LiveStack, *args: str, percentage: float | None = None, memory: str | None = None) -> Ended:
+    """One client from its start to its end."""
+    return Client.start(stack, *args, percentage=percentage, memory=memory).ended()
+
+
+def deployed(stack: LiveStack, name: str) -> list[dict[str, Any]]:
+    """The pods of one of the stack's Deployments in the clients' namespace."""
+    found = stack.get("pods", namespace=CLIENTS, label_selector={"app": name})
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+@contextmanager
+def outside(stack: LiveStack, uuid: str, labels: dict[str, str]) -> Iterator[Playground]:
+    """A namespace whose pods have the shared GPU without being the stack's: by an admin claim of the same name."""
+    with stack.playground({"resource.kubernetes.io/admin-access": "true", **labels}) as playground:
+        cel = f'device.attributes["gpu.nvidia.com"].uuid == "{uuid}"'
+        gpu = {"deviceClassName": "gpu.nvidia.com", "adminAccess": True, "selectors": [{"cel": {"expression": cel}}]}
+        claim = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": "shared-gpu", "namespace": playground.namespace},
+            "spec": {"devices": {"requests": [{"name": "gpu", "exactly": gpu}]}},
+        }
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(claim))
+        yield playground
+
+
+def shared_gpu(stack: LiveStack) -> str:
+    """The UUID of the GPU that the stack's clients share."""
+    pod = deployed(stack, "clients")[0]["metadata"]["name"]
+    (gpu,) = Playground(stack, CLIENTS).report(pod)["gpus"]
+    return gpu["uuid"]

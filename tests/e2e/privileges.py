@@ -1,0 +1,76 @@
+"""What every pod of a cluster may do, reduced to what matters, and the reviewed list of it."""
+
+from pathlib import Path
+from typing import Any
+
+import kr8s
+import yaml
+
+from tests.e2e.live import LiveStack
+
+NAMESPACES = ("dra-driver-nvidia-gpu", "gpu-sim", "mps", "mps-system", "workloads")
+FILE = Path(__file__).with_name("privileges.yaml")
+
+
+def of_every_pod(stack: LiveStack) -> dict[str, Any]:
+    """namespace/owner -> privileges; only what is set.
+
+    Left out are pods of checks, which come and go, and, where the cluster is not of our own node image, those of
+    namespaces that the stack did not make.
+    """
+    found = {}
+    pods = [pod for pod in stack.get("pods", namespace=kr8s.ALL) if pod["metadata"].get("ownerReferences")]
+    ours = any(pod["metadata"]["name"].startswith("nodenet-") for pod in pods)
+    for pod in pods:
+        namespace = pod["metadata"]["namespace"]
+        if namespace.startswith("check-") or not (ours or namespace in NAMESPACES):
+            continue
+        found[f"{namespace}/{owner(pod)}"] = reduced(pod["spec"])
+    return found
+
+
+def owner(pod: dict[str, Any]) -> str:
+    """The name of what made the pod, without what is drawn at random or names a node or a claim."""
+    name, kind = pod["metadata"]["name"], pod["metadata"]["ownerReferences"][0]["kind"]
+    if kind == "Node":
+        return name.removesuffix(f"-{pod['spec']['nodeName']}")
+    if name.startswith("mps-control-daemon-"):
+        return "mps-control-daemon"
+    parts = pod["metadata"]["ownerReferences"][0]["name"]
+    return parts.rpartition("-")[0] if kind == "ReplicaSet" else parts
+
+
+def reduced(spec: dict[str, Any]) -> dict[str, Any]:
+    """privileged, host namespaces, capabilities, hostPath and users of one pod."""
+    privileges: dict[str, Any] = {key: True for key in ("hostPID", "hostIPC", "hostNetwork") if spec.get(key)}
+    added, kept = set(), False
+    for container in [*spec["containers"], *spec.get("initContainers", [])]:
+        context = container.get("securityContext") or {}
+        if context.get("privileged"):
+            privileges["privileged"] = True
+        capabilities = context.get("capabilities") or {}
+        added |= set(capabilities.get("add") or [])
+        kept = kept or "ALL" not in (capabilities.get("drop") or [])
+    if added:
+        privileges["added"] = sorted(added)
+    if kept:
+        # Those that the container runtime gives by default.
+        privileges["keepsDefaultCapabilities"] = True
+    if paths := sorted({volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume}):
+        privileges["hostPath"] = [path for path in paths if "/plugins/gpu.nvidia.com/mps/" not in path]
+    return privileges
+
+
+def reviewed() -> dict[str, Any]:
+    """The list in privileges.yaml."""
+    return yaml.safe_load(FILE.read_text())
+
+
+def beyond(found: dict[str, Any], allowed: dict[str, Any]) -> dict[str, Any]:
+    """What is more than allowed."""
+    more = {}
+    for key, value in found.items():
+        extra = sorted(set(value) - set(allowed.get(key, []))) if isinstance(value, list) else value
+        if extra and allowed.get(key) != value:
+            more[key] = extra
+    return more

@@ -1,0 +1,177 @@
+"""Module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from components.mps_clients import PIPE_FOLDER
+from mps_limits import granted_multiprocessors
+from tests.e2e.live import LiveStack, Playground, wait_for
+from tests.e2e.mps import CLIENTS, Client, Daemon, deployed, outside, shared_gpu
+from tests.e2e.privileges import beyond, of_every_pod, reviewed
+
+RPC_FAILURE = "CUDA_ERROR_MPS_RPC_FAILURE"
+
+
+@pytest.fixture
+def daemon(stack: LiveStack) -> Daemon:
+    return Daemon(stack)
+
+
+def only_for_the_nodes_daemon(daemon: Daemon, otherwise: str) -> None:
+    if daemon.by_claim:
+        pytest.skip(f"mps.mode is claim: {otherwise}")
+
+
+def uuids(stack: LiveStack, pod: str) -> list[str]:
+    return [gpu["uuid"] for gpu in Playground(stack, CLIENTS).report(pod)["gpus"]]
+
+
+def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    pods = [pod["metadata"]["name"] for pod in deployed(stack, "clients")]
+    assert len(pods) == 2
+    (device,) = Playground(stack, CLIENTS).allocated(pods[0])
+    assert [uuids(stack, pod) for pod in pods] == [[device["uuid"]]] * 2
+    if first := stack.settings.gpu_uuid(1 if "03" in stack.settings.modules else 0):
+        assert device["uuid"] == first
+    seen(f"{' and '.join(pods)} have {device['uuid']}")
+
+
+def test_daemon_lists_both_as_clients_of_that_gpu(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    names = [name for name in ("clients", "limited") for _ in deployed(stack, name)]
+    (uuid,) = uuids(stack, deployed(stack, "clients")[0]["metadata"]["name"])
+    wait_for(f"the daemon has {len(names)} clients", lambda: daemon.clients() == len(names))
+    (device,) = daemon.gpus_in_use()
+    assert uuid.startswith(device)
+    seen(f"{len(names)} clients of server {daemon.servers()[0]} on {device}...")
+
+
+def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    percentage = daemon.default_percentage()
+    assert percentage == stack.settings.mps.active_thread_percentage
+    seen(f"default active thread percentage {percentage:g}")
+
+
+def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    for pod in deployed(stack, "clients"):
+        spec = pod["spec"]
+        assert not {"hostPID", "hostIPC", "hostNetwork"} & spec.keys()
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert not context["allowPrivilegeEscalation"]
+            assert not context.get("privileged")
+    seen("no hostPID, hostIPC or hostNetwork, every capability dropped, not root")
+
+
+def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    found, allowed = of_every_pod(stack), reviewed()
+    more = {name: extra for name, what in found.items() if (extra := beyond(what, allowed.get(name, {})))}
+    assert not more, f"more than tests/e2e/privileges.yaml allows:\n{yaml.safe_dump(more)}"
+    assert not found.keys() - allowed.keys(), f"not in the list: {sorted(found.keys() - allowed.keys())}"
+    privileged = [name for name, what in found.items() if what.get("privileged")]
+    seen(f"{len(found)} kinds of pods; privileged: {', '.join(sorted(privileged))}")
+
+
+def test_client_without_the_pipe_runs_without_mps_and_without_limits(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
+    # The namespace has no class, so no policy asks for the pipe.
+    with outside(stack, shared_gpu(stack), {"pod-security.kubernetes.io/enforce": "restricted"}) as playground:
+        pod = Client.manifest(stack, ["info", "--context"], {}, playground.namespace)
+        for container in pod["spec"]["containers"]:
+            for key in ("volumeMounts", "env"):
+                container.pop(key)
+        for key in ("volumes", "initContainers"):
+            pod["spec"].pop(key)
+        report, context = Client.create(stack, pod).ended().lines
+    (gpu,) = report["gpus"]
+    assert gpu["uuid"] == shared_gpu(stack)
+    client = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")
+    assert context["sms"] > client["sms"]
+    assert context["free_mib"] > client["free_mib"]
+    seen(
+        f"{context['sms']} SMs and {context['free_mib']} MiB free; "
+        f"a client of the daemon has {client['sms']} and {client['free_mib']}"
+    )
+
+
+def test_second_daemon_on_the_node_is_refused(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver starts one daemon a claim, in a folder of its own")
+    namespace, pod = daemon.pod
+    command = ["exec", "-n", namespace, pod, "--", "mps-daemon", "run"]
+    said = stack.kubectl_fails(*command)
+    assert "another" in said and "/mps/pipe" in said
+    assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
+    seen(said.strip().splitlines()[0])
+
+
+def test_killed_daemon_comes_back_over_its_stale_pipe(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
+    percentage = stack.settings.mps.active_thread_percentage
+    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    namespace, old = daemon.pod
+    assert "control" in stack.in_node(daemon.node, "ls", PIPE_FOLDER)
+    stack.kubectl("delete", "pod", "-n", namespace, old, "--grace-period=0", "--force")
+
+    def fresh() -> str | None:
+        alive = [
+            pod
+            for pod in stack.get("pods", namespace=namespace)
+            if pod["metadata"]["name"] != old and pod["spec"].get("nodeName") == daemon.node
+        ]
+        ready = [
+            pod for pod in alive if all(s["ready"] for s in pod["status"].get("containerStatuses", [{"ready": 0}]))
+        ]
+        return ready[0]["metadata"]["name"] if ready else None
+
+    new = wait_for("another daemon is ready", fresh)
+    lost = [
+        line
+        for name in before
+        for line in wait_for(f"{name} ends with its daemon", lambda name=name: broken(stack, name))
+    ]
+    assert {line["error"] for line in lost} == {RPC_FAILURE}
+    wait_for("the clients are back", lambda: daemon.clients() >= len(before))
+    after = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    assert after.keys() == before.keys()
+    assert all(after[name] > before[name] for name in before)
+    model = stack.settings.gpu_model
+    if model and stack.settings.cluster.provider == "kind":
+        # Not sooner than the daemon, or they would be without limits.
+        sms = {Client(stack, name).wait_line("holding")["sms"] for name in before}
+        assert sms == {granted_multiprocessors(model, percentage)}
+    assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
+    seen(f"clients got {RPC_FAILURE} and started again; {old} is {new} now")
+
+
+def restarts(pod: dict) -> int:
+    return sum(state["restartCount"] for state in pod["status"].get("containerStatuses", []))
+
+
+def broken(stack: LiveStack, pod: str) -> list[dict] | None:
+    """The error lines of the pod's container before the one that runs."""
+    log = stack.kubectl("logs", "-n", CLIENTS, pod, "--previous", check=False)
+    return [line for line in map(json.loads, log.splitlines()) if "error" in line] or None
+
+
+def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    with stack.free_gpu(), stack.playground() as playground:
+        pods = playground.create("04-mps/time-slicing")
+        reports = [playground.report(pod) for pod in pods]
+        (first,), (second,) = (report["gpus"] for report in reports)
+        assert first["uuid"] == second["uuid"]
+        assert first["multiprocessors"] == second["multiprocessors"]
+        (device,) = playground.allocated(pods[0])
+        assert device["uuid"] == first["uuid"]
+        if model := stack.settings.gpu_model:
+            assert first["multiprocessors"] == model.multiprocessors
+        assert not any(name.startswith("CUDA_MPS") for report in reports for name in report["environment"])
+    seen(f"two pods on {first['uuid']}, each sees all {first['multiprocessors']} SMs in turns")

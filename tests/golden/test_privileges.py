@@ -1,0 +1,71 @@
+"""What each stack's pods may do on a node, so that a change of privilege shows in review as such."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.golden.recorder import RELEASE, Recording
+from tests.golden.reviewed import compare
+from tests.golden.stacks import FILES, FOLDER, load, record
+
+TEXTS = FOLDER / "privileges"
+PODS = ("kubernetes:apps/v1:Deployment", "kubernetes:apps/v1:DaemonSet")
+recorded = cache(lambda stack: record(load(stack)))
+
+
+def render(recording: Recording) -> str:
+    """Namespaces with their level, then each pod template with what it has beyond a pod that asks for nothing."""
+    lines = []
+    for namespace in sorted(recording.of_type("kubernetes:core/v1:Namespace"), key=lambda r: r.name):
+        metadata = namespace.inputs["metadata"]
+        lines.append(f"namespace {metadata['name']}: {metadata['labels']['pod-security.kubernetes.io/enforce']}")
+    for workload in sorted((r for kind in PODS for r in recording.of_type(kind)), key=lambda r: r.name):
+        metadata = workload.inputs["metadata"]
+        lines.append(f"{workload.name} ({metadata['namespace']}/{metadata['name']})")
+        lines += (f"  {line}" for line in _pod(workload.inputs["spec"]["template"]["spec"]))
+    lines += (
+        f"{release.name}: pods of its chart, which are not rendered here" for release in recording.of_type(RELEASE)
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _pod(pod: dict[str, Any]) -> Iterator[str]:
+    yield from (f"{key}: {_text(pod[key])}" for key in ("hostPID", "hostIPC", "hostNetwork") if pod.get(key))
+    own = pod.get("securityContext", {})
+    for volume in pod.get("volumes", []):
+        if "hostPath" in volume:
+            yield f"hostPath {volume['name']}: {volume['hostPath']['path']}"
+    for kind in ("initContainers", "containers"):
+        for container in pod.get(kind, []):
+            context = {**own, **container.get("securityContext", {})}
+            yield f"{kind[:-1]} {container['name']}"
+            yield from (f"  {key}: {_text(context.get(key))}" for key in ("privileged", "capabilities"))
+            yield from (f"  {key}: {_text(context.get(key))}" for key in ("runAsUser", "allowPrivilegeEscalation"))
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_privileges_are_the_reviewed_ones(stack: str, request: pytest.FixtureRequest):
+    compare(TEXTS / f"{stack}.txt", render(recorded(stack)), request)
+
+
+def test_every_reviewed_text_of_privileges_belongs_to_a_stack():
+    assert sorted(file.stem for file in TEXTS.glob("*.txt")) == sorted(FILES)
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_no_container_is_privileged_or_runs_beside_the_nodes_own_processes(stack: str):
+    told = {line.strip() for line in render(recorded(stack)).splitlines()}
+    assert not told & {"privileged: true", "hostPID: true", "hostIPC: true", "hostNetwork: true"}
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_only_what_makes_device_nodes_adds_a_capability(stack: str):
+    adding = [line.strip() for line in render(recorded(stack)).splitlines() if '"add"' in line]
+    assert adding == ['capabilities: {"add": ["MKNOD"], "drop": ["ALL"]}']

@@ -1,0 +1,345 @@
+"""What shares a GPU through MPS: the clients' pods, the daemon's, the claim that carries limits, the policy."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, RESTART_ALL, Limits, MpsByClaim, add_to_pod
+from components.mps_daemon import CLAIM, VARIABLES, daemon_set_spec
+from components.mps_policy import binding_spec
+from components.workload import load
+from settings import Settings
+from tests.golden import stacks
+from tests.golden.recorder import Recording, Resource
+
+MODULES = ["01", "02", "03", "04", "05"]
+CLIENTS, LIMITED = "shared-gpu-clients", "limited-client-limited"
+PIPE, SHM = "/run/dra-workshop/mps/pipe", "/run/dra-workshop/mps/shm"
+MOUNTS = [{"name": "mps-pipe", "mountPath": "/tmp/nvidia-mps"}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
+PIPE_VARIABLE = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": "/tmp/nvidia-mps"}
+
+
+def record(mode: str = "daemon", modules: list[str] = MODULES, mps: dict[str, Any] | None = None, **blocks: Any):
+    return stacks.record(Settings.parse({"modules": modules, "mps": {"mode": mode, **(mps or {})}, **blocks}, "test"))
+
+
+def template(recording: Recording, name: str) -> dict[str, Any]:
+    return recording.resources[name].inputs["spec"]["template"]
+
+
+def container(recording: Recording, name: str) -> dict[str, Any]:
+    (only,) = template(recording, name)["spec"]["containers"]
+    return only
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Recording:
+    return record()
+
+
+@pytest.fixture(scope="module")
+def by_claim() -> Recording:
+    return record("claim")
+
+
+@pytest.fixture
+def pod() -> dict[str, Any]:
+    security, resources = {"capabilities": {"drop": ["ALL"]}}, {"claims": [{"name": "gpu"}]}
+    return {
+        "containers": [
+            {"name": "a", "env": [{"name": "A", "value": "1"}], "securityContext": security, "resources": resources},
+            {"name": "b", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        ],
+        "initContainers": [{"name": "first"}],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+    }
+
+
+def test_every_container_of_a_client_gets_the_pipe_and_the_shared_memory(pod: dict[str, Any]):
+    add_to_pod(pod, "mps:1", wait_again=True)
+    first, second = pod["containers"]
+    assert first["volumeMounts"] == MOUNTS
+    assert second["volumeMounts"] == [{"name": "data", "mountPath": "/data"}, *MOUNTS]
+
+
+def test_the_pipe_comes_first_in_the_environment_and_keeps_the_rest(pod: dict[str, Any]):
+    add_to_pod(pod, "mps:1", wait_again=True)
+    first, second = pod["containers"]
+    assert first["env"] == [PIPE_VARIABLE, {"name": "A", "value": "1"}]
+    assert second["env"] == [PIPE_VARIABLE]
+
+
+def test_a_client_waits_for_the_daemon_after_its_own_init_containers(pod: dict[str, Any]):
+    before = copy.deepcopy(pod["containers"][0])
+    add_to_pod(pod, "mps:1", wait_again=True)
+    own, wait = pod["initContainers"]
+    assert own == {"name": "first"}
+    assert (wait["image"], wait["args"]) == ("mps:1", ["wait"])
+    assert (wait["env"], wait["volumeMounts"]) == (pod["containers"][0]["env"], MOUNTS)
+    assert all(wait[key] == before[key] for key in ("securityContext", "resources"))
+
+
+@pytest.mark.parametrize("wait_again", [True, False])
+def test_a_client_that_failed_waits_again_where_the_cluster_can(pod: dict[str, Any], wait_again: bool):
+    add_to_pod(pod, "mps:1", wait_again=wait_again)
+    for container in pod["containers"]:
+        assert container.get("restartPolicyRules", []) == ([RESTART_ALL] if wait_again else [])
+        assert container.get("restartPolicy") == ("Always" if wait_again else None)
+
+
+def test_other_simulated_gpus_restart_the_daemon():
+    before, after = (daemon_set_spec("mps:1", digest)["template"]["metadata"] for digest in ("a", "b"))
+    assert before != after
+    assert "annotations" not in daemon_set_spec("mps:1", None)["template"]["metadata"]
+
+
+def test_a_clients_folders_must_be_there_before_it(pod: dict[str, Any]):
+    add_to_pod(pod, "mps:1", wait_again=True)
+    assert pod["volumes"] == [
+        {"name": "data", "emptyDir": {}},
+        {"name": "mps-pipe", "hostPath": {"path": PIPE, "type": "Directory"}},
+        {"name": "mps-shm", "hostPath": {"path": SHM, "type": "Directory"}},
+    ]
+
+
+def test_client_pods_of_the_stack_use_the_nodes_daemon(daemon: Recording):
+    for name in (CLIENTS, LIMITED):
+        assert container(daemon, name)["volumeMounts"] == [dict(sorted(mount.items())) for mount in MOUNTS]
+        (wait,) = template(daemon, name)["spec"]["initContainers"]
+        assert wait["image"] == stacks.IMAGES.mps_daemon
+
+
+def test_module_03_has_nothing_of_mps(daemon: Recording):
+    for name in ("exclusive-gpu-holder", "exclusive-gpu-waiter"):
+        assert "mps" not in json.dumps(daemon.resources[name].inputs).lower()
+
+
+def test_a_classs_limits_are_in_the_environment_of_its_clients_alone(daemon: Recording):
+    assert [variable["name"] for variable in container(daemon, CLIENTS)["env"]] == ["CUDA_MPS_PIPE_DIRECTORY"]
+    assert container(daemon, LIMITED)["env"] == [
+        PIPE_VARIABLE,
+        {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": "20"},
+        {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": "0=1024M"},
+    ]
+
+
+def test_a_classs_limits_are_in_every_container_of_its_client():
+    sharing = MpsByClaim(Limits(50, "8Gi"), {"small": Limits(7, "0.5Gi")})
+    metadata: dict[str, Any] = {"labels": {CLASS_LABEL: "small"}}
+    containers: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "env": []}]
+    template = {"metadata": metadata, "spec": {"containers": containers}}
+    sharing.share({"kind": "Deployment", "spec": {"template": template}})
+    for part in containers:
+        assert [variable["value"] for variable in part["env"]] == ["7", "0=512M"]
+
+
+@pytest.mark.parametrize("mode", ["daemon", "claim"])
+def test_changed_limits_restart_the_clients(mode: str):
+    recording = record(mode, mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"})
+    notes = [template(recording, name)["metadata"]["annotations"] for name in (CLIENTS, LIMITED)]
+    own = "20 % of the SMs, 1Gi (class small; at most 30 % of the SMs, 4Gi)"
+    assert notes == [{LIMITS_ANNOTATION: "30 % of the SMs, 4Gi"}, {LIMITS_ANNOTATION: own}]
+
+
+def test_limits_of_single_gpus_are_in_the_annotation_as_well():
+    limits = Limits(50, "8Gi", {"1": "2Gi", "0": "4Gi"})
+    assert limits.words == "50 % of the SMs, 8Gi, GPU 0: 4Gi, GPU 1: 2Gi"
+
+
+def test_mps_by_claim_puts_the_limits_into_the_claim_and_names_its_request(by_claim: Recording):
+    devices = by_claim.resources["shared-gpu-shared-gpu-claim"].inputs["spec"]["devices"]
+    (config,) = devices["config"]
+    assert config["requests"] == [request["name"] for request in devices["requests"]] == ["gpu"]
+    assert config["opaque"]["parameters"]["sharing"]["mpsConfig"] == {
+        "defaultActiveThreadPercentage": 50,
+        "defaultPinnedDeviceMemoryLimit": "8Gi",
+        "multiUser": True,
+    }
+
+
+def test_mps_by_claim_takes_limits_of_single_gpus():
+    recording = record("claim", mps={"perDevicePinnedMemoryLimit": {"0": "4Gi"}})
+    (config,) = recording.resources["shared-gpu-shared-gpu-claim"].inputs["spec"]["devices"]["config"]
+    limits = config["opaque"]["parameters"]["sharing"]["mpsConfig"]
+    assert limits["defaultPerDevicePinnedMemoryLimit"] == {"0": "4Gi"}
+
+
+def test_mps_by_claim_configures_templates_as_well():
+    document = {"kind": "ResourceClaimTemplate", "spec": {"spec": {"devices": {"requests": [{"name": "one"}]}}}}
+    MpsByClaim(Limits(50, "8Gi"), {}).share(document)
+    assert document["spec"]["spec"]["devices"]["config"][0]["requests"] == ["one"]
+
+
+def test_mps_by_claim_leaves_pods_and_namespace_without_folders_of_the_node(by_claim: Recording):
+    assert not any(name.startswith("mps-daemon") for name in by_claim.resources)
+    for name in (CLIENTS, LIMITED):
+        spec = template(by_claim, name)["spec"]
+        assert {"volumes", "initContainers"} & set(spec) == set()
+        assert "volumeMounts" not in container(by_claim, name)
+    labels = by_claim.resources["shared-gpu-mps"].inputs["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_a_daemon_on_the_node_leaves_the_claim_as_it_is(daemon: Recording):
+    assert "config" not in daemon.resources["shared-gpu-shared-gpu-claim"].inputs["spec"]["devices"]
+
+
+def test_the_daemon_has_no_privilege_and_none_of_the_nodes_namespaces():
+    spec = daemon_set_spec("mps:1", None)["template"]["spec"]
+    assert not {"hostPID", "hostIPC", "hostNetwork", "initContainers", "securityContext"} & set(spec)
+    (only,) = spec["containers"]
+    assert only["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_the_daemon_mounts_its_two_folders_and_nothing_else_of_the_node():
+    volumes = daemon_set_spec("mps:1", None)["template"]["spec"]["volumes"]
+    assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [PIPE, SHM]
+    assert [volume["name"] for volume in volumes if "hostPath" not in volume] == ["log"]
+
+
+def test_changed_limits_change_the_daemons_configuration_and_not_its_pods():
+    before = record()
+    after = record(mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"})
+    assert before.resources["mps-daemon-daemonset"] == after.resources["mps-daemon-daemonset"]
+    assert after.resources["mps-daemon-config"].inputs["data"] == {
+        "activeThreadPercentage": "30",
+        "pinnedDeviceMemoryLimit": "4096M",
+    }
+
+
+def test_the_daemon_reads_every_limit_that_its_configuration_has(daemon: Recording):
+    (only,) = daemon_set_spec("mps:1", None)["template"]["spec"]["containers"]
+    read = {
+        variable["name"]: variable["valueFrom"]["configMapKeyRef"]
+        for variable in only["env"]
+        if "value" not in variable
+    }
+    assert read == {variable: {"name": "mps-limits", "key": key} for key, variable in VARIABLES.items()}
+    assert set(daemon.resources["mps-daemon-config"].inputs["data"]) == set(VARIABLES)
+
+
+def test_running_daemons_get_the_limits_on_every_gpu_node():
+    recording = record(cluster={"workers": 2, "name": "a"})
+    command = recording.resources["mps-daemon-limits"]
+    assert command.inputs["create"] == command.inputs["update"]
+    environment = command.inputs["environment"]
+    assert json.loads(environment["NODES"]) == ["a-worker", "a-worker2"]
+    assert (environment["ACTIVE_THREAD_PERCENTAGE"], environment["PINNED_DEVICE_MEMORY_LIMIT"]) == ("50", "8192M")
+    assert "mps-daemon-daemonset" in command.depends_on
+
+
+def test_the_daemon_sees_every_gpu_in_a_namespace_that_may(daemon: Recording):
+    (request,) = CLAIM["spec"]["spec"]["devices"]["requests"]
+    assert request["exactly"]["adminAccess"] is True and request["exactly"]["allocationMode"] == "All"
+    labels = daemon.resources["mps-daemon-namespace"].inputs["metadata"]["labels"]
+    assert labels["resource.kubernetes.io/admin-access"] == "true"
+
+
+def test_no_claim_but_the_daemons_has_admin_access(daemon: Recording):
+    asked = [name for name, resource in daemon.resources.items() if "adminAccess" in json.dumps(resource.inputs)]
+    assert asked == ["mps-daemon-gpus-claim"]
+
+
+def parameters(recording: Recording, name: str) -> dict[str, str]:
+    return recording.resources[f"mps-policy-class-{name}"].inputs["data"]
+
+
+def test_each_class_has_its_limits_as_the_policys_parameters():
+    same = {"activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8192Mi"}
+    classes: dict[str, Any] = {"small": {}, "half": {"activeThreadPercentage": 25}, "same": same}
+    recording = record(mps={"classes": classes})
+    assert {name: tuple(parameters(recording, name).values()) for name in ("default", *classes)} == {
+        "default": ("50", "8192", "node", "false"),
+        "small": ("20", "1024", "node", "true"),
+        "half": ("25", "1024", "node", "true"),
+        "same": ("50", "8192", "node", "false"),
+    }
+    keys = ["activeThreadPercentage", "pinnedDeviceMemoryLimitMiB", "pipe", "required"]
+    assert list(parameters(recording, "default")) == keys
+
+
+def test_clients_need_no_pipe_of_the_node_where_the_driver_mounts_its_own(by_claim: Recording):
+    assert {parameters(by_claim, name)["pipe"] for name in ("default", "small")} == {"claim"}
+
+
+def test_each_class_is_bound_to_the_namespaces_with_its_label(daemon: Recording):
+    for name in ("default", "small"):
+        binding = daemon.resources[f"mps-policy-class-{name}-binding"]
+        assert binding.inputs["spec"] == json.loads(json.dumps(binding_spec(name), sort_keys=True))
+        assert {f"mps-policy-class-{name}", "mps-policy-mps-clients"} <= set(binding.depends_on)
+
+
+def test_a_policy_is_there_before_what_binds_it(daemon: Recording):
+    assert "mps-policy-mps-pipe" in daemon.resources["mps-policy-mps-pipe-binding"].depends_on
+
+
+def test_policies_read_only_parameters_that_a_class_has(daemon: Recording):
+    text = json.dumps([document for document in load("05-mps-limits") if document["kind"].endswith("Policy")])
+    used = {part.split()[0].strip("',)\\\"") for part in text.split("params.data.")[1:]}
+    assert used == set(parameters(daemon, "default"))
+
+
+def objects(recording: Recording, parent: str) -> list[Resource]:
+    return [resource for resource in recording.resources.values() if resource.parent == parent]
+
+
+def test_a_workload_makes_its_namespace_then_its_claim_then_its_pods(daemon: Recording):
+    namespace, claim, clients = "shared-gpu-mps", "shared-gpu-shared-gpu-claim", CLIENTS
+    assert [resource.name for resource in objects(daemon, "shared-gpu")] == [namespace, claim, clients]
+    assert namespace in daemon.resources[claim].depends_on
+    assert {namespace, claim} <= set(daemon.resources[clients].depends_on)
+
+
+def test_a_workload_leaves_kinds_of_other_components_alone(daemon: Recording):
+    assert [resource.name for resource in objects(daemon, "limited-client")] == [LIMITED]
+
+
+def test_the_limited_client_comes_after_those_that_it_shares_with(daemon: Recording):
+    assert {CLIENTS, "shared-gpu-shared-gpu-claim"} <= set(daemon.resources[LIMITED].depends_on)
+
+
+def test_clients_come_after_the_daemon_has_its_limits(daemon: Recording):
+    assert "mps-daemon-limits" in daemon.resources[CLIENTS].depends_on
+
+
+def test_whoever_uses_a_claim_is_replaced_with_it(daemon: Recording):
+    named = {name: daemon.resources[name].options["replaceWith"] for name in (CLIENTS, LIMITED, "exclusive-gpu-holder")}
+    assert named == {
+        **{name: ["shared-gpu-shared-gpu-claim"] for name in (CLIENTS, LIMITED)},
+        "exclusive-gpu-holder": ["exclusive-gpu-one-gpu-claim"],
+    }
+
+
+def selected(recording: Recording, name: str) -> str:
+    spec = recording.resources[name].inputs["spec"]
+    (request,) = spec.get("spec", spec)["devices"]["requests"]
+    (selector,) = request["exactly"]["selectors"]
+    return selector["cel"]["expression"]
+
+
+@pytest.mark.parametrize(("modules", "number"), [(MODULES, 1), (["01", "02", "04"], 0)])
+def test_the_shared_gpu_is_not_the_one_that_module_03_holds(modules: list[str], number: int):
+    recording = record(modules=modules)
+    uuid = Settings.parse({}, "test").gpu_uuid(number)
+    assert selected(recording, "shared-gpu-shared-gpu-claim") == f'device.attributes["gpu.nvidia.com"].uuid == "{uuid}"'
+
+
+def test_both_workloads_of_module_03_want_the_first_gpu(daemon: Recording):
+    uuid = Settings.parse({}, "test").gpu_uuid(0)
+    assert f'"{uuid}"' in selected(daemon, "exclusive-gpu-one-gpu-claim")
+
+
+def test_a_gpu_of_the_host_is_selected_by_what_the_driver_published():
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    # The recorder's driver publishes one GPU, on this node.
+    gpu = {"source": "host", "nodes": [{"name": "a-node"}]}
+    recording = record(modules=["01", "02", "04"], cluster=cluster, gpu=gpu)
+    expression = selected(recording, "shared-gpu-shared-gpu-claim")
+    assert expression == 'device.attributes["gpu.nvidia.com"].uuid == "GPU-0"'

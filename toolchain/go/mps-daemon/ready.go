@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+const markerName = "mps-daemon.ready"
+
+// ready says why a daemon cannot be used yet.
+func ready(daemon control, within bounds) error {
+	if !hasMarker(daemon.pipe) {
+		return notReady(daemon.pipe)
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), within.ready,
+		fmt.Errorf("the MPS daemon does not answer at %s: no answer in %s", daemon.pipe, within.ready))
+	defer cancel()
+	_, err := daemon.ask(ctx, defaults.words("get", threads)...)
+	return err
+}
+
+func hasMarker(pipe string) bool {
+	_, err := os.Stat(filepath.Join(pipe, markerName))
+	return err == nil
+}
+
+func notReady(pipe string) error {
+	return fmt.Errorf("the MPS daemon at %s is not ready: its limits are not set yet (no %s); see the log of mps-daemon run", pipe, markerName)
+}
+
+// wait is for a client's init container: CUDA runs without MPS, and so without limits, where no daemon listens. It looks
+// as CUDA does, at the socket, so it needs neither a GPU nor NVIDIA's programs. It has no bound: its pod shows that it
+// waits, and its log for what.
+func wait(pipe string, notes io.Writer) error {
+	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	said := ""
+	for {
+		err := listens(pipe)
+		if err == nil {
+			return nil
+		}
+		if text := err.Error(); text != said {
+			said = text
+			fmt.Fprintln(notes, "mps-daemon: waiting:", text)
+		}
+		select {
+		case <-signalled.Done():
+			return errors.New("ended before the daemon was ready") // not success: the client would start
+		case <-time.After(pause): // between two looks; the pod's own bounds hold
+		}
+	}
+}
+
+func listens(pipe string) error {
+	if !hasMarker(pipe) {
+		return notReady(pipe)
+	}
+	connection, err := net.DialTimeout("unixpacket", filepath.Join(pipe, "control"), time.Second) // NVIDIA's kind of socket
+	if err != nil {
+		return fmt.Errorf("the MPS daemon does not answer at %s: %w", pipe, err)
+	}
+	return connection.Close()
+}

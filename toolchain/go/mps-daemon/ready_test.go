@@ -1,0 +1,41 @@
+package main
+
+import (
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestReadyIsBounded(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	r := n.runUntilReady()
+	daemon := daemonOf(t, r)
+	must(t, syscall.Kill(daemon, syscall.SIGSTOP))
+	began := time.Now()
+	n.expect(1, []string{"ready"}, "the MPS daemon does not answer at "+n.pipe("")+": no answer in 2.5s")
+	if took := time.Since(began); took > 4*time.Second {
+		t.Fatalf("took %s", took)
+	}
+	must(t, syscall.Kill(daemon, syscall.SIGCONT))
+	n.expect(0, []string{"ready"})
+}
+
+func TestClientsWaitUntilTheDaemonIsReady(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	first := n.runUntilReady()
+	n.expect(0, []string{"wait"})
+	must(t, first.cmd.Process.Kill()) // a marker and a socket stay behind
+	<-first.done
+	client := *n
+	client.env = append(slices.Clone(n.env), "PATH=/nowhere")
+	waiting, interrupted := client.start("wait"), client.start("wait")
+	waiting.until("mps-daemon: waiting: the MPS daemon does not answer at " + n.pipe(""))
+	interrupted.until("waiting")
+	must(t, interrupted.cmd.Process.Signal(syscall.SIGTERM))
+	interrupted.ends(1, "ended before the daemon was ready")
+	n.runUntilReady()
+	waiting.ends(0)
+}
