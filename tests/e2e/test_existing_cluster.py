@@ -62,7 +62,7 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
     )
     try:
         subprocess.run(["kind", "create", "cluster", "--name", CLUSTER, *options], check=True, capture_output=True)
-        refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe")]
+        refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon")]
         subprocess.run(["kind", "load", "docker-image", "--name", CLUSTER, *refs], check=True, capture_output=True)
         alias = f"{images['gpu-probe'].rpartition(':')[0]}:v1"
         tag = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", images["gpu-probe"], alias]
@@ -82,7 +82,7 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
 def workspace(somebodys: Somebodys, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
     settings = {
-        "modules": ["00", "01", "02", "03"],
+        "modules": ["00", "01", "02", "03", "04", "05"],
         "cluster": {"provider": "existing", "kubeconfig": str(somebodys.kubeconfig), "context": f"kind-{CLUSTER}"},
         "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 2}]},
     }
@@ -103,11 +103,15 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: S
             for resource in state["deployment"]["resources"]
             if resource["type"] == "command:local:Command"
         ]
-        assert commands == ["python -m components.commands.wait_for_gpus"]
+        assert sorted(commands) == [
+            "python -m components.commands.mps_limits",
+            "python -m components.commands.wait_for_gpus",
+        ]
         output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
         assert "created" not in output
         assert "updated" not in output
-        status, printed = workspace.verify(STACK)
+        # Module 05 asks the same things of any cluster: test_lifecycle.py has it.
+        status, printed = workspace.verify(STACK, "00", "01", "02", "03", "04")
         assert status == 0, printed
         results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
         assert {check["result"] for check in results["checks"]} == {"passed"}
