@@ -85,7 +85,7 @@ def main() -> int:
         # What does not change from run to run: clients and servers come and go.
         answers[node] = {"defaults": status["defaults"], "devices": [device["uuid"] for device in status["devices"]]}
         clients = sum(len(server["clients"]) for server in status["servers"])
-        keep = f"; {clients} running clients keep those that they started with" if clients else ""
+        keep = f"; clients that run ({clients}) keep those that they started with" if clients else ""
         print(f"{node}: limits set{keep}", file=sys.stderr)
     print(json.dumps(answers, sort_keys=True))
     return 0

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_WORDS = 8 };
 
@@ -271,7 +272,24 @@ static const struct {
 #undef COMMAND
 };
 
-bool mps_command(struct mps_daemon *daemon, const char *line, struct mps_answer *answer)
+/* Whoever may reach the socket may ask; what changes something is for the daemon's own user and root: measured. */
+static bool may_run(const char *name, uid_t user, struct mps_answer *answer)
+{
+    bool changes = strncmp(name, "set_", 4) == 0 || strcmp(name, "terminate_client") == 0 ||
+                   strcmp(name, "start_server") == 0 || strcmp(name, "quit") == 0;
+    if (!changes || user == 0 || user == geteuid())
+        return true;
+    if (strcmp(name, "quit") == 0)
+        mps_answer_line(answer, "Not enough privilege to execute quit command");
+    else
+        mps_answer_line(answer,
+                        "Insufficient privileges for UID %u. Control deamon settings can only be modified by the user "
+                        "who started it or by the root user.",
+                        (unsigned int)user);
+    return false;
+}
+
+bool mps_command(struct mps_daemon *daemon, uid_t user, const char *line, struct mps_answer *answer)
 {
     char copy[MPS_TEXT_SIZE], *state = NULL;
     struct command command = {.daemon = daemon, .answer = answer};
@@ -282,6 +300,8 @@ bool mps_command(struct mps_daemon *daemon, const char *line, struct mps_answer 
         command.words[count++] = item;
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         if (strcmp(commands[i].name, word(&command, 0)) == 0) {
+            if (!may_run(commands[i].name, user, answer))
+                return false;
             commands[i].run(&command);
             return commands[i].run == quit;
         }

@@ -31,6 +31,7 @@ enum mps_peer_state { PEER_NONE, PEER_NEW, PEER_INTERFACE, PEER_QUITTING, PEER_P
 struct mps_peer {
     enum mps_peer_state state;
     int socket;
+    pid_t pid; /* 0: in a PID namespace that the daemon does not see, as in another pod */
     uid_t uid;
     gid_t gid;
     int64_t deadline; /* of a new one's first message */
@@ -88,7 +89,7 @@ struct mps_answer {
 };
 void mps_answer_line(struct mps_answer *answer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* True if the interface is to be answered only when the daemon ends. */
-bool mps_command(struct mps_daemon *daemon, const char *line, struct mps_answer *answer);
+bool mps_command(struct mps_daemon *daemon, uid_t user, const char *line, struct mps_answer *answer);
 
 /* mps_reports.c */
 void mps_report_processes(const struct mps_daemon *daemon, struct mps_answer *answer);

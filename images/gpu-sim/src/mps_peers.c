@@ -37,6 +37,7 @@ static void admit(struct mps_daemon *daemon, int socket)
     mps_log_line(&daemon->log, "Accepting connection...");
     *peer = (struct mps_peer){.state = PEER_NEW,
                               .socket = socket,
+                              .pid = sender.pid,
                               .uid = sender.uid,
                               .gid = sender.gid,
                               .deadline = mps_now() + FIRST_MESSAGE_MILLISECONDS};
@@ -78,7 +79,7 @@ static void run_command(struct mps_daemon *daemon, struct mps_peer *peer, struct
     answer.length = 0;
     /* What the server has told by now belongs into the answer. */
     mps_server_receive(daemon);
-    if (mps_command(daemon, message->text, &answer))
+    if (mps_command(daemon, peer->uid, message->text, &answer))
         peer->state = PEER_QUITTING;
     else if (!send_text(peer->socket, answer.text, answer.length) || !mps_send(peer->socket, &end, -1, false))
         close_peer(peer);
@@ -100,6 +101,7 @@ static void take_message(struct mps_daemon *daemon, struct mps_peer *peer, struc
         peer->state = PEER_PENDING;
         peer->hello = *message;
         peer->hello.hello.uid = peer->uid;
+        peer->hello.hello.process.pid = peer->pid;
     } else {
         mps_log_line(&daemon->log, "Unexpected message from user %u", peer->uid);
         close_peer(peer);

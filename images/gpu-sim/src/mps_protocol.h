@@ -49,7 +49,7 @@ enum mps_kind {
 };
 
 struct mps_process {
-    int32_t pid;        /* as the client itself sees it, in the PID namespace below: containers have their own */
+    int32_t pid;        /* as the daemon sees it; 0 for one of a PID namespace beside its own: measured */
     uint32_t client_id; /* given by the server, 1, 2, ... */
     uint64_t pid_namespace;
     char command[MPS_COMMAND_SIZE];

@@ -10,8 +10,11 @@ static void process_row(const struct mps_daemon *daemon, const struct mps_proces
 {
     char short_uuid[SHORT_UUID + 1];
     snprintf(short_uuid, sizeof short_uuid, "%s", uuid);
-    mps_answer_line(answer, "%-10d%-10u%-15d%-26s%-15llu%-15s", process->pid, process->client_id,
-                    (int)daemon->server.pid, short_uuid, (unsigned long long)process->pid_namespace, process->command);
+    char namespace[24] = "?";
+    if (process->pid != 0)
+        snprintf(namespace, sizeof namespace, "%llu", (unsigned long long)process->pid_namespace);
+    mps_answer_line(answer, "%-10d%-10u%-15d%-26s%-15s%-15s", process->pid, process->client_id,
+                    (int)daemon->server.pid, short_uuid, namespace, process->pid != 0 ? process->command : "?");
 }
 
 /* A row a client and device; a client without a context uses no device yet. */
@@ -31,20 +34,34 @@ static void client_rows(const struct mps_daemon *daemon, const struct mps_proces
         process_row(daemon, client, "N/A", answer);
 }
 
+/* All clients that the daemon does not see are one to it: they share the PID 0. */
+static bool told_already(const struct mps_server *server, unsigned int number)
+{
+    for (unsigned int i = 0; i < number; i++) {
+        if (server->clients[i].pid == 0 && server->clients[number].pid == 0)
+            return true;
+    }
+    return false;
+}
+
 void mps_report_processes(const struct mps_daemon *daemon, struct mps_answer *answer)
 {
     const struct mps_server *server = &daemon->server;
     if (server->client_count == 0)
         return;
     mps_answer_line(answer, "%-10s%-10s%-15s%-26s%-15s%-15s", "PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND");
-    for (unsigned int i = 0; i < server->client_count; i++)
-        client_rows(daemon, &server->clients[i], answer);
+    for (unsigned int i = 0; i < server->client_count; i++) {
+        if (!told_already(server, i))
+            client_rows(daemon, &server->clients[i], answer);
+    }
 }
 
 void mps_report_clients(const struct mps_daemon *daemon, struct mps_answer *answer)
 {
-    for (unsigned int i = 0; i < daemon->server.client_count; i++)
-        mps_answer_line(answer, "%d", daemon->server.clients[i].pid);
+    for (unsigned int i = 0; i < daemon->server.client_count; i++) {
+        if (!told_already(&daemon->server, i))
+            mps_answer_line(answer, "%d", daemon->server.clients[i].pid);
+    }
 }
 
 /* Of devices that clients use. The address in the heading is the ordinal, not the PCI bus's: measured. */

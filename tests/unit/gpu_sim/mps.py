@@ -113,7 +113,9 @@ class Mps:
             **more,
         }
 
-    def program(self, *arguments: str, text: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    def program(
+        self, *arguments: str, text: str | None = None, user: int | None = None, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """nvidia-cuda-mps-control, ended if it takes longer than a daemon's answer may."""
         env = {key: value for key, value in self.environment(**more).items() if key != "LD_PRELOAD"}
         return subprocess.run(
@@ -123,20 +125,23 @@ class Mps:
             stderr=subprocess.STDOUT,
             text=True,
             env=env,
+            user=user,
             timeout=PATIENCE,
         )
 
-    def control(self, *commands: str) -> str:
-        done = self.program(text="".join(f"{command}\n" for command in commands))
+    def control(self, *commands: str, user: int | None = None) -> str:
+        done = self.program(text="".join(f"{command}\n" for command in commands), user=user)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    def start(self, *arguments: str, user: int | None = None, **more: str) -> subprocess.Popen:
+    def start(
+        self, *arguments: str, user: int | None = None, before: tuple[str, ...] = (), **more: str
+    ) -> subprocess.Popen:
         """A daemon in the foreground, so that its end can be waited for; its log is foreground.log."""
         env = {key: value for key, value in self.environment(**more).items() if key != "LD_PRELOAD"}
         with open(self.folder / "foreground.log", "a") as log:
             process = subprocess.Popen(
-                [self.root.path / "usr/bin/nvidia-cuda-mps-control", "-f", *arguments],
+                [*before, self.root.path / "usr/bin/nvidia-cuda-mps-control", "-f", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

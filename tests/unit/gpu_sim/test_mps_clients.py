@@ -190,17 +190,59 @@ def test_terminate_client_ends_its_work_and_frees_its_memory(make_mps):
     assert second("[free(), synchronize()]") == [before, "CUDA_SUCCESS"]
 
 
-def test_a_client_of_a_container_is_shown_by_its_own_pid_and_namespace(make_mps):
-    command = ("unshare", "--pid", "--fork", "--kill-child")
-    if subprocess.run([*command, "true"], capture_output=True).returncode != 0:
+def in_a_pid_namespace(*command: str) -> tuple[str, ...]:
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", *command)
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         pytest.skip("unshare --pid is not permitted here")
+    return unshare
+
+
+def test_a_client_of_a_namespace_below_is_shown_as_the_daemon_sees_it(make_mps):
     mps = make_mps()
     mps.start()
-    client = mps.client(before=command)
+    client = mps.client(before=in_a_pid_namespace())
     assert client("[os.getpid(), start()]") == [1, "CUDA_SUCCESS"]
     row = mps.control("ps").splitlines()[1].split()
-    assert row[0] == "1" and row[4].isdecimal()
+    assert int(row[0]) > 1
     assert f"pid:[{row[4]}]" != str(Path("/proc/self/ns/pid").readlink())
+
+
+def test_clients_of_other_namespaces_are_one_to_the_daemon(make_mps):
+    # As pods are to each other. Measured: PID 0, no namespace, no command, one row for all.
+    mps = make_mps()
+    mps.start(before=in_a_pid_namespace())
+    first, second = mps.client(), mps.client()
+    assert first("start()") == second("start()") == "CUDA_SUCCESS"
+    _, row = mps.control("ps").splitlines()
+    assert (row.split()[0], row.split()[4:]) == ("0", ["?", "?"])
+    assert mps.control(f"get_client_list {mps.server}") == "0\n"
+    assert mps.control("get_device_client_list").splitlines()[1:] == ["0.1", "0.1"]
+
+
+REFUSED = (
+    "Insufficient privileges for UID 1000. Control deamon settings can only be modified by the user who started it "
+    "or by the root user.\n"
+)
+
+
+@needs_root
+def test_another_user_may_ask_but_change_nothing(make_mps):
+    mps = make_mps()
+    mps.start("-M")
+    client = mps.client()
+    client("start()")
+    assert mps.control("get_server_list", user=1000) == f"{mps.server}\n"
+    for command in (
+        "set_default_active_thread_percentage 20",
+        f"set_active_thread_percentage {mps.server} 20",
+        "set_default_device_pinned_mem_limit 0 2G",
+        f"set_device_pinned_mem_limit {mps.server} 0 2G",
+        f"terminate_client {mps.server} {client.pid}",
+    ):
+        assert mps.control(command, user=1000) == REFUSED
+    assert mps.control("quit", user=1000) == "Not enough privilege to execute quit command\n"
+    assert mps.control("get_default_active_thread_percentage") == "100.0\n"
+    assert client("synchronize()") == "CUDA_SUCCESS"
 
 
 @needs_root
