@@ -121,8 +121,8 @@ def test_limits_are_set_in_the_daemon_of_every_node_by_the_stacks_own_kubeconfig
     assert (answers / "asked").read_text().splitlines() == [words.format("a"), words.format("b")]
     assert json.loads(out) == {node: {"defaults": DEFAULTS, "devices": ["GPU-0", "GPU-1"]} for node in "ab"}
     assert err.splitlines() == [
-        "a: limits set; 3 clients run on those that they started with",
-        "b: limits set; 0 clients run on those that they started with",
+        "a: limits set; clients that run (3) keep those that they started with",
+        "b: limits set",
     ]
 
 
