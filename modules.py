@@ -169,8 +169,6 @@ def _build_mps(settings: "Settings", built: Built) -> None:
             classes=classes,
             nodes=[node.node for node in settings.gpu_nodes],
             simulated=built.gpus.digest if built.gpus else None,
-            # The stack's own cluster is new enough; an existing one may be as old as 1.34.
-            clients_wait_again=settings.cluster.provider == "kind",
             timeout_seconds=settings.timeouts.workload,
         )
     else:

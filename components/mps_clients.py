@@ -89,16 +89,16 @@ def _limit(pod: dict[str, Any], limits: Limits) -> None:
         )
 
 
-# https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-all-containers: since 1.36.
+# https://www.kubernetes.dev/resources/keps/5532/: on by default since Kubernetes 1.36.
 RESTART_ALL = {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}
 
 
-def add_to_pod(pod: dict[str, Any], image: str, *, wait_again: bool) -> None:
+def add_to_pod(pod: dict[str, Any], image: str) -> None:
     """Give a pod the node's daemon: its pipe, its shared memory, and a wait for it.
 
-    CUDA runs without MPS, and so without limits, where no daemon answers; so a client must not be there first. With
-    `wait_again`, a client that failed, as all do when their daemon ends, waits for the next one too; otherwise it
-    may come back before that and be without limits. The cluster has to know `RestartAllContainers`.
+    CUDA runs without MPS, and so without limits, where no daemon answers. So a client must not be there first, and
+    one that failed, as all do when their daemon ends, must not be back sooner than the next daemon: its init
+    container runs again. Needs Kubernetes 1.36.
     """
     mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
     pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}
@@ -106,8 +106,7 @@ def add_to_pod(pod: dict[str, Any], image: str, *, wait_again: bool) -> None:
     for container in pod["containers"]:
         container.setdefault("volumeMounts", []).extend(mounts)
         container.setdefault("env", []).insert(0, pipe)
-        if wait_again:
-            container |= {"restartPolicy": "Always", "restartPolicyRules": [RESTART_ALL]}
+        container |= {"restartPolicy": "Always", "restartPolicyRules": [RESTART_ALL]}
     pod.setdefault("initContainers", []).append(
         {
             "name": "wait-for-mps",

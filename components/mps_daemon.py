@@ -48,17 +48,12 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
         classes: Mapping[str, Limits],
         nodes: Sequence[str],
         simulated: str | None,
-        clients_wait_again: bool,
         timeout_seconds: int,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`simulated` is the digest of the simulated GPUs' configuration, None for real ones.
-
-        `clients_wait_again` asks for Kubernetes 1.36 or newer: see `add_to_pod`.
-        """
+        """`simulated` is the digest of the simulated GPUs' configuration, None for real ones."""
         super().__init__("dra-workshop:gpu:MpsDaemon", name, None, opts)
         self.image, self.limits, self.classes = image, limits, classes
-        self.clients_wait_again = clients_wait_again
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",
             metadata={
@@ -115,7 +110,7 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
             document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
         elif document["kind"] == "Deployment":
             super().share(document)
-            add_to_pod(document["spec"]["template"]["spec"], self.image, wait_again=self.clients_wait_again)
+            add_to_pod(document["spec"]["template"]["spec"], self.image)
 
 
 CLAIM = {

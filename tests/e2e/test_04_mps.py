@@ -145,7 +145,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     assert after.keys() == before.keys()
     assert all(after[name] > before[name] for name in before)
     model = stack.settings.gpu_model
-    if model and stack.settings.cluster.provider == "kind":
+    if model:
         # Not sooner than the daemon, or they would be without limits.
         sms = {Client(stack, name).wait_line("holding")["sms"] for name in before}
         assert sms == {granted_multiprocessors(model, percentage)}

@@ -71,14 +71,17 @@ def describe(stack: LiveStack, limits: Mps | MpsLimits) -> str:
 def test_memory_within_the_limit_succeeds_and_beyond_it_fails(stack: LiveStack, seen: Callable[[str], None]) -> None:
     neighbour = deployed(stack, "clients")[0]
     before = neighbour["status"]["containerStatuses"][0]["restartCount"]
-    ended = run(stack, "alloc", "100Mi", "2Gi", percentage=20, memory="1024M")
+    small = stack.settings.mps.classes["small"]
+    percentage, memory = small.active_thread_percentage, mps_memory(small.pinned_device_memory_limit)
+    beyond = f"{quantity_mib(small.pinned_device_memory_limit) + 1024}Mi"
+    ended = run(stack, "alloc", "100Mi", beyond, percentage=percentage, memory=memory)
     results = [line["result"] for line in ended.lines if "result" in line]
     assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
     assert ended.code == REFUSED_MEMORY
     assert ended.lines[-1]["error"] == OUT_OF_MEMORY
     (after,) = [p for p in deployed(stack, "clients") if p["metadata"]["name"] == neighbour["metadata"]["name"]]
     assert after["status"]["containerStatuses"][0]["restartCount"] == before
-    seen(f"under 0=1024M: 100Mi {results[0]}, 2Gi {results[1]}; the neighbour runs on")
+    seen(f"under 0={memory}: 100Mi {results[0]}, {beyond} {results[1]}; the neighbour runs on")
 
 
 def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
@@ -110,31 +113,37 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
     seen(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in found.items()))
 
 
-def test_three_clients_at_20_percent_run_together(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
-) -> None:
-    clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi", percentage=20) for _ in range(3)]
+def test_three_clients_of_a_fifth_run_together(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    percentage = min(20, stack.settings.mps.active_thread_percentage)
+    clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi", percentage=percentage) for _ in range(3)]
     try:
         sms = [client.wait_line("holding")["sms"] for client in clients]
-        assert sms == [granted(stack, 20)] * 3
+        assert sms == [granted(stack, percentage)] * 3
         listed = daemon.clients()
         assert listed >= len(clients) + len(deployed(stack, "clients"))
     finally:
         for client in clients:
             client.remove()
-    seen(f"{sms[0]} SMs each, {listed} clients listed")
+    seen(f"{sms[0]} SMs each at {percentage} %, {listed} clients listed")
 
 
 def test_client_can_only_lower_what_it_is_given(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    # Within what the policy lets a client ask for: the stack's own limits, of which the daemon gives a part here.
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, quantity_mib(mps.pinned_device_memory_limit)
+    given, given_memory = most * 2 / 5, memory // 4
     with daemon.limits():
-        daemon.apply(20, "2048M")
-        more = context(run(stack, "info", "--context", percentage=50, memory="8192M"))
-        less = context(run(stack, "info", "--context", percentage=10, memory="1024M"))
-    assert more["sms"] == granted(stack, 20)
-    assert more["free_mib"] == pytest.approx(2048 - context_mib(more["sms"]), abs=ROUNDING_MIB)
-    assert less["sms"] == granted(stack, 10)
-    assert less["free_mib"] == pytest.approx(1024 - context_mib(less["sms"]), abs=ROUNDING_MIB)
-    seen(f"daemon 20 %, 2 GiB: asking for 50 %, 8 GiB gives {more['sms']} SMs; for 10 %, 1 GiB {less['sms']} SMs")
+        daemon.apply(given, f"{given_memory}M")
+        more = context(run(stack, "info", "--context", percentage=most, memory=f"{memory}M"))
+        less = context(run(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M"))
+    assert more["sms"] == granted(stack, given)
+    assert more["free_mib"] == pytest.approx(given_memory - context_mib(more["sms"]), abs=ROUNDING_MIB)
+    assert less["sms"] == granted(stack, most / 5)
+    assert less["free_mib"] == pytest.approx(memory // 8 - context_mib(less["sms"]), abs=ROUNDING_MIB)
+    seen(
+        f"daemon {given:g} %, {given_memory} MiB: asking for {most} %, {memory} MiB gives {more['sms']} SMs; "
+        f"for {most / 5:g} %, {memory // 8} MiB {less['sms']} SMs"
+    )
 
 
 def test_live_change_reaches_new_clients_and_leaves_running_ones(
@@ -143,14 +152,14 @@ def test_live_change_reaches_new_clients_and_leaves_running_ones(
     running = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"])
     before = running.wait_line("holding")["sms"]
     restarts = deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"]
-    servers = daemon.servers()
+    servers, percentage = daemon.servers(), stack.settings.mps.active_thread_percentage * 3 / 5
     with daemon.limits():
         started = time.monotonic()
-        daemon.apply(30, "4096M")
+        daemon.apply(percentage, "4096M")
         new = context(run(stack, "info", "--context"))
         seconds = time.monotonic() - started
         assert daemon.servers() == servers
-    assert new["sms"] == granted(stack, 30)
+    assert new["sms"] == granted(stack, percentage)
     assert new["free_mib"] == pytest.approx(4096 - context_mib(new["sms"]), abs=ROUNDING_MIB)
     assert deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"] == restarts
     assert running.wait_line("holding")["sms"] == before
@@ -222,29 +231,33 @@ def pod_of(stack: LiveStack, env: dict[str, str], **changed: object) -> str:
     return yaml.safe_dump(pod)
 
 
+LIFTS = "would lift the limit"
+# name -> the variable, its value with the stack's own limits in it (MiB, GiB), and what the message has to say
 REFUSED = {
-    "percentage above the class": ({PERCENTAGE: "51"}, "at most 50"),
-    "percentage of 0": ({PERCENTAGE: "0"}, "above 0"),
-    "percentage that is no number": ({PERCENTAGE: "all"}, "plain number"),
-    "memory above the class": ({MEMORY: "0=8193M"}, "at most 0=8192M"),
-    "memory above the class in G": ({MEMORY: "0=9G"}, "at most 0=8192M"),
-    "memory of another GPU": ({MEMORY: "1=1G"}, "would lift the limit"),
-    "memory that is junk": ({MEMORY: "junk"}, "would lift the limit"),
-    "memory of 0": ({MEMORY: "0=0M"}, "would lift the limit"),
-    "memory of two GPUs": ({MEMORY: "0=1G,1=1G"}, "would lift the limit"),
-    "partitioning by context": ({PARTITIONING: "1"}, "is refused"),
-    "another pipe": ({"CUDA_MPS_PIPE_DIRECTORY": "/tmp/none"}, "without limits"),
+    "percentage above the class": (PERCENTAGE, "{above}", "at most {most}"),
+    "percentage of 0": (PERCENTAGE, "0", "above 0"),
+    "percentage that is no number": (PERCENTAGE, "all", "plain number"),
+    "memory above the class": (MEMORY, "0={above_mib}M", "at most 0={mib}M"),
+    "memory above the class in G": (MEMORY, "0={above_gib}G", "at most 0={mib}M"),
+    "memory of another GPU": (MEMORY, "1=1M", LIFTS),
+    "memory that is junk": (MEMORY, "junk", LIFTS),
+    "memory of 0": (MEMORY, "0=0M", LIFTS),
+    "memory of two GPUs": (MEMORY, "0=1M,1=1M", LIFTS),
+    "partitioning by context": (PARTITIONING, "1", "is refused"),
+    "another pipe": ("CUDA_MPS_PIPE_DIRECTORY", "/tmp/none", "without limits"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, seen: Callable[[str], None]) -> None:
     mps = stack.settings.mps
-    assert (mps.active_thread_percentage, mps.pinned_device_memory_limit) == (50, "8Gi"), "the messages name these"
-    env, message = REFUSED[name]
+    most, mib = mps.active_thread_percentage, quantity_mib(mps.pinned_device_memory_limit)
+    values = {"most": most, "above": most + 1, "mib": mib, "above_mib": mib + 1, "above_gib": mib // 1024 + 1}
+    variable, value, message = REFUSED[name]
+    env = {variable: value.format(**values)}
     said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
     assert "dra-workshop-mps-clients" in said
-    assert message in said
+    assert message.format(**values) in said
     seen(said.partition("denied request: ")[2].strip() or said.strip())
 
 
@@ -261,9 +274,12 @@ def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
 
 
 def test_policy_allows_what_is_within_the_class(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    for env in ({}, {PERCENTAGE: "50"}, {PERCENTAGE: "12.5", MEMORY: "0=1G"}, {MEMORY: "0=8192M"}):
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, mps_memory(mps.pinned_device_memory_limit)
+    allowed = ({}, {PERCENTAGE: str(most)}, {PERCENTAGE: str(most / 4), MEMORY: "0=1M"}, {MEMORY: f"0={memory}"})
+    for env in allowed:
         stack.kubectl("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
-    seen("no variables, 50 %, 12.5 % with 1G, and 8192M pass")
+    seen(f"no variables, {most} %, {most / 4} % with 1M, and {memory} pass")
 
 
 def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, seen: Callable[[str], None]) -> None:

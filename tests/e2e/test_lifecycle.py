@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mps_limits import context_mib
 from tests.e2e.live import LiveStack, Playground, wait_for
 from tests.e2e.mps import Client, deployed
 from tests.e2e.workspace import Workspace
@@ -189,7 +190,8 @@ def test_another_mode_is_another_way_to_the_same_checks(workspace: Workspace) ->
 
 
 def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Workspace) -> None:
-    more = "  dra-workshop:mps: {mode: claim, activeThreadPercentage: 30}\n"
+    limits = "mode: claim, activeThreadPercentage: 30, perDevicePinnedMemoryLimit: {'0': 4Gi}"
+    more = f"  dra-workshop:mps: {{{limits}}}\n"
     workspace.write_stack(STACK, config(more=more))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed(output) == {
@@ -200,7 +202,9 @@ def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Worksp
     up(workspace)
     live = LiveStack.find(workspace.root, STACK)
     for pod in deployed(live, "clients"):
-        assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
+        holding = Client(live, pod["metadata"]["name"]).wait_line("holding")
+        assert holding["sms"] == 42
+        assert holding["free_mib"] == pytest.approx(4096 - context_mib(42) - 256, abs=4)
     workspace.write_stack(STACK, config())
     up(workspace)
 
