@@ -1,7 +1,7 @@
 """NVIDIA's DRA driver, from its own Helm chart."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pulumi
@@ -88,8 +88,23 @@ class DraDriver(pulumi.ComponentResource):
         self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
 
     def uuid(self, node: str, number: int) -> Output[str]:
-        """The UUID of one of a node's GPUs, counted from 0 in the order of their names."""
-        return self._published.apply(lambda gpus: [gpu["uuid"] for gpu in gpus if gpu["node"] == node][number])
+        """The UUID of one of a node's GPUs, counted from 0 in the order of their names.
+
+        Fails the update where the node has fewer: for a host's GPUs nobody can know that before.
+        """
+        return self._published.apply(lambda gpus: uuid_of(gpus, node, number))
+
+
+def uuid_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> str:
+    """The UUID of a published GPU. Raises `pulumi.RunError` with the remedy if there is none."""
+    found = [gpu["uuid"] for gpu in gpus if gpu["node"] == node]
+    if number >= len(found):
+        count = f"{len(found)} GPU{'s' if len(found) != 1 else ''}"
+        raise pulumi.RunError(
+            f"node {node} has {count}, and module 04 shares another one than module 03 holds; "
+            'drop "03" from modules, or use a node with more GPUs'
+        )
+    return found[number]
 
 
 def describe(gpu: Mapping[str, str]) -> str:

@@ -4,8 +4,10 @@ import copy
 import json
 from typing import Any
 
+import pulumi
 import pytest
 
+from components.dra_driver import uuid_of
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, RESTART_ALL, Limits, MpsByClaim, add_to_pod
 from components.mps_daemon import CLAIM, VARIABLES, daemon_set_spec
 from components.mps_policy import binding_spec
@@ -341,3 +343,10 @@ def test_a_gpu_of_the_host_is_selected_by_what_the_driver_published():
     recording = record(modules=["01", "02", "04"], cluster=cluster, gpu=gpu)
     expression = selected(recording, "shared-gpu-shared-gpu-claim")
     assert expression == 'device.attributes["gpu.nvidia.com"].uuid == "GPU-0"'
+
+
+def test_a_node_with_too_few_gpus_is_told_with_the_remedy():
+    gpus = [{"node": "a", "uuid": "GPU-0"}, {"node": "b", "uuid": "GPU-1"}]
+    assert uuid_of(gpus, "b", 0) == "GPU-1"
+    with pytest.raises(pulumi.RunError, match='node a has 1 GPU, and module 04 .* drop "03" from modules'):
+        uuid_of(gpus, "a", 1)
