@@ -348,5 +348,5 @@ def test_a_gpu_of_the_host_is_selected_by_what_the_driver_published():
 def test_a_node_with_too_few_gpus_is_told_with_the_remedy():
     gpus = [{"node": "a", "uuid": "GPU-0"}, {"node": "b", "uuid": "GPU-1"}]
     assert uuid_of(gpus, "b", 0) == "GPU-1"
-    with pytest.raises(pulumi.RunError, match='node a has 1 GPU, and module 04 .* drop "03" from modules'):
+    with pytest.raises(pulumi.RunError, match=r'node a has 1 GPU, and module 04 .* drop "03" from modules'):
         uuid_of(gpus, "a", 1)
