@@ -9,6 +9,8 @@ from typing import Any
 import pulumi
 
 READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
+# Those of them that are set; the others follow, from the GPU's model too.
+LIMITS = {"activeThreadPercentage", "pinnedDeviceMemoryLimit"}
 NUMBERS = {
     "activeThreadPercentage": "thread percentage",
     "grantedMultiprocessors": "SMs granted",
@@ -31,10 +33,18 @@ def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         return
     if before["mode"] != after["mode"]:
         yield f"mode: {before['mode']} -> {after['mode']}; every client is deleted and made anew"
+    changed = set()
     for key, name in NUMBERS.items():
         old, new = before.get(key), after.get(key)
         if _number(old) != _number(new):
+            changed.add(key)
             yield f"{name}: {_number(old)} -> {_number(new)}"
+    old_classes, new_classes = before.get("classes", {}), after.get("classes", {})
+    for name in sorted(old_classes.keys() | new_classes.keys()):
+        if (old := old_classes.get(name)) != (new := new_classes.get(name)):
+            yield f"class {name}: {old or 'none'} -> {new or 'none'}; the stack's clients of that class start again"
+    if not changed & LIMITS:
+        return
     if before["mode"] == after["mode"] == "daemon":
         yield "the running daemons take the limits without a restart; from then on new clients have them"
         yield "the stack's own clients (Deployments in namespace mps) start again, so that none keeps the old limits"

@@ -194,12 +194,13 @@ def mps_outputs(settings: "Settings") -> dict[str, Any]:
     outputs: dict[str, Any] = {
         "mode": mps.mode,
         "activeThreadPercentage": mps.active_thread_percentage,
-        "pinnedDeviceMemoryLimit": mps.pinned_device_memory_limit,
+        "pinnedDeviceMemoryLimit": mps.effective_memory_limit,
+        "classes": {name: _limits(own).words for name, own in sorted(mps.classes.items())},
     }
     if model is not None:
         granted = granted_multiprocessors(model, mps.active_thread_percentage)
         context = context_mib(granted)
-        free = quantity_mib(mps.pinned_device_memory_limit) - context
+        free = quantity_mib(mps.effective_memory_limit) - context
         outputs["grantedMultiprocessors"] = f"{granted} of {model.multiprocessors} ({model.key})"
         outputs["memoryLeftForAClient"] = f"{free} MiB, after the {context} MiB of its context"
     return outputs

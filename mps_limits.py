@@ -11,6 +11,8 @@ from fractions import Fraction
 from gpu_models import GpuModel
 
 MIB = 2**20
+# The class of clients that have the limits of the daemon or claim itself.
+DEFAULT_CLASS = "default"
 # What a client's context takes of its own limit, in MiB: a fixed part and one for each multiprocessor granted.
 CONTEXT_MIB = 27.6
 CONTEXT_MIB_PER_MULTIPROCESSOR = 3.68

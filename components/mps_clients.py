@@ -26,6 +26,11 @@ class Limits:
     per_device: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def effective_memory_limit(self) -> str:
+        """What holds on the claim's only GPU."""
+        return next(iter(self.per_device.values()), self.pinned_device_memory_limit)
+
+    @property
     def as_mps_reads_them(self) -> tuple[str, str]:
         """Percentage and memory, as MPS writes them."""
         return str(self.active_thread_percentage), mps_memory(self.pinned_device_memory_limit)
@@ -107,7 +112,9 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
         container.setdefault("volumeMounts", []).extend(mounts)
         container.setdefault("env", []).insert(0, pipe)
         container |= {"restartPolicy": "Always", "restartPolicyRules": [RESTART_ALL]}
-    pod.setdefault("initContainers", []).append(
+    # Before the pod's own, which may use the GPU as well.
+    pod.setdefault("initContainers", []).insert(
+        0,
         {
             "name": "wait-for-mps",
             "image": image,
@@ -118,7 +125,7 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
             "securityContext": first["securityContext"],
             "resources": first["resources"],
             "volumeMounts": mounts,
-        }
+        },
     )
     # Not made if missing: the daemon makes them, with modes that let clients of every user in.
     pod.setdefault("volumes", []).extend(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi import Output, ResourceOptions
+from pulumi import ResourceOptions
 from pulumi_command import local
 
 from components.claims import claim
@@ -99,7 +99,6 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
             logging=local.Logging.STDERR,
             opts=ResourceOptions(parent=self, depends_on=[daemon_set], deleted_with=cluster.inside(self).deleted_with),
         )
-        self.applied: Output[str] = applied.stdout
         self.ready = [applied]
         self.register_outputs({"limits": limits.words})
 

@@ -10,11 +10,10 @@ from pulumi import ResourceOptions
 from components.cluster import Cluster
 from components.mps_clients import CLASS_LABEL, Limits
 from components.workload import load
-from mps_limits import quantity_mib
+from mps_limits import DEFAULT_CLASS, quantity_mib
 
 KIND = "ValidatingAdmissionPolicy"
 POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"
-DEFAULT_CLASS = "default"
 
 
 class MpsPolicy(pulumi.ComponentResource):
@@ -62,16 +61,15 @@ class MpsPolicy(pulumi.ComponentResource):
             )
         )
         for class_name, own in {DEFAULT_CLASS: limits, **classes}.items():
-            below = (own.active_thread_percentage, quantity_mib(own.pinned_device_memory_limit)) != (
-                limits.active_thread_percentage,
-                quantity_mib(limits.pinned_device_memory_limit),
-            )
+            memory = quantity_mib(own.effective_memory_limit)
+            most = (limits.active_thread_percentage, quantity_mib(limits.effective_memory_limit))
+            below = (own.active_thread_percentage, memory) != most
             parameters = k8s.core.v1.ConfigMap(
                 f"{name}-class-{class_name}",
                 metadata={"name": class_name, "namespace": "mps-classes"},
                 data={
                     "activeThreadPercentage": str(own.active_thread_percentage),
-                    "pinnedDeviceMemoryLimitMiB": str(quantity_mib(own.pinned_device_memory_limit)),
+                    "pinnedDeviceMemoryLimitMiB": str(memory),
                     # Nothing but the client's own environment holds a limit below the daemon's.
                     "required": str(below).lower(),
                     "pipe": pipe,

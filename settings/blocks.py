@@ -73,6 +73,11 @@ class Mps(_Block):
     per_device_pinned_memory_limit: dict[str, str] = {}
     classes: dict[str, MpsLimits] = {"small": MpsLimits()}
 
+    @property
+    def effective_memory_limit(self) -> str:
+        """What holds on the claim's only GPU."""
+        return next(iter(self.per_device_pinned_memory_limit.values()), self.pinned_device_memory_limit)
+
 
 class Images(_Block):
     """References to use instead of those that set-up made, for a cluster that pulls from a registry."""

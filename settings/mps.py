@@ -15,8 +15,6 @@ EXCLUSIVE_MODULE = "03"
 # Clients of module 04; module 05 adds one of the class it names.
 DEFAULT_CLIENTS = 2
 CLASS_OF_LIMITED_CLIENT = "small"
-# The class of the daemon's own limits; components/mps_policy.py makes it.
-DEFAULT_CLASS = "default"
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
 DEVICE_KEY = re.compile(r"[0-9]{1,2}|GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -48,6 +46,10 @@ def mps_rules(blocks: Mapping[str, Any], models: Mapping[str, GpuModel]) -> Iter
         rule += "a pod sees its only GPU as number 0, so one daemon for all of a node's GPUs cannot tell them apart"
         limits = dict(mps.per_device_pinned_memory_limit)
         yield Problem("mps.perDevicePinnedMemoryLimit", limits, rule, "drop it or set mps.mode to claim")
+    if len(mps.per_device_pinned_memory_limit) > 1:
+        names = list(mps.per_device_pinned_memory_limit)
+        rule = "names more than one GPU, and the claim has one"
+        yield Problem("mps.perDevicePinnedMemoryLimit", names, rule, "keep one of them")
     for key, text in mps.per_device_pinned_memory_limit.items():
         yield from _device_rules(key, text, mps, used)
     yield from _sum_rules(mps, used)
@@ -119,15 +121,16 @@ def _class_rules(name: str, limits: MpsLimits, mps: Mps, models: list[GpuModel])
     if not CLASS_NAME.fullmatch(name):
         rule = "must be at most 30 lower-case letters, digits and '-', since it becomes a label"
         yield Problem("mps.classes", name, rule, "rename it")
-    if name == DEFAULT_CLASS:
+    if name == mps_limits.DEFAULT_CLASS:
         yield Problem("mps.classes", name, "is the class of the daemon's own limits", "rename it")
     yield from _limits_rules(key, limits, models)
     if limits.active_thread_percentage > mps.active_thread_percentage:
         rule = f"is above mps.activeThreadPercentage ({mps.active_thread_percentage}), which caps every client"
         yield Problem(f"{key}.activeThreadPercentage", limits.active_thread_percentage, rule, "lower it or raise that")
-    own, cap = (mps_limits.quantity_bytes(limit.pinned_device_memory_limit) for limit in (limits, mps))
-    if own is not None and cap is not None and own > cap:
-        rule = f"is above mps.pinnedDeviceMemoryLimit ({mps.pinned_device_memory_limit}), which caps every client"
+    memory = mps.effective_memory_limit
+    own, cap = (mps_limits.quantity_bytes(text) for text in (limits.pinned_device_memory_limit, memory))
+    if own is not None and cap is not None and own > cap >= mps_limits.MIB:
+        rule = f"is above {_memory_key(mps)} ({memory}), which caps every client"
         text = limits.pinned_device_memory_limit
         yield Problem(f"{key}.pinnedDeviceMemoryLimit", text, rule, "lower it or raise that")
 
@@ -143,7 +146,7 @@ def _device_rules(key: str, text: str, mps: Mps, models: list[GpuModel]) -> Iter
 
 
 def _sum_rules(mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
-    sizes = [mps_limits.quantity_bytes(mps.pinned_device_memory_limit)] * DEFAULT_CLIENTS
+    sizes = [mps_limits.quantity_bytes(mps.effective_memory_limit)] * DEFAULT_CLIENTS
     if limited := mps.classes.get(CLASS_OF_LIMITED_CLIENT):
         sizes.append(mps_limits.quantity_bytes(limited.pinned_device_memory_limit))
     known = [size for size in sizes if size is not None]
@@ -152,4 +155,11 @@ def _sum_rules(mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
         if max(known, default=0) / mps_limits.MIB <= model.memory_mib < total:
             rule = f"is too much: the limits of the {len(known)} clients that share a GPU add up to "
             rule += f"{float(total):.0f} MiB, and {model.key} has {model.memory_mib}"
-            yield Problem("mps.pinnedDeviceMemoryLimit", mps.pinned_device_memory_limit, rule, "lower it")
+            yield Problem(_memory_key(mps), mps.effective_memory_limit, rule, "lower it")
+
+
+def _memory_key(mps: Mps) -> str:
+    """Where the limit that holds is set."""
+    for device in mps.per_device_pinned_memory_limit:
+        return f"mps.perDevicePinnedMemoryLimit.{device}"
+    return "mps.pinnedDeviceMemoryLimit"

@@ -82,6 +82,10 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             print(f"{node}: the MPS daemon did not take the limits: {error.stderr.strip()}", file=sys.stderr)
             return 1
+        except subprocess.TimeoutExpired:
+            print(f"{node}: the MPS daemon did not take the limits in {EXEC_SECONDS} s", file=sys.stderr)
+            print(explain(api, namespace), file=sys.stderr)
+            return 1
         # What does not change from run to run: clients and servers come and go.
         answers[node] = {"defaults": status["defaults"], "devices": [device["uuid"] for device in status["devices"]]}
         clients = sum(len(server["clients"]) for server in status["servers"])

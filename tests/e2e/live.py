@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import kr8s
+import pytest
 import yaml
 
 from components.commands.kube import connect
@@ -153,11 +154,13 @@ class LiveStack:
         if len(self.allocations()) < len(self.devices()):
             yield
             return
+        if "03" not in self.settings.modules:
+            pytest.skip("every GPU is taken, and without module 03 there is no workload that may make room")
         taken = len(self.allocations())
-        self.scale("waiter", 0)
-        self.scale("holder", 0)
-        wait_for("the holder's GPU is free", lambda: len(self.allocations()) < taken)
         try:
+            self.scale("waiter", 0)
+            self.scale("holder", 0)
+            wait_for("the holder's GPU is free", lambda: len(self.allocations()) < taken)
             yield
         finally:
             # The holder first, or the waiter would have the GPU.

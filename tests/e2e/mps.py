@@ -94,7 +94,7 @@ class Daemon:
             yield
         finally:
             mps = self.stack.settings.mps
-            self.apply(mps.active_thread_percentage, mps_memory(mps.pinned_device_memory_limit))
+            self.apply(mps.active_thread_percentage, mps_memory(mps.effective_memory_limit))
 
 
 @dataclass(frozen=True)

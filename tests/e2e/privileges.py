@@ -41,7 +41,7 @@ def owner(pod: dict[str, Any]) -> str:
 
 
 def reduced(spec: dict[str, Any]) -> dict[str, Any]:
-    """privileged, host namespaces, capabilities, hostPath and users of one pod."""
+    """privileged, host namespaces, capabilities and hostPath of one pod."""
     privileges: dict[str, Any] = {key: True for key in ("hostPID", "hostIPC", "hostNetwork") if spec.get(key)}
     added, kept = set(), False
     for container in [*spec["containers"], *spec.get("initContainers", [])]:

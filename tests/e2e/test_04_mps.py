@@ -57,10 +57,13 @@ def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, se
 
 
 def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    for pod in deployed(stack, "clients"):
+    pods = [*deployed(stack, "clients"), *deployed(stack, "limited")]
+    assert len(pods) >= 2
+    for pod in pods:
         spec = pod["spec"]
         assert not {"hostPID", "hostIPC", "hostNetwork"} & spec.keys()
-        for container in spec["containers"]:
+        assert spec["securityContext"]["runAsNonRoot"]
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
             context = container["securityContext"]
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert not context["allowPrivilegeEscalation"]
@@ -134,21 +137,16 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
         return ready[0]["metadata"]["name"] if ready else None
 
     new = wait_for("another daemon is ready", fresh)
-    lost = [
-        line
-        for name in before
-        for line in wait_for(f"{name} ends with its daemon", lambda name=name: broken(stack, name))
-    ]
-    assert {line["error"] for line in lost} == {RPC_FAILURE}
-    wait_for("the clients are back", lambda: daemon.clients() >= len(before))
-    after = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
-    assert after.keys() == before.keys()
-    assert all(after[name] > before[name] for name in before)
+    for name, count in before.items():
+        wait_for(f"{name} starts again", lambda name=name, count=count: again(stack, name, count))
+    lost = [line["error"] for name in before for line in broken(stack, name)]
+    assert set(lost) == {RPC_FAILURE}
     model = stack.settings.gpu_model
     if model:
         # Not sooner than the daemon, or they would be without limits.
         sms = {Client(stack, name).wait_line("holding")["sms"] for name in before}
         assert sms == {granted_multiprocessors(model, percentage)}
+    wait_for("the daemon has its clients", lambda: daemon.clients() >= len(before))
     assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
     seen(f"clients got {RPC_FAILURE} and started again; {old} is {new} now")
 
@@ -157,10 +155,17 @@ def restarts(pod: dict) -> int:
     return sum(state["restartCount"] for state in pod["status"].get("containerStatuses", []))
 
 
-def broken(stack: LiveStack, pod: str) -> list[dict] | None:
+def again(stack: LiveStack, pod: str, count: int) -> bool:
+    """Whether the pod was started more often than that, and is ready."""
+    found = stack.one("pods", pod, CLIENTS)
+    ready = all(state["ready"] for state in found["status"].get("containerStatuses", [{"ready": False}]))
+    return ready and restarts(found) > count
+
+
+def broken(stack: LiveStack, pod: str) -> list[dict]:
     """The error lines of the pod's container before the one that runs."""
-    log = stack.kubectl("logs", "-n", CLIENTS, pod, "--previous", check=False)
-    return [line for line in map(json.loads, log.splitlines()) if "error" in line] or None
+    log = stack.kubectl("logs", "-n", CLIENTS, pod, "-c", "probe", "--previous")
+    return [line for line in map(json.loads, log.splitlines()) if "error" in line]
 
 
 def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:

@@ -34,13 +34,14 @@ CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "daemon-class": (
         {},
         {"classes": {"small": {"activeThreadPercentage": 10, "pinnedDeviceMemoryLimit": "512Mi"}}},
-        dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED),
+        {**dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-new-class": (
         {},
         {"classes": {"small": {}, "tiny": {"activeThreadPercentage": 7}}},
         {
             **dict.fromkeys(("mps-policy", LIMITED), "state only"),
+            STACK: "outputs",
             **dict.fromkeys(("mps-policy-class-tiny", "mps-policy-class-tiny-binding"), "created"),
             # Nobody without a known class may mount the pipe.
             "mps-policy-mps-pipe-binding": UPDATED,
@@ -54,7 +55,7 @@ CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "claim-class": (
         {"mode": "claim"},
         {"mode": "claim", "classes": {"small": {"activeThreadPercentage": 10}}},
-        dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED),
+        {**dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-to-claim": (
         {},

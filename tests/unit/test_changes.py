@@ -39,6 +39,17 @@ def test_by_claim_the_clients_lose_their_context():
     assert "lose\ntheir context" in text
 
 
+def test_a_changed_class_is_told_and_nothing_of_the_others():
+    before = {**DAEMON, "classes": {"small": "20 % of the SMs, 1Gi"}}
+    (line,) = mps_changes(before, {**before, "classes": {"small": "10 % of the SMs, 1Gi"}})
+    assert line.startswith("class small: 20 % of the SMs, 1Gi -> 10 % of the SMs, 1Gi; ")
+
+
+def test_another_gpu_changes_what_is_granted_but_no_limit():
+    (line,) = mps_changes(DAEMON, {**DAEMON, "grantedMultiprocessors": "64 of 128 (rtx-4090)"})
+    assert line == "SMs granted: 66 of 132 (h100-80gb) -> 64 of 128 (rtx-4090)"
+
+
 def test_another_mode_is_told_first():
     lines = list(mps_changes(DAEMON, {**DAEMON, "mode": "claim"}))
     assert lines == ["mode: daemon -> claim; every client is deleted and made anew"]

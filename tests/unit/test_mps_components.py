@@ -73,10 +73,10 @@ def test_the_pipe_comes_first_in_the_environment_and_keeps_the_rest(pod: dict[st
     assert second["env"] == [PIPE_VARIABLE]
 
 
-def test_a_client_waits_for_the_daemon_after_its_own_init_containers(pod: dict[str, Any]):
+def test_a_client_waits_for_the_daemon_before_its_own_init_containers(pod: dict[str, Any]):
     before = copy.deepcopy(pod["containers"][0])
     add_to_pod(pod, "mps:1")
-    own, wait = pod["initContainers"]
+    wait, own = pod["initContainers"]
     assert own == {"name": "first"}
     assert (wait["image"], wait["args"]) == ("mps:1", ["wait"])
     assert (wait["env"], wait["volumeMounts"]) == (pod["containers"][0]["env"], MOUNTS)

@@ -41,7 +41,8 @@ def test_all_that_is_wrong_with_mps_is_told_at_once():
         *("mps.activeThreadPercentage", "mps.pinnedDeviceMemoryLimit", "mps.classes"),
         *("mps.classes.Large.pinnedDeviceMemoryLimit", "mps.classes.Large.activeThreadPercentage"),
         *("mps.classes.Large.pinnedDeviceMemoryLimit", "mps.classes"),
-        *("mps.perDevicePinnedMemoryLimit", "mps.perDevicePinnedMemoryLimit", "mps.perDevicePinnedMemoryLimit.7"),
+        *("mps.perDevicePinnedMemoryLimit",) * 3,
+        "mps.perDevicePinnedMemoryLimit.7",
     ]
 
 
@@ -99,8 +100,8 @@ def test_an_empty_block_is_no_wish_for_mps():
         {"pinnedDeviceMemoryLimit": "40267Mi"},
         {"classes": {"small": {}, "s" * 30: {}, "1": {}, "very-small": {"activeThreadPercentage": 50}}},
         {"perDevicePinnedMemoryLimit": {}},
-        {"mode": "claim", "perDevicePinnedMemoryLimit": {"0": "79Gi"}},
-        {"mode": "claim", "perDevicePinnedMemoryLimit": {"GPU-8520a02a-9dda-586d-8a8d-9486980b18e6": "272Mi"}},
+        {"mode": "claim", "perDevicePinnedMemoryLimit": {"0": "39Gi"}},
+        {"mode": "claim", "perDevicePinnedMemoryLimit": {"GPU-8520a02a-9dda-586d-8a8d-9486980b18e6": "1Gi"}},
     ],
 )
 def test_limits_up_to_the_last_one_that_fits_are_accepted(mps: dict[str, Any]):
@@ -128,6 +129,9 @@ def test_simulated_gpus_are_known_before_they_are_there():
     assert [made.gpu_uuid(number) for number in (0, 1)] == [gpu.uuid for gpu in simulated_gpus("a-worker", model, 2)]
 
 
+CLASSES = {"classes": {"small": "20 % of the SMs, 1Gi"}}
+
+
 def test_outputs_say_what_the_limits_mean():
     outputs = modules.mps_outputs(parse(mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"}))
     assert outputs == {
@@ -136,12 +140,18 @@ def test_outputs_say_what_the_limits_mean():
         "pinnedDeviceMemoryLimit": "4Gi",
         "grantedMultiprocessors": "38 of 132 (h100-80gb)",
         "memoryLeftForAClient": "3928 MiB, after the 168 MiB of its context",
+        **CLASSES,
     }
+
+
+def test_outputs_have_the_limit_that_holds_on_the_claims_gpu():
+    mps = {"mode": "claim", "perDevicePinnedMemoryLimit": {"0": "4Gi"}}
+    assert modules.mps_outputs(parse(mps=mps))["pinnedDeviceMemoryLimit"] == "4Gi"
 
 
 def test_outputs_promise_nothing_of_the_hosts_gpus():
     outputs = modules.mps_outputs(parse(gpu={"source": "host", "driverRoot": "/usr"}, mps={"mode": "claim"}))
-    assert outputs == {"mode": "claim", "activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8Gi"}
+    assert outputs == {"mode": "claim", "activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8Gi", **CLASSES}
 
 
 @pytest.mark.parametrize(

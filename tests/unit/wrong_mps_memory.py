@@ -102,6 +102,16 @@ MEMORIES = (
     ),
 )
 
+# Below whatever one GPU may have here, so that only its own limit is wrong.
+SMALLEST = {"activeThreadPercentage": 7, "pinnedDeviceMemoryLimit": "80Mi"}
+TWO_OF_ONE_GPU = Wrong(
+    "two limits for the claim's only GPU",
+    mps(mode="claim", **{PER_DEVICE: {"0": "4Gi", "GPU-8520a02a-9dda-586d-8a8d-9486980b18e6": "4Gi"}}),
+    f"mps.{PER_DEVICE}",
+    ["0", "GPU-8520a02a-9dda-586d-8a8d-9486980b18e6"],
+    "names more than one GPU, and the claim has one",
+    "keep one of them",
+)
 PER_DEVICES = (
     Wrong(
         "memory of one GPU as a number",
@@ -133,7 +143,7 @@ PER_DEVICES = (
     *(
         Wrong(
             f"limit of GPU {key} of the only one in the claim",
-            mps(mode="claim", **{PER_DEVICE: {"0": "4Gi", key: "4Gi"}}),
+            mps(mode="claim", **{PER_DEVICE: {key: "4Gi"}}),
             f"mps.{PER_DEVICE}",
             key,
             "is the index of no GPU: NVIDIA's driver counts those of the claim, which has one",
@@ -144,7 +154,7 @@ PER_DEVICES = (
     *(
         Wrong(
             f"{text} for one GPU",
-            mps(mode="claim", **{PER_DEVICE: {"0": text}}),
+            mps(mode="claim", classes={"small": SMALLEST}, **{PER_DEVICE: {"0": text}}),
             f"mps.{PER_DEVICE}.0",
             text,
             rule,
@@ -159,4 +169,4 @@ PER_DEVICES = (
     ),
 )
 
-WRONG = (*MEMORIES, *PER_DEVICES)
+WRONG = (*MEMORIES, *PER_DEVICES, TWO_OF_ONE_GPU)
