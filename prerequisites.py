@@ -28,7 +28,6 @@ MINIMUM_FREE_GIB = 5
 MINIMUM_INOTIFY_INSTANCES = 128
 MAX_LISTED_IMAGES = 50  # the kubelet's nodeStatusMaxImages
 DRA_SINCE = (1, 34)  # resource.k8s.io/v1
-RESTART_ALL_SINCE = (1, 36)  # https://www.kubernetes.dev/resources/keps/5532/
 
 
 class PrerequisiteError(Exception):
@@ -174,13 +173,9 @@ def _existing_cluster(settings: Settings, images: Images) -> Iterator[Finding]:
         return
     server = json.loads(text)["serverVersion"]
     release = (int(server["major"]), int(re.sub(r"\D", "", server["minor"])))
-    since, remedy = DRA_SINCE, "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster"
-    if release >= DRA_SINCE and "04" in settings.modules and settings.mps.mode == "daemon":
-        since = RESTART_ALL_SINCE
-        remedy = "clients of MPS that failed wait for their daemon by RestartAllContainers, which v1.36 has; upgrade "
-        remedy += "the cluster, set mps.mode to claim, or drop modules 04 and 05"
+    remedy = "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster"
     yield Finding(
-        "cluster", f"Kubernetes {server['gitVersion']} at context {settings.context}", release >= since, remedy
+        "cluster", f"Kubernetes {server['gitVersion']} at context {settings.context}", release >= DRA_SINCE, remedy
     )
     ok, text = _run(*kubectl, "get", "nodes", "--output=json")
     if not ok:

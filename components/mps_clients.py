@@ -94,16 +94,11 @@ def _limit(pod: dict[str, Any], limits: Limits) -> None:
         )
 
 
-# https://www.kubernetes.dev/resources/keps/5532/: on by default since Kubernetes 1.36.
-RESTART_ALL = {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}
-
-
 def add_to_pod(pod: dict[str, Any], image: str) -> None:
     """Give a pod the node's daemon: its pipe, its shared memory, and a wait for it.
 
-    CUDA runs without MPS, and so without limits, where no daemon answers. So a client must not be there first, and
-    one that failed, as all do when their daemon ends, must not be back sooner than the next daemon: its init
-    container runs again. Needs Kubernetes 1.36.
+    CUDA runs without MPS, and so without limits, where no daemon answers; so a new pod must not be there first. A
+    container that fails starts again without this wait: see docs/04-mps.md.
     """
     mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
     pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}
@@ -111,7 +106,6 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
     for container in pod["containers"]:
         container.setdefault("volumeMounts", []).extend(mounts)
         container.setdefault("env", []).insert(0, pipe)
-        container |= {"restartPolicy": "Always", "restartPolicyRules": [RESTART_ALL]}
     # Before the pod's own, which may use the GPU as well.
     pod.setdefault("initContainers", []).insert(
         0,

@@ -53,7 +53,7 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
     ) -> None:
         """`simulated` is the digest of the simulated GPUs' configuration, None for real ones."""
         super().__init__("dra-workshop:gpu:MpsDaemon", name, None, opts)
-        self.image, self.limits, self.classes = image, limits, classes
+        self.image, self.limits, self.classes, self.simulated = image, limits, classes, simulated
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",
             metadata={
@@ -109,6 +109,10 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
             document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
         elif document["kind"] == "Deployment":
             super().share(document)
+            if self.simulated:
+                # Other GPUs restart the daemon, which ends its clients: new pods wait for the next one.
+                annotations = document["spec"]["template"]["metadata"]["annotations"]
+                annotations["dra-workshop/gpus"] = self.simulated
             add_to_pod(document["spec"]["template"]["spec"], self.image)
 
 

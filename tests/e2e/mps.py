@@ -132,8 +132,6 @@ class Client:
         spec["restartPolicy"] = "Never"
         spec["containers"][0]["args"] = list(args)
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
-            for key in ("restartPolicy", "restartPolicyRules"):
-                container.pop(key, None)
             container.setdefault("env", []).extend({"name": key, "value": value} for key, value in env.items())
         metadata = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": namespace}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -141,12 +141,13 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
         wait_for(f"{name} starts again", lambda name=name, count=count: again(stack, name, count))
     lost = [line["error"] for name in before for line in broken(stack, name)]
     assert set(lost) == {RPC_FAILURE}
-    model = stack.settings.gpu_model
-    if model:
-        # Not sooner than the daemon, or they would be without limits.
-        sms = {Client(stack, name).wait_line("holding")["sms"] for name in before}
+    # They may be back before the daemon, and without limits; pods made anew wait for it.
+    old = [pod["metadata"]["name"] for name in ("clients", "limited") for pod in deployed(stack, name)]
+    stack.kubectl("delete", "pods", "-n", CLIENTS, *old)
+    wait_for("the daemon has its clients", lambda: daemon.clients() == len(old))
+    if model := stack.settings.gpu_model:
+        sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
         assert sms == {granted_multiprocessors(model, percentage)}
-    wait_for("the daemon has its clients", lambda: daemon.clients() >= len(before))
     assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
     seen(f"clients got {RPC_FAILURE} and started again; {old} is {new} now")
 

@@ -140,7 +140,7 @@ def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace:
     workspace.write_stack(STACK, config(count=3))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed(output) == {
-        "mps-daemon-daemonset",
+        *("mps-daemon-daemonset", "shared-gpu-clients", "limited-client-limited"),
         "simulated-gpus-config",
         "simulated-gpus-daemonset",
         "dra-driver-release",

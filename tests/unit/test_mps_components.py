@@ -8,7 +8,7 @@ import pulumi
 import pytest
 
 from components.dra_driver import uuid_of
-from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, RESTART_ALL, Limits, MpsByClaim, add_to_pod
+from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, Limits, MpsByClaim, add_to_pod
 from components.mps_daemon import CLAIM, VARIABLES, daemon_set_spec
 from components.mps_policy import binding_spec
 from components.workload import load
@@ -83,13 +83,13 @@ def test_a_client_waits_for_the_daemon_before_its_own_init_containers(pod: dict[
     assert all(wait[key] == before[key] for key in ("securityContext", "resources"))
 
 
-def test_a_client_that_failed_waits_again(pod: dict[str, Any]):
-    add_to_pod(pod, "mps:1")
-    for container in pod["containers"]:
-        assert (container["restartPolicy"], container["restartPolicyRules"]) == ("Always", [RESTART_ALL])
-
-
-def test_other_simulated_gpus_restart_the_daemon():
+def test_other_simulated_gpus_restart_the_daemon_and_its_clients():
+    notes = {
+        template(record("daemon", gpu={"count": count}), name)["metadata"]["annotations"]["dra-workshop/gpus"]
+        for count in (2, 3)
+        for name in (CLIENTS, LIMITED)
+    }
+    assert len(notes) == 2
     before, after = (daemon_set_spec("mps:1", digest)["template"]["metadata"] for digest in ("a", "b"))
     assert before != after
     assert "annotations" not in daemon_set_spec("mps:1", None)["template"]["metadata"]
@@ -138,9 +138,9 @@ def test_a_classs_limits_are_in_every_container_of_its_client():
 @pytest.mark.parametrize("mode", ["daemon", "claim"])
 def test_changed_limits_restart_the_clients(mode: str):
     recording = record(mode, mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"})
-    notes = [template(recording, name)["metadata"]["annotations"] for name in (CLIENTS, LIMITED)]
+    notes = [template(recording, name)["metadata"]["annotations"][LIMITS_ANNOTATION] for name in (CLIENTS, LIMITED)]
     own = "20 % of the SMs, 1Gi (class small; at most 30 % of the SMs, 4Gi)"
-    assert notes == [{LIMITS_ANNOTATION: "30 % of the SMs, 4Gi"}, {LIMITS_ANNOTATION: own}]
+    assert notes == ["30 % of the SMs, 4Gi", own]
 
 
 def test_limits_of_single_gpus_are_in_the_annotation_as_well():
