@@ -15,12 +15,13 @@ from settings import Settings, SettingsError
 
 def main() -> None:
     try:
+        before = changes.outputs_before()
         settings = Settings.from_pulumi()
         outputs = modules.build(settings, modules.images_of(settings))
     except (SettingsError, PrerequisiteError, ImagesMissing, GpuConfigError) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None
-    changes.explain(outputs)
+    changes.explain(before, outputs)
     for name, value in outputs.items():
         pulumi.export(name, value)
 

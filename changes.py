@@ -19,10 +19,21 @@ NUMBERS = {
 }
 
 
-def explain(outputs: Mapping[str, Any]) -> None:
+def outputs_before() -> dict[str, Any]:
+    """The stack's outputs as its last update left them; none if they cannot be read.
+
+    To be asked before anything is registered: from then on the backend writes the state that this reads.
+    """
+    try:
+        answer = pulumi.runtime.invoke(READ_STACK_OUTPUTS, {"name": pulumi.get_stack()})
+    except Exception as error:  # noqa: BLE001 - the SDK raises no narrower one, and words must not fail an update
+        pulumi.log.debug(f"no outputs of the last update to compare with: {error}")
+        return {}
+    return (answer.value or {}).get("outputs", {})
+
+
+def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
     """Say what changes in the way that GPUs are shared, if anything does."""
-    answer = pulumi.runtime.invoke(READ_STACK_OUTPUTS, {"name": pulumi.get_stack()})
-    before = (answer.value or {}).get("outputs", {})
     if lines := list(mps_changes(before.get("mps"), outputs.get("mps"))):
         pulumi.log.info("\n".join(["MPS changes:", *(f"  {line}" for line in lines)]))
 

@@ -1,5 +1,9 @@
 """What a changed limit means, in words."""
 
+import pulumi
+import pytest
+
+import changes
 from changes import mps_changes
 
 DAEMON = {
@@ -53,3 +57,13 @@ def test_another_gpu_changes_what_is_granted_but_no_limit():
 def test_another_mode_is_told_first():
     lines = list(mps_changes(DAEMON, {**DAEMON, "mode": "claim"}))
     assert lines == ["mode: daemon -> claim; every client is deleted and made anew"]
+
+
+def test_outputs_that_cannot_be_read_fail_nothing(monkeypatch: pytest.MonkeyPatch):
+    def unreadable(*_: object) -> None:
+        raise RuntimeError("the state is being written")
+
+    monkeypatch.setattr(pulumi.runtime, "invoke", unreadable)
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "test")
+    monkeypatch.setattr(pulumi.log, "debug", lambda text: None)
+    assert changes.outputs_before() == {}
