@@ -20,7 +20,7 @@ class MpsPolicy(pulumi.ComponentResource):
     """Owns the admission policies of module 05, and for each class its limits and its binding.
 
     A namespace has a class by its label; who may label namespaces may choose. The class `default` has the limits
-    of the daemon itself, which hold for whatever a client sets.
+    of the daemon or claim itself: clients may leave them out, since those hold for whoever sets nothing.
     """
 
     def __init__(

@@ -57,6 +57,7 @@ def reduced(spec: dict[str, Any]) -> dict[str, Any]:
         # Those that the container runtime gives by default.
         privileges["keepsDefaultCapabilities"] = True
     if paths := sorted({volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume}):
+        # NVIDIA's daemon of a claim has folders that bear the claim's id; the driver made them for it.
         privileges["hostPath"] = [path for path in paths if "/plugins/gpu.nvidia.com/mps/" not in path]
     return privileges
 

@@ -222,7 +222,7 @@ result cuEventRecord(struct event *event, void *stream)
 result cuEventSynchronize(struct event *event)
 {
     FAIL_AS_PLANNED
-    usleep(1000);
+    usleep(1000); /* work takes time, or nothing would be left to wait for */
     waited_for = event->launched;
     return 0;
 }

@@ -183,3 +183,14 @@ def test_a_pod_that_waits_says_why_and_shows_no_log():
         "  Ready: ContainersNotReady",
         '  container mps-daemon: {"waiting": {}}',
     ]
+
+
+def test_a_daemon_that_hangs_is_named_and_shown(change: Run, answers: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mps_limits, "EXEC_SECONDS", 0.2)
+    # A pipe that nobody writes to: kubectl waits for the answer and never has one.
+    os.mkfifo(answers / "pod-a")
+    rc, out, err = change(Api([[pod("a", True)]]), ["a"])
+    assert (rc, out) == (1, "")
+    first, *rest = err.splitlines()
+    assert first == "a: the MPS daemon did not take the limits in 0.2 s"
+    assert rest[0] == "pod pod-a on a: Running"

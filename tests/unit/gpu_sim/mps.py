@@ -31,7 +31,7 @@ def wait_until(condition: Callable[[], Any], reason: str, seconds: float = PATIE
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {seconds} s: {reason}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at a condition that is bounded above
     return value
 
 
