@@ -6,7 +6,7 @@ ACTIVATE := source ./activate
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python up verify preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
+.PHONY: help setup python up verify report preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ preview: setup ## show what `make up` would change
 
 verify: setup ## run the checks of the modules that are on against the stack that is up
 	@$(ACTIVATE) && python -m tests.verify --stack $(STACK)
+
+report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
+	@$(ACTIVATE) && python -m report --stack $(STACK)
 
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)

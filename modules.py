@@ -9,22 +9,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pulumi
+from pulumi import Input, Output
 
+import capacity
+from components.admin_access import AdminAccess
 from components.cluster import Cluster, ExistingCluster
+from components.consumable_capacity import SharedByMemory, SharedGpuPolicy, memory_quantity, mps_size
 from components.dra_driver import DraDriver
+from components.gpu_exporter import DCGM_EXPORTER_IMAGE, GpuExporter
 from components.images import Images
 from components.kind_cluster import NODE_DRIVER_ROOT, KindCluster
+from components.manifests import MANIFESTS
 from components.mps_clients import Limits, MpsByClaim, MpsSharing
 from components.mps_daemon import MpsDaemon
 from components.mps_policy import MpsPolicy
+from components.prometheus import GRAFANA_IMAGE, PROMETHEUS_IMAGE, Prometheus
 from components.simulated_gpus import SimulatedGpus
+from components.taint_keeper import TaintKeeper
 from components.workload import Workload
-from mps_limits import context_mib, granted_multiprocessors, quantity_mib
+from mps_limits import context_mib, granted_multiprocessors, mib_quantity, quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings
     from settings.blocks import Mps, MpsLimits
 
+# Those that set-up makes none of; their components know which are meant.
+UPSTREAM_IMAGES = ("dcgm_exporter", "prometheus", "grafana")
 DEFAULT = ("00", "01", "02", "03", "04", "05")
 
 
@@ -101,7 +111,9 @@ def _build_driver(settings: "Settings", built: Built) -> None:
         gpus=built.gpus,
         image=built.images.dra_driver,
         driver_root=driver_root(settings),
+        version=settings.driver.version,
         feature_gates=feature_gates(settings),
+        consumable_shares=None if settings.consumable_shares == "disabled" else settings.consumable_shares,
         log_verbosity=settings.driver.log_verbosity,
         expected_gpus={node.node: node.count or 0 for node in settings.gpu_nodes},
         timeout_seconds=settings.timeouts.driver,
@@ -115,6 +127,10 @@ def feature_gates(settings: "Settings") -> dict[str, bool]:
     if "04" in settings.modules:
         # MPS by claim keeps the driver from dynamic MIG and consumable shares, so it is on only where it is used.
         gates = {"TimeSlicingSettings": True, **({"MPSSupport": True} if settings.mps.mode == "claim" else {})}
+    if settings.consumable_shares != "disabled":
+        gates["ConsumableShares"] = True
+    if "09" in settings.modules:
+        gates["NVMLDeviceHealthCheck"] = True
     return {**gates, **settings.driver.feature_gates}
 
 
@@ -127,9 +143,10 @@ def driver_root(settings: "Settings") -> str:
     return settings.gpu.driver_root or "/"
 
 
-def _gpu(settings: "Settings", built: Built, number: int) -> pulumi.Input[str]:
-    """The UUID of one GPU of the first GPU node."""
+def _gpu(settings: "Settings", built: Built, module: str) -> Input[str]:
+    """The UUID of the first node's GPU that a module uses."""
     assert built.driver, "GPUs are published by module 02"
+    number = settings.place(module)
     return settings.gpu_uuid(number) or built.driver.uuid(settings.gpu_nodes[0].node, number)
 
 
@@ -144,7 +161,7 @@ def _build_workloads(settings: "Settings", built: Built) -> None:
         image=built.images.gpu_probe,
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
         node=settings.gpu_nodes[0].node,
-        gpu=_gpu(settings, built, 0),
+        gpu=_gpu(settings, built, "03"),
         timeout_seconds=settings.timeouts.workload,
     )
 
@@ -169,6 +186,9 @@ def _build_mps(settings: "Settings", built: Built) -> None:
             classes=classes,
             nodes=[node.node for node in settings.gpu_nodes],
             simulated=built.gpus.digest if built.gpus else None,
+            most_memory=None if (most := _most_memory_mib(settings, built)) is None else mps_size(most),
+            manifests=MODULES["04"].name if settings.cluster.provider == "kind" else None,
+            claimed_memory=mib_quantity(settings.shared_claim_mib) if settings.shared_claim_mib else None,
             timeout_seconds=settings.timeouts.workload,
         )
     else:
@@ -180,8 +200,7 @@ def _build_mps(settings: "Settings", built: Built) -> None:
         driver=built.driver,
         image=built.images.gpu_probe,
         node=settings.gpu_nodes[0].node,
-        # Beside the one that module 03 keeps for itself.
-        gpu=_gpu(settings, built, 1 if built.exclusive else 0),
+        gpu=_gpu(settings, built, "04"),
         sharing=built.sharing,
         timeout_seconds=settings.timeouts.workload,
     )
@@ -217,6 +236,7 @@ def _build_mps_limits(settings: "Settings", built: Built) -> None:
         limits=built.sharing.limits,
         classes=built.sharing.classes,
         pipe="node" if settings.mps.mode == "daemon" else "claim",
+        most_memory_mib=_most_memory_mib(settings, built),
     )
     Workload(
         "limited-client",
@@ -232,6 +252,110 @@ def _build_mps_limits(settings: "Settings", built: Built) -> None:
     )
 
 
+def _requests(settings: "Settings", built: Built) -> dict[str, Input[int]]:
+    """MiB that each claim of module 07 requests. A host's GPU is known once the driver has published it."""
+    assert built.driver, "GPUs are published by module 02"
+    texts = settings.consumable_capacity.requests.model_dump(exclude_none=True)
+    chosen = {name: quantity_mib(text) for name, text in texts.items()}
+    taken = settings.shared_claim_mib or 0
+    if model := settings.gpu_model:
+        return dict(capacity.requests(chosen, model.memory_mib - taken))
+    memory = built.driver.memory_mib(settings.gpu_nodes[0].node, settings.place("07"))
+    found = memory.apply(lambda mib: capacity.requests(chosen, mib - taken))
+    return {name: found.apply(lambda sizes, name=name: sizes[name]) for name in capacity.EIGHTHS}
+
+
+def _most_memory_mib(settings: "Settings", built: Built) -> Input[int] | None:
+    """The most memory that a client of MPS may get where some get what they request; None elsewhere."""
+    if "07" not in settings.modules or not settings.capacity_enforced:
+        return None
+    sizes = [quantity_mib(settings.mps.pinned_device_memory_limit), *_requests(settings, built).values()]
+    known = [size for size in sizes if isinstance(size, int)]
+    return max(known) if len(known) == len(sizes) else Output.all(*sizes).apply(max)
+
+
+def _build_capacity(settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 07 requires 01"
+    assert built.driver, "module 07 requires 02"
+    requests = _requests(settings, built)
+    daemon = built.sharing if isinstance(built.sharing, MpsDaemon) and settings.capacity_enforced else None
+    # Without consumable shares a claim has the whole GPU, whatever it requests: the others wait.
+    waiting = ("waiting",) if settings.consumable_shares != "disabled" else ("medium", "large", "waiting")
+    policy = SharedGpuPolicy("shared-gpus-policy", cluster=built.cluster, manifests=MODULES["07"].name)
+    Workload(
+        "shared-gpus",
+        manifests=MODULES["07"].name,
+        cluster=built.cluster,
+        driver=built.driver,
+        image=built.images.gpu_probe,
+        node=settings.gpu_nodes[0].node,
+        gpu=_gpu(settings, built, "07"),
+        sharing=SharedByMemory(requests, daemon, waiting),
+        # The one that waits must not be there before module 04's clients have their part.
+        after=[built.shared] if built.shared else [],
+        depends_on=policy.objects,
+        timeout_seconds=settings.timeouts.workload,
+    )
+    built.outputs["consumableCapacity"] = {
+        "consumableShares": settings.consumable_shares,
+        "enforcement": "mps" if daemon else "none",
+        "requests": {name: memory_quantity(size) for name, size in requests.items()},
+    }
+
+
+def _build_observability(settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 08 requires 01"
+    assert built.driver, "module 08 requires 02"
+    simulated = built.gpus.digest if built.gpus else None
+    AdminAccess(
+        "admin-access",
+        manifests=MODULES["08"].name,
+        cluster=built.cluster,
+        driver=built.driver,
+        image=built.images.gpu_probe,
+        node=settings.gpu_nodes[0].node,
+        simulated=simulated,
+        timeout_seconds=settings.timeouts.workload,
+    )
+    dcgm = settings.images.dcgm_exporter or DCGM_EXPORTER_IMAGE
+    exporter = GpuExporter(
+        "gpu-exporter",
+        cluster=built.cluster,
+        driver=built.driver,
+        image=dcgm if settings.observability.exporter == "dcgm" else built.images.gpu_agents,
+        exporter=settings.observability.exporter,
+        sharing=built.sharing if isinstance(built.sharing, MpsDaemon) else None,
+        simulated=simulated,
+        timeout_seconds=settings.timeouts.workload,
+    )
+    if settings.observability.prometheus:
+        Prometheus(
+            "prometheus",
+            cluster=built.cluster,
+            prometheus_image=settings.images.prometheus or PROMETHEUS_IMAGE,
+            grafana_image=settings.images.grafana or GRAFANA_IMAGE,
+            dashboard=(MANIFESTS / MODULES["08"].name / "dashboard.json").read_text(),
+            exporter=exporter,
+            timeout_seconds=settings.timeouts.workload,
+        )
+    built.outputs["observability"] = {
+        "exporter": settings.observability.exporter,
+        "prometheus": settings.observability.prometheus,
+    }
+
+
+def _build_resilience(settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 09 requires 01"
+    assert built.driver, "module 09 requires 02"
+    TaintKeeper(
+        "taint-keeper",
+        cluster=built.cluster,
+        driver=built.driver,
+        image=built.images.gpu_agents,
+        timeout_seconds=settings.timeouts.workload,
+    )
+
+
 MODULES = {
     module.number: module
     for module in (
@@ -241,6 +365,9 @@ MODULES = {
         Module("03", "workloads", "Exclusive GPUs by claim", ("01", "02"), _build_workloads),
         Module("04", "mps", "Two pods on one GPU by MPS", ("01", "02"), _build_mps),
         Module("05", "mps-limits", "Limits of MPS, and who wins", ("01", "02", "04"), _build_mps_limits),
+        Module("07", "consumable-capacity", "One GPU for many claims", ("01", "02"), _build_capacity),
+        Module("08", "observability", "Admin access and metrics", ("01", "02"), _build_observability),
+        Module("09", "resilience", "Faults and what survives them", ("01", "02"), _build_resilience),
     )
 }
 
@@ -258,12 +385,14 @@ def in_order(numbers: Iterable[str]) -> tuple[str, ...]:
 
 def images_of(settings: "Settings") -> Images:
     """The images that the stack runs: those that set-up made, but for its own choices."""
-    overrides = settings.images.model_dump(exclude_none=True)
+    overrides = settings.images.model_dump(exclude_none=True, exclude=set(UPSTREAM_IMAGES))
     if settings.gpu.source == "host":
         overrides["gpu_sim"] = ""  # nothing runs it, so nothing has to load it
     if "04" not in settings.modules or settings.mps.mode == "claim":
         overrides["mps_daemon"] = ""  # NVIDIA's driver runs its own
-    return Images.made_by_setup(overrides)
+    if "09" not in settings.modules and ("08" not in settings.modules or settings.observability.exporter == "dcgm"):
+        overrides["gpu_agents"] = ""
+    return Images.made_by_setup(overrides, settings.driver.version)
 
 
 def build(settings: "Settings", images: Images) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from gpu_models import GpuModel
 MIB = 2**20
 # The class of clients that have the limits of the daemon or claim itself.
 DEFAULT_CLASS = "default"
+# The class of clients whose memory limit is what their claim requests (module 07).
+CAPACITY_CLASS = "consumable-capacity"
 # What a client's context takes of its own limit, in MiB: a fixed part and one for each multiprocessor granted.
 CONTEXT_MIB = 27.6
 CONTEXT_MIB_PER_MULTIPROCESSOR = 3.68
@@ -49,6 +51,16 @@ def quantity_mib(text: str) -> int:
     size = quantity_bytes(text)
     assert size is not None and size % MIB == 0, f"{text} is no quantity of whole MiB"
     return int(size / MIB)
+
+
+def mib_quantity(mib: int) -> str:
+    """MiB as the API server writes them, in the largest unit that fits.
+
+    In another one a claim would differ from what the cluster has, and every update would replace it.
+    """
+    units = ("Mi", "Gi", "Ti")
+    power = next(power for power in (2, 1, 0) if mib % 1024**power == 0)
+    return f"{mib // 1024**power}{units[power]}"
 
 
 def mps_memory(text: str) -> str:

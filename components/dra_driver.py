@@ -11,10 +11,11 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.simulated_gpus import SimulatedGpus
+from mps_limits import quantity_mib
+from toolchain.versions import of_driver
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHART = "./.tools/charts/dra-driver-nvidia-gpu"
-CHART_VERSION = "0.5.0"
 NAMESPACE = "dra-driver-nvidia-gpu"
 RELEASE = "dra-driver-nvidia-gpu"
 
@@ -41,10 +42,18 @@ class DraDriver(pulumi.ComponentResource):
         log_verbosity: int,
         expected_gpus: Mapping[str, int],
         timeout_seconds: int,
+        version: str = "0.5.0",
+        consumable_shares: str | None = None,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`expected_gpus` maps a node's name to its number of GPUs; 0 asks for at least one."""
+        """`expected_gpus` maps a node's name to its number of GPUs; 0 asks for at least one.
+
+        `version` is one of `toolchain.versions.DRA_DRIVERS`, and `image` is of that version. `consumable_shares` is
+        the chart's value of that name, which 0.4.1 does not have.
+        """
         super().__init__("dra-workshop:gpu:DraDriver", name, None, opts)
+        self.shared = consumable_shares is not None
+        """Whether claims share GPUs by consumable capacity."""
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",
             # The plugin is privileged: it mounts, and makes device nodes. docs/security.md has the reasons.
@@ -54,10 +63,13 @@ class DraDriver(pulumi.ComponentResource):
         release = k8s.helm.v3.Release(
             f"{name}-release",
             name=RELEASE,
-            chart=CHART,
-            version=CHART_VERSION,
+            # Another version is an upgrade of the release in place: what it has prepared has to be taken over.
+            chart=of_driver(CHART, version),
+            version=version,
             namespace=NAMESPACE,
-            values=chart_values(image, driver_root, feature_gates, log_verbosity, gpus.digest if gpus else None),
+            values=chart_values(
+                image, driver_root, feature_gates, log_verbosity, gpus.digest if gpus else None, consumable_shares
+            ),
             # They are ComputeDomains', which are off, and Helm would leave them behind at the end.
             skip_crds=True,
             timeout=timeout_seconds,
@@ -94,15 +106,24 @@ class DraDriver(pulumi.ComponentResource):
         """
         return self._published.apply(lambda gpus: uuid_of(gpus, node, number))
 
+    def memory_mib(self, node: str, number: int) -> Output[int]:
+        """The memory of one of a node's GPUs, counted as for `uuid`."""
+        return self._published.apply(lambda gpus: quantity_mib(gpu_of(gpus, node, number)["memory"]))
+
 
 def uuid_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> str:
-    """The UUID of a published GPU. Raises `pulumi.RunError` with the remedy if there is none."""
-    found = [gpu["uuid"] for gpu in gpus if gpu["node"] == node]
+    """The UUID of a published GPU. Raises as `gpu_of` does."""
+    return gpu_of(gpus, node, number)["uuid"]
+
+
+def gpu_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> Mapping[str, str]:
+    """A published GPU. Raises `pulumi.RunError` with the remedy if there is none."""
+    found = [gpu for gpu in gpus if gpu["node"] == node]
     if number >= len(found):
         count = f"{len(found)} GPU{'s' if len(found) != 1 else ''}"
         raise pulumi.RunError(
-            f"node {node} has {count}, and module 04 shares another one than module 03 holds; "
-            'drop "03" from modules, or use a node with more GPUs'
+            f"node {node} has {count}, and the modules of the stack use {number + 1}; switch one of them off "
+            '("03" holds one for itself), or use a node with more GPUs'
         )
     return found[number]
 
@@ -113,9 +134,17 @@ def describe(gpu: Mapping[str, str]) -> str:
 
 
 def chart_values(
-    image: str, driver_root: str, feature_gates: Mapping[str, bool], log_verbosity: int, simulated: str | None
+    image: str,
+    driver_root: str,
+    feature_gates: Mapping[str, bool],
+    log_verbosity: int,
+    simulated: str | None,
+    consumable_shares: str | None = None,
 ) -> dict:
-    """The chart's values; `simulated` is the digest of the simulated GPUs' configuration, None for real ones."""
+    """The chart's values; `simulated` is the digest of the simulated GPUs' configuration, None for real ones.
+
+    `consumable_shares` None leaves it to the chart.
+    """
     repository, _, tag = image.rpartition(":")
     plugin: dict = {"nodeSelector": GPU_NODE_SELECTOR}
     if simulated:
@@ -124,7 +153,7 @@ def chart_values(
         # The chart starts the plugin by bash, which reads this file first: it lays what NVIDIA's kernel module
         # would show in /proc and /sys over the container's own view. The image stays as NVIDIA made it.
         plugin["containers"] = {"gpus": {"env": [{"name": "BASH_ENV", "value": "/driver-root/sim/plugin-env.sh"}]}}
-    return {
+    values = {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
         "nvidiaDriverRoot": driver_root,
         # GPUs by DRA are not yet NVIDIA's default way, so the chart asks for this consent.
@@ -135,3 +164,4 @@ def chart_values(
         "logVerbosity": str(log_verbosity),
         "kubeletPlugin": plugin,
     }
+    return values if consumable_shares is None else {**values, "consumableShares": consumable_shares}

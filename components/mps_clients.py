@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
+from pulumi import Input
 
 from components.gpu_config import shared_by_mps
 from mps_limits import mps_memory
@@ -49,13 +50,17 @@ class MpsSharing:
     classes: Mapping[str, Limits]
     ready: list[pulumi.Resource]
     """What must exist before a client does."""
+    clients_limit_themselves = False
+    """Whether a client has to ask for `limits`, since what it gets without asking is more."""
 
     def share(self, document: dict[str, Any]) -> None:
         """Make an object of a manifest one that shares its GPU this way."""
         if document["kind"] == "Deployment":
             template, words = document["spec"]["template"], self.limits.words
-            if name := template["metadata"].get("labels", {}).get(CLASS_LABEL):
-                _limit(template["spec"], self.classes[name])
+            name = template["metadata"].get("labels", {}).get(CLASS_LABEL)
+            if name or self.clients_limit_themselves:
+                limit(template["spec"], *(self.classes[name] if name else self.limits).as_mps_reads_them)
+            if name:
                 words = f"{self.classes[name].words} (class {name}; at most {words})"
             # A client keeps the limits that it started with, so it starts again when they change.
             template["metadata"].setdefault("annotations", {})[LIMITS_ANNOTATION] = words
@@ -82,14 +87,14 @@ class MpsByClaim(MpsSharing):
             ]
 
 
-def _limit(pod: dict[str, Any], limits: Limits) -> None:
-    """Set a class's limits in the client's own environment. Its GPU is number 0 to itself."""
-    percentage, memory = limits.as_mps_reads_them
+def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
+    """Set limits, as MPS writes them, in the client's own environment. Its GPU is number 0 to itself."""
+    memory = f"0={memory}" if isinstance(memory, str) else pulumi.Output.concat("0=", memory)
     for container in pod["containers"]:
         container.setdefault("env", []).extend(
             [
                 {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": percentage},
-                {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": f"0={memory}"},
+                {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": memory},
             ]
         )
 

@@ -7,17 +7,20 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi import ResourceOptions
+from pulumi import Input, ResourceOptions
 from pulumi_command import local
 
-from components.claims import claim
+from components.claims import CLAIMS, claim, every_gpu, request_memory
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.dra_driver import DraDriver
+from components.manifests import load
 from components.mps_clients import PIPE_FOLDER, SHM_FOLDER, Limits, MpsSharing, add_to_pod
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NAMESPACE = "mps-system"
 NAME = "mps-daemon"
+# What makes a client that fails start its whole pod again, by the names of their resources.
+RESTART_KINDS = {"MutatingAdmissionPolicy": "restart", "MutatingAdmissionPolicyBinding": "restart-binding"}
 # The daemon's own view of the node's folders.
 PIPE, LOG, SHM = "/mps/pipe", "/mps/log", "/dev/shm"
 READY = {"exec": {"command": ["mps-daemon", "ready"]}, "timeoutSeconds": 5}
@@ -49,11 +52,23 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
         nodes: Sequence[str],
         simulated: str | None,
         timeout_seconds: int,
+        most_memory: Input[str] | None = None,
+        claimed_memory: str | None = None,
+        manifests: str | None = None,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`simulated` is the digest of the simulated GPUs' configuration, None for real ones."""
+        """`simulated` is the digest of the simulated GPUs' configuration, None for real ones.
+
+        `most_memory`, as MPS writes it, is the most that any client of the node may get, where some may get more
+        than `limits`; then those of `limits` ask for them. `claimed_memory` is what a shared claim requests of its
+        GPU, None for all of it. `manifests` is the folder with the policy by which a client that fails starts its
+        whole pod again; None where the cluster's Kubernetes has no such policies (before 1.36).
+        """
         super().__init__("dra-workshop:gpu:MpsDaemon", name, None, opts)
         self.image, self.limits, self.classes, self.simulated = image, limits, classes, simulated
+        self.clients_limit_themselves, self.claimed_memory = most_memory is not None, claimed_memory
+        percentage, memory = limits.as_mps_reads_them
+        given = dict(zip(VARIABLES, (percentage, most_memory or memory), strict=True))
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",
             metadata={
@@ -70,18 +85,20 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
         config = k8s.core.v1.ConfigMap(
             f"{name}-config",
             metadata={"name": "mps-limits", "namespace": NAMESPACE},
-            data=dict(zip(VARIABLES, limits.as_mps_reads_them, strict=True)),
+            data=given,
             opts=cluster.inside(self, [namespace]),
         )
-        gpus = claim(f"{name}-gpus-claim", CLAIM, cluster.inside(self, [namespace]))
+        gpus = claim(f"{name}-gpus-claim", every_gpu(NAMESPACE, driver.shared), cluster.inside(self, [namespace]))
         spec: Any = daemon_set_spec(image, simulated)
+        options = cluster.inside(self, [config, gpus])
+        # A pod keeps the claim that it was made with.
+        options.replace_with = [gpus]
         daemon_set = k8s.apps.v1.DaemonSet(
             f"{name}-daemonset",
             metadata={"name": NAME, "namespace": NAMESPACE},
             spec=spec,
-            opts=cluster.inside(self, [config, gpus]),
+            opts=options,
         )
-        percentage, memory = limits.as_mps_reads_them
         applied = local.Command(
             f"{name}-limits",
             create="python -m components.commands.mps_limits",
@@ -92,46 +109,48 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
                 "KUBE_CONTEXT": cluster.context,
                 "MPS_NAMESPACE": NAMESPACE,
                 "NODES": json.dumps(sorted(nodes)),
-                "ACTIVE_THREAD_PERCENTAGE": percentage,
-                "PINNED_DEVICE_MEMORY_LIMIT": memory,
+                **{variable: given[key] for key, variable in VARIABLES.items()},
                 "WAIT_SECONDS": str(timeout_seconds),
             },
             logging=local.Logging.STDERR,
             opts=ResourceOptions(parent=self, depends_on=[daemon_set], deleted_with=cluster.inside(self).deleted_with),
         )
         self.ready = [applied]
+        for document in load(manifests) if manifests else ():
+            if document["kind"] in RESTART_KINDS:
+                self.ready.append(_untyped(f"{name}-{RESTART_KINDS[document['kind']]}", document, cluster.inside(self)))
         self.register_outputs({"limits": limits.words})
 
     def share(self, document: dict[str, Any]) -> None:
+        super().share(document)
+        if document["kind"] in CLAIMS and self.claimed_memory:
+            request_memory(document, self.claimed_memory)
+        self.attach(document)
+
+    def attach(self, document: dict[str, Any]) -> None:
+        """Make a Deployment's pods clients of the node's daemon, and let their namespace have such pods."""
         if document["kind"] == "Namespace":
             # The pipe is a folder of the node, which no stricter level lets a pod mount. Where MpsPolicy is on, it
             # allows the daemon's two folders and nothing else.
             document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
         elif document["kind"] == "Deployment":
-            super().share(document)
+            template = document["spec"]["template"]
             if self.simulated:
                 # Other GPUs restart the daemon, which ends its clients: new pods wait for the next one.
-                annotations = document["spec"]["template"]["metadata"]["annotations"]
-                annotations["dra-workshop/gpus"] = self.simulated
-            add_to_pod(document["spec"]["template"]["spec"], self.image)
+                template["metadata"].setdefault("annotations", {})["dra-workshop/gpus"] = self.simulated
+            add_to_pod(template["spec"], self.image)
 
 
-CLAIM = {
-    "kind": "ResourceClaimTemplate",
-    "metadata": {"name": "every-gpu", "namespace": NAMESPACE},
-    "spec": {
-        "spec": {
-            "devices": {
-                "requests": [
-                    {
-                        "name": "gpus",
-                        "exactly": {"deviceClassName": "gpu.nvidia.com", "allocationMode": "All", "adminAccess": True},
-                    }
-                ]
-            }
-        }
-    },
-}
+def _untyped(name: str, document: dict[str, Any], opts: ResourceOptions) -> pulumi.Resource:
+    """An object of a kind that Pulumi's SDK of this version has no class for."""
+    return k8s.apiextensions.CustomResource(
+        name,
+        api_version=document["apiVersion"],
+        kind=document["kind"],
+        metadata=document["metadata"],
+        spec=document["spec"],
+        opts=opts,
+    )
 
 
 def daemon_set_spec(image: str, simulated: str | None) -> dict[str, Any]:

@@ -1,22 +1,22 @@
 """Workloads that use GPUs, from the plain YAML in `manifests/`."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-import yaml
 from pulumi import CustomTimeouts, Input, Output, Resource, ResourceOptions
 
 from components.claims import CLAIMS, claim
 from components.cluster import Cluster
 from components.dra_driver import DraDriver
+from components.manifests import load
 from components.mps_clients import MpsSharing
 
-MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
 # What a workload is made of, and in which order; other kinds in a folder belong to other components.
 ORDER = {"Namespace": 0, **dict.fromkeys(CLAIMS, 1), "Deployment": 2}
+# Pulumi does not wait for a Deployment with this annotation.
+SKIP_AWAIT = "pulumi.com/skipAwait"
 KINDS = {"Namespace": k8s.core.v1.Namespace, "Deployment": k8s.apps.v1.Deployment}
 
 
@@ -78,18 +78,10 @@ class Workload(pulumi.ComponentResource):
         if kind == "Deployment":
             options.custom_timeouts = CustomTimeouts(create=self.timeout, update=self.timeout)
             # Kubernetes keeps a deleted claim until no pod uses it, so its pods go before it and come back after it.
-            options.replace_with = [self.claims[claim] for claim in _claims_of(document)]
+            needed = self.claims if _waits(document) else _claims_of(document)
+            options.replace_with = [self.claims[name] for name in needed]
         rest = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
         return KINDS[kind](resource_name, **rest, opts=options)
-
-
-def load(folder: str) -> Iterator[dict[str, Any]]:
-    """The objects in a folder of `manifests/`, in the order of files and documents."""
-    files = sorted((MANIFESTS / folder).glob("*.yaml"))
-    if not files:
-        raise FileNotFoundError(f"manifests/{folder} holds no YAML file")
-    for file in files:
-        yield from (document for document in yaml.safe_load_all(file.read_text()) if document)
 
 
 def _place(document: dict[str, Any], image: str, node: str) -> None:
@@ -102,6 +94,11 @@ def _place(document: dict[str, Any], image: str, node: str) -> None:
 def _claims_of(deployment: dict[str, Any]) -> list[str]:
     claims = deployment["spec"]["template"]["spec"].get("resourceClaims", [])
     return [claim.get("resourceClaimName") or claim["resourceClaimTemplateName"] for claim in claims]
+
+
+def _waits(deployment: dict[str, Any]) -> bool:
+    """Whether it is there to wait: then it would take what another's claim gives up while that is replaced."""
+    return deployment["metadata"].get("annotations", {}).get(SKIP_AWAIT) == "true"
 
 
 def _select(document: dict[str, Any], gpu: Input[str]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from gpu_models import MAX_GPUS_PER_NODE
@@ -43,11 +43,25 @@ class Gpu(_Block):
     driver_root: str | None = None
 
 
-class Driver(_Block):
-    """NVIDIA's DRA driver: version, feature gates, log verbosity."""
+# What a claim takes of a GPU that several claims share; an integer is a number of shares.
+SHARES = ("memory", "unlimited", "disabled")
 
-    version: Literal["0.5.0"] = "0.5.0"
+
+def _shares(value: Any) -> Any:
+    if value is None or value in SHARES or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"must be {', '.join(SHARES)} or a number of shares, at least 1; give one of them")
+
+
+class Driver(_Block):
+    """NVIDIA's DRA driver: version, feature gates, how claims share a GPU, log verbosity.
+
+    `consumable_shares` is the chart's value of that name; None leaves it to the modules: module 07 needs `memory`.
+    """
+
+    version: Literal["0.5.0", "0.4.1"] = "0.5.0"
     feature_gates: dict[str, bool] = {}
+    consumable_shares: Annotated[Any, AfterValidator(_shares)] = None
     log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
 
 
@@ -79,13 +93,43 @@ class Mps(_Block):
         return next(iter(self.per_device_pinned_memory_limit.values()), self.pinned_device_memory_limit)
 
 
+class CapacityRequests(_Block):
+    """What module 07's pods ask of a GPU's memory; None leaves it to what the GPU has."""
+
+    small: str | None = None
+    medium: str | None = None
+    large: str | None = None
+    waiting: str | None = None
+
+
+class ConsumableCapacity(_Block):
+    """How module 07 shares a GPU among independent claims, and who sees to it that they keep to their requests.
+
+    `enforcement` None is `mps` where module 04's daemon runs, and `none` elsewhere.
+    """
+
+    enforcement: Literal["mps", "none"] | None = None
+    requests: CapacityRequests = CapacityRequests()
+
+
+class Observability(_Block):
+    """What module 08 measures GPUs with, and whether it brings Prometheus and Grafana."""
+
+    exporter: Literal["nvml", "dcgm"] = "nvml"
+    prometheus: bool = False
+
+
 class Images(_Block):
-    """References to use instead of those that set-up made, for a cluster that pulls from a registry."""
+    """References to use instead of those that set-up made or upstream publishes."""
 
     dra_driver: str | None = None
     gpu_sim: str | None = None
     gpu_probe: str | None = None
     mps_daemon: str | None = None
+    gpu_agents: str | None = None
+    dcgm_exporter: str | None = None
+    prometheus: str | None = None
+    grafana: str | None = None
 
 
 class Timeouts(_Block):
@@ -101,6 +145,8 @@ BLOCKS: dict[str, Any] = {
     "gpu": Gpu,
     "driver": Driver,
     "mps": Mps,
+    "consumableCapacity": ConsumableCapacity,
+    "observability": Observability,
     "images": Images,
     "timeouts": Timeouts,
     "modules": tuple[str, ...],

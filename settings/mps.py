@@ -6,25 +6,20 @@ from typing import Any
 
 import mps_limits
 from gpu_models import GpuModel
-from settings.blocks import Cluster, Driver, Gpu, Mps, MpsLimits
+from settings.blocks import Driver, Gpu, Mps, MpsLimits
+from settings.capacity import CLASS_OF_LIMITED_CLIENT, DEFAULT_CLIENTS
 from settings.problems import Problem
 
-# Modules that share a GPU through MPS, and the one whose workload has a GPU of its own beside theirs.
+# Modules that share a GPU through MPS.
 MPS_MODULES = ("04", "05")
-EXCLUSIVE_MODULE = "03"
-# Clients of module 04; module 05 adds one of the class it names.
-DEFAULT_CLIENTS = 2
-CLASS_OF_LIMITED_CLIENT = "small"
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
 DEVICE_KEY = re.compile(r"[0-9]{1,2}|GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def mps_rules(blocks: Mapping[str, Any], models: Mapping[str, GpuModel]) -> Iterator[Problem]:
     """All that is wrong with the block; looks at other blocks where they are well-formed."""
-    mps, gpu, driver, cluster = (blocks.get(name) for name in ("mps", "gpu", "driver", "cluster"))
+    mps, gpu, driver = (blocks.get(name) for name in ("mps", "gpu", "driver"))
     modules = blocks.get("modules", ())
-    if gpu and cluster:
-        yield from _count_rules(modules, gpu, cluster)
     if mps is None:
         return
     if mps.model_fields_set and "modules" in blocks and not set(MPS_MODULES) & set(modules):
@@ -62,16 +57,6 @@ def _model_names(gpu: Gpu) -> list[str]:
     return sorted({node.model or gpu.model for node in gpu.nodes} or {gpu.model})
 
 
-def _count_rules(modules: tuple[str, ...], gpu: Gpu, cluster: Cluster) -> Iterator[Problem]:
-    if gpu.source == "host" or EXCLUSIVE_MODULE not in modules or not set(MPS_MODULES) & set(modules):
-        return
-    first = gpu.nodes[0].count if gpu.nodes else None
-    if (first or gpu.count) < 2:
-        key = "gpu.count" if first is None else "gpu.nodes[0].count"
-        rule = "is too few: module 03 holds one GPU of the first node for itself, and module 04 shares another one"
-        yield Problem(key, first or gpu.count, rule, 'give 2 or more, or drop "03" from modules')
-
-
 def _gate_rules(mps: Mps, driver: Driver) -> Iterator[Problem]:
     if mps.mode != "claim":
         return
@@ -79,10 +64,9 @@ def _gate_rules(mps: Mps, driver: Driver) -> Iterator[Problem]:
     if gates.get("MPSSupport") is False:
         rule = "is off, and NVIDIA's driver starts no MPS daemon without it"
         yield Problem("driver.featureGates.MPSSupport", False, rule, "drop it or set mps.mode to daemon")
-    for other in ("ConsumableShares", "DynamicMIG"):
-        if gates.get(other):
-            rule = "and MPS by claim (gate MPSSupport) exclude each other in NVIDIA's driver"
-            yield Problem(f"driver.featureGates.{other}", True, rule, "switch it off or set mps.mode to daemon")
+    if gates.get("DynamicMIG"):
+        rule = "and MPS by claim (gate MPSSupport) exclude each other in NVIDIA's driver"
+        yield Problem("driver.featureGates.DynamicMIG", True, rule, "switch it off or set mps.mode to daemon")
 
 
 def _limits_rules(key: str, limits: Mps | MpsLimits, models: list[GpuModel]) -> Iterator[Problem]:
@@ -123,6 +107,8 @@ def _class_rules(name: str, limits: MpsLimits, mps: Mps, models: list[GpuModel])
         yield Problem("mps.classes", name, rule, "rename it")
     if name == mps_limits.DEFAULT_CLASS:
         yield Problem("mps.classes", name, "is the class of the daemon's own limits", "rename it")
+    if name == mps_limits.CAPACITY_CLASS:
+        yield Problem("mps.classes", name, "is the class of module 07's pods", "rename it")
     yield from _limits_rules(key, limits, models)
     if limits.active_thread_percentage > mps.active_thread_percentage:
         rule = f"is above mps.activeThreadPercentage ({mps.active_thread_percentage}), which caps every client"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_models import MAX_GPUS_PER_NODE
-from settings.blocks import BLOCKS, MAX_WORKERS, GpuNode, MpsLimits
+from settings.blocks import BLOCKS, MAX_WORKERS, CapacityRequests, GpuNode, MpsLimits
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ def explain(block: str, detail: Any) -> Problem:
     if kind == "extra_forbidden":
         where = key.removesuffix(f".{path[-1]}")
         return Problem(key, value, f"is not a key of {where}", suggest(str(path[-1]), _keys(block, path[:-1])))
+    if kind == "value_error":
+        rule, _, remedy = str(context["error"]).partition("; ")
+        return Problem(key, value, rule, remedy)
     if kind == "literal_error":
         return Problem(key, value, f"must be {context['expected']}", f"set {key} to that or drop it for the default")
     if kind in ("greater_than_equal", "less_than_equal"):
@@ -80,4 +83,6 @@ def _keys(block: str, path: tuple[Any, ...]) -> list[str]:
         model = GpuNode
     elif "classes" in path:
         model = MpsLimits
+    elif "requests" in path:
+        model = CapacityRequests
     return [field.alias or name for name, field in model.model_fields.items()]

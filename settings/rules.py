@@ -9,7 +9,8 @@ import yaml
 
 import modules as module_graph
 from gpu_models import load_models
-from settings.blocks import Cluster, Driver, Gpu
+from settings.blocks import Cluster, Driver, Gpu, Observability
+from settings.capacity import capacity_rules
 from settings.mps import mps_rules
 from settings.problems import Problem, suggest
 
@@ -22,20 +23,23 @@ MAX_CLUSTER_NAME = 40
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
-# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu/blob/v0.5.0/pkg/featuregates/featuregates.go
-FEATURE_GATES = (
+# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, pkg/featuregates/featuregates.go of each version.
+_GATES_OF_0_4_1 = (
     "ComputeDomainCliques",
-    "ConsumableShares",
     "CrashOnNVLinkFabricErrors",
     "DeviceMetadata",
     "DynamicMIG",
-    "FabricManagerPartitioning",
     "IMEXDaemonsWithDNSNames",
     "MPSSupport",
     "NVMLDeviceHealthCheck",
     "PassthroughSupport",
     "TimeSlicingSettings",
 )
+_NEW_IN_0_5_0 = ("ConsumableShares", "DRAListTypeAttributes", "FabricManagerPartitioning", "HostManagedIMEXDaemon")
+FEATURE_GATES = {"0.4.1": _GATES_OF_0_4_1, "0.5.0": tuple(sorted((*_GATES_OF_0_4_1, *_NEW_IN_0_5_0)))}
+# Its device taints came with 0.5.0, and module 09 shows them.
+HEALTH_MODULE, HEALTH_GATE = "09", "NVMLDeviceHealthCheck"
+OBSERVABILITY_MODULE = "08"
 
 
 def broken(blocks: dict[str, Any], stack: str) -> Iterator[Problem]:
@@ -53,7 +57,11 @@ def broken(blocks: dict[str, Any], stack: str) -> Iterator[Problem]:
         yield from _node_rules(cluster, gpu)
     if driver := blocks.get("driver"):
         yield from _driver_rules(driver)
+        yield from _health_rules(driver, blocks.get("modules", ()))
     yield from mps_rules(blocks, GPU_MODELS)
+    yield from capacity_rules(blocks, GPU_MODELS)
+    if (observability := blocks.get("observability")) and "modules" in blocks:
+        yield from _observability_rules(observability, blocks["modules"], gpu)
     if images := blocks.get("images"):
         for name, ref in images.model_dump(by_alias=True, exclude_none=True).items():
             yield from _image_rules(f"images.{name}", ref)
@@ -208,14 +216,39 @@ def _node_rules(cluster: Cluster, gpu: Gpu) -> Iterator[Problem]:
 def _driver_rules(driver: Driver) -> Iterator[Problem]:
     gates = driver.feature_gates
     for gate in gates:
-        if gate not in FEATURE_GATES:
+        if gate not in FEATURE_GATES[driver.version]:
             rule = f"is no feature gate of NVIDIA's driver v{driver.version}"
-            yield Problem("driver.featureGates", gate, rule, suggest(gate, FEATURE_GATES))
+            yield Problem("driver.featureGates", gate, rule, suggest(gate, FEATURE_GATES[driver.version]))
     if gates.get("DynamicMIG"):
         for other in ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport"):
             if gates.get(other):
                 rule = "and DynamicMIG exclude each other in NVIDIA's driver"
                 yield Problem("driver.featureGates", other, rule, "switch one of the two off")
+
+
+def _health_rules(driver: Driver, modules: tuple[str, ...]) -> Iterator[Problem]:
+    if HEALTH_MODULE not in modules:
+        return
+    if driver.feature_gates.get(HEALTH_GATE) is False:
+        rule = 'is off, and module "09" needs it: without it the driver does not see that a GPU fails'
+        yield Problem(f"driver.featureGates.{HEALTH_GATE}", False, rule, 'drop it or drop "09" from modules')
+    for other in ("DynamicMIG", "PassthroughSupport"):
+        if driver.feature_gates.get(other) and not driver.feature_gates.get(HEALTH_GATE):
+            rule = f'and the health check (gate {HEALTH_GATE}, which module "09" needs) exclude each other'
+            yield Problem(f"driver.featureGates.{other}", True, rule, 'switch it off or drop "09" from modules')
+    if driver.version == "0.4.1":
+        rule = 'of the driver taints no device, which module "09" shows; taints came with 0.5.0'
+        yield Problem("driver.version", driver.version, rule, 'use 0.5.0 or drop "09" from modules')
+
+
+def _observability_rules(block: Observability, modules: tuple[str, ...], gpu: Gpu | None) -> Iterator[Problem]:
+    if block.model_fields_set and OBSERVABILITY_MODULE not in modules:
+        value = block.model_dump(by_alias=True, exclude_unset=True)
+        rule = "is set, but the module that uses it is off"
+        yield Problem("observability", value, rule, 'add "08" to modules or drop observability')
+    if block.exporter == "dcgm" and gpu and gpu.source == "simulated":
+        rule = "needs a real GPU: NVIDIA's DCGM talks to the kernel module, and a simulated GPU has none"
+        yield Problem("observability.exporter", block.exporter, rule, "drop it or set gpu.source to host")
 
 
 def _image_rules(key: str, ref: str) -> Iterator[Problem]:

@@ -8,11 +8,25 @@ from typing import Any
 
 import pulumi
 from pydantic import ValidationError
+from pydantic.alias_generators import to_snake
 
 import modules as module_graph
 from gpu_models import GpuModel, simulated_gpus
+from settings import capacity as capacity_rules
 from settings import rules
-from settings.blocks import ADAPTERS, BLOCKS, Cluster, Driver, Gpu, GpuNode, Images, Mps, Timeouts
+from settings.blocks import (
+    ADAPTERS,
+    BLOCKS,
+    Cluster,
+    ConsumableCapacity,
+    Driver,
+    Gpu,
+    GpuNode,
+    Images,
+    Mps,
+    Observability,
+    Timeouts,
+)
 from settings.problems import Problem, SettingsError, explain, suggest
 from settings.rules import PROJECT, broken, default_name
 
@@ -36,6 +50,8 @@ class Settings:
     gpu: Gpu
     driver: Driver
     mps: Mps
+    consumable_capacity: ConsumableCapacity
+    observability: Observability
     images: Images
     timeouts: Timeouts
 
@@ -69,7 +85,7 @@ class Settings:
         if problems:
             raise SettingsError(problems)
         blocks["modules"] = module_graph.in_order(blocks["modules"])
-        return cls(stack=stack, **blocks)
+        return cls(stack=stack, **{to_snake(name): block for name, block in blocks.items()})
 
     @property
     def cluster_name(self) -> str:
@@ -87,6 +103,27 @@ class Settings:
     def context(self) -> str:
         """The context of the kubeconfig to use; never the current one."""
         return self.cluster.context or f"kind-{self.cluster_name}"
+
+    @property
+    def consumable_shares(self) -> str:
+        """How claims share a GPU: memory, unlimited, disabled or a number of shares."""
+        return capacity_rules.shares(self.driver, self.modules)
+
+    @property
+    def capacity_enforced(self) -> bool:
+        """Whether MPS holds module 07's pods to the memory that they requested."""
+        return capacity_rules.enforced(self.consumable_capacity, self.driver, self.mps, self.modules)
+
+    def place(self, module: str) -> int:
+        """Which GPU of the first node a module uses, counted from 0."""
+        return capacity_rules.places(self.modules, self.consumable_shares)[module]
+
+    @property
+    def shared_claim_mib(self) -> int | None:
+        """What module 04's claim requests of its GPU's memory; None where it is to have all of it."""
+        if self.consumable_shares == "disabled":
+            return None
+        return capacity_rules.taken_mib(self.mps, self.modules) or None
 
     @property
     def gpu_model(self) -> GpuModel | None:

@@ -9,17 +9,22 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich.table
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import modules
+from report.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
+from settings import Settings
 from tests.e2e.live import LiveStack, NotThisStack
 from toolchain import versions
+from toolchain.paths import SOURCE_FILE
 from toolchain.progress import duration
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,29 +32,20 @@ PLAIN_WIDTH = 160  # of a log, which has no width of its own
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check's outcome."""
-
-    module: str
-    name: str
-    result: str
-    seen: str
-    seconds: float
-
-    @property
-    def title(self) -> str:
-        return self.name.removeprefix("test_").replace("_", " ")
-
-
 class Recorder:
-    """A pytest plugin that keeps every check's outcome and shows that work goes on."""
+    """A pytest plugin that keeps every check's outcome and what it measured, and shows that work goes on."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.checks: list[Check] = []
+        self.tables: list[Table] = []
+        self.plots: list[Plot] = []
+        self.faults: list[Fault] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            # The last report of a check has all of its properties, whatever became of it.
+            self._keep_measured(report)
         # A set-up that fails or skips is the check's outcome too; a tear-down only if it fails.
         if not (report.when == "call" or report.failed or (report.when == "setup" and report.skipped)):
             return
@@ -59,12 +55,31 @@ class Recorder:
             seen = crash.message if crash else str(report.longrepr)
         elif report.skipped and isinstance(report.longrepr, tuple):
             seen = report.longrepr[2].removeprefix("Skipped: ")
-        file = Path(report.nodeid.partition("::")[0]).stem
-        check = Check(file.split("_")[1], report.nodeid.rpartition("::")[2], report.outcome, seen, report.duration)
+        module, name = check_of(report.nodeid)
+        check = Check(module=module, name=name, result=report.outcome, seen=seen, seconds=report.duration)
+        if report.when == "teardown":
+            check = self._with_tear_down(check)
         self.checks.append(check)
         if not self.console.is_terminal:
             return
         self.console.print(f"  {check.module}  [{STYLES[check.result]}]{check.result}[/]  {escape(check.title)}")
+
+    def _with_tear_down(self, failed: Check) -> Check:
+        """The check once, where its tear-down failed after it had an outcome."""
+        if not self.checks or (self.checks[-1].module, self.checks[-1].name) != (failed.module, failed.name):
+            return failed
+        before = self.checks.pop()
+        seen = f"{before.seen}\nand its tear-down: {failed.seen}" if before.result == "failed" else failed.seen
+        return failed.model_copy(update={"seen": seen, "seconds": before.seconds + failed.seconds})
+
+    def _keep_measured(self, report: pytest.TestReport) -> None:
+        for key, value in report.user_properties:
+            if key == "table":
+                self.tables.append(Table.model_validate_json(str(value)))
+            elif key == "plot":
+                self.plots.append(Plot.model_validate_json(str(value)))
+            elif key == "fault":
+                self.faults.append(Fault.model_validate_json(str(value)))
 
 
 def main() -> int:
@@ -98,6 +113,8 @@ def main() -> int:
         f"stack {live.name} at {live.kubeconfig}: modules {', '.join(numbers)}, "
         f"{'simulated' if simulated else 'real'} GPUs"
     )
+    # Before the checks, since one of them may leave an API server that does not answer.
+    about = _about(live, numbers)
     started = time.monotonic()
     recorder = Recorder(console)
     files = [CHECKOUT / "tests" / "e2e" / f"test_{modules.MODULES[n].name.replace('-', '_')}.py" for n in numbers]
@@ -109,8 +126,21 @@ def main() -> int:
             code = pytest.main([*map(str, files), *options, "-p", "no:cacheprovider"], plugins=[recorder])
         finally:
             sys.stdout = stdout
-    _write_json(live, recorder.checks, results / "verify.json", simulated)
-    console.print(_table(recorder.checks))
+    found = Results(
+        **about,
+        simulated=simulated,
+        finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seconds=time.monotonic() - started,
+        complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
+        checks=tuple(recorder.checks),
+        tables=tuple(recorder.tables),
+        plots=tuple(recorder.plots),
+        faults=tuple(recorder.faults),
+    )
+    found.write(results / "verify.json")
+    console.print(_table(found.checks))
+    if found.faults:
+        console.print(_fault_table(found.faults))
     failed = sum(check.result == "failed" for check in recorder.checks)
     console.print(
         f"{len(recorder.checks) - failed} of {len(recorder.checks)} checks passed or were skipped with a reason, "
@@ -124,8 +154,8 @@ def main() -> int:
     return 1 if failed or code else 0
 
 
-def _table(checks: list[Check]) -> Table:
-    table = Table(show_lines=False, header_style="bold", pad_edge=False)
+def _table(checks: Sequence[Check]) -> rich.table.Table:
+    table = rich.table.Table(show_lines=False, header_style="bold", pad_edge=False)
     for column in ("module", "check", "result"):
         table.add_column(column, overflow="fold", ratio=3 if column == "check" else None)
     table.add_column("what was seen", overflow="fold", ratio=5)
@@ -136,21 +166,41 @@ def _table(checks: list[Check]) -> Table:
     return table
 
 
-def _write_json(live: LiveStack, checks: list[Check], file: Path, simulated: bool) -> None:
-    file.write_text(
-        json.dumps(
-            {
-                "stack": live.name,
-                "cluster": live.settings.cluster_name,
-                "simulated": simulated,
-                "kubernetes": json.loads(live.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"],
-                "draDriver": versions.DRA_DRIVER,
-                "checks": [asdict(check) for check in checks],
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+def _fault_table(faults: Sequence[Fault]) -> rich.table.Table:
+    table = rich.table.Table(title="faults and recovery", show_lines=False, header_style="bold", pad_edge=False)
+    for column in ("fault", "who noticed", "what broke"):
+        table.add_column(column, overflow="fold", ratio=1)
+    table.add_column("seconds to recover", justify="right")
+    table.add_column("what was lost", overflow="fold", ratio=1)
+    for fault in faults:
+        words = (escape(fault.fault), escape(fault.noticed), escape(fault.broke))
+        table.add_row(*words, f"{fault.seconds:.1f}", escape(fault.lost))
+    return table
+
+
+def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
+    """What is checked: the stack, its versions and GPUs, the modules that are checked and those that are not."""
+    runtimes = {node["status"]["nodeInfo"]["containerRuntimeVersion"] for node in live.get("nodes")}
+    return {
+        "stack": live.name,
+        "cluster": live.settings.cluster_name,
+        "kubernetes": json.loads(live.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"],
+        "containerRuntimes": tuple(sorted(runtimes)),
+        "driverVersion": live.settings.driver.version,
+        "substitutions": _substitutions(live.settings),
+        "gpus": tuple(live.outputs.get("gpus", ())),
+        "modules": tuple(ModuleTitle(number=number, title=modules.MODULES[number].title) for number in numbers),
+        "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
+    }
+
+
+def _substitutions(settings: Settings) -> tuple[str, ...]:
+    """What differs from upstream in the driver that set-up made; of a stack's own image nobody here knows."""
+    if settings.driver.version != versions.DRA_DRIVER:
+        return ()  # the other version is built as upstream has it
+    found = versions.SUBSTITUTIONS[json.loads(SOURCE_FILE.read_text())["way"]]
+    own = settings.images.dra_driver
+    return tuple(f"{words}, if `make setup` made {own}" if own else words for words in found)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,16 @@ NODE_PACKAGES = (
 )
 # kube-proxy's rules, and the shell and mount that the chart of NVIDIA's driver calls in its pods.
 BASE_PACKAGES = ("iptables", "nftables", "bash", "coreutils", "findutils", "mount", "sed", "grep")
+# Python without a shell, packages or a compiler, and the library that wheels of C++ need.
+PYTHON_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
+PYTHON_HOOKS = (
+    # What came along for installing packages, and what the standard library has for developers.
+    'find "$1"/bin "$1"/sbin "$1"/usr/bin "$1"/usr/sbin ! -type d ! -name "python3*" -delete',
+    'rm -rf "$1"/usr/lib/python3*/test "$1"/usr/lib/python3*/pydoc_data "$1"/var/lib/dpkg',
+    # CDI's update-ldcache hook reads this file.
+    ': >"$1"/etc/ld.so.conf',
+)
+PYTHON = "3.11"  # bookworm's
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:
@@ -41,8 +51,17 @@ def install(packages: list[str], log: Path) -> None:
                 raise StepError(f"apt-get {' '.join(command)} failed; its log: {log}")
 
 
-def root_filesystem(name: str, packages: tuple[str, ...], expected_seconds: int) -> Step:
-    """A tar of a minimal Debian with `packages`, from the machine's own apt sources."""
+def root_filesystem(
+    name: str,
+    packages: tuple[str, ...],
+    expected_seconds: int,
+    only_extract: bool = False,
+    more_hooks: tuple[str, ...] = (),
+) -> Step:
+    """A tar of a minimal Debian with `packages`, from the machine's own apt sources.
+
+    `only_extract`: the packages and what they depend on and nothing else, without running their scripts.
+    """
     hooks = (
         # Documentation, locales and caches: half the size, and no program here reads them.
         'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/info/*',
@@ -53,14 +72,17 @@ def root_filesystem(name: str, packages: tuple[str, ...], expected_seconds: int)
         'rm -rf "$1"/usr/bin/perl* "$1"/usr/share/perl* "$1"/usr/lib/*/perl* "$1"/usr/lib/*/libperl.so*',
         'rm -rf "$1"/usr/bin/apt* "$1"/usr/lib/apt "$1"/usr/lib/*/libapt-* "$1"/var/lib/dpkg/info',
         'rm -rf "$1"/usr/lib/*/gconv "$1"/usr/share/zoneinfo "$1"/usr/lib/udev/hwdb* "$1"/usr/share/bash-completion',
+        *more_hooks,
     )
+    # Where mmdebstrap only extracts, it runs no hook after those of the extracting.
+    variant, when = ("extract", "extract") if only_extract else ("minbase", "customize")
 
     def build(work: Work) -> None:
         work.run(
-            *("mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(packages)}"),
-            *(f"--customize-hook={hook}" for hook in hooks),
+            *("mmdebstrap", f"--variant={variant}", "--mode=root", f"--include={','.join(packages)}"),
+            *(f"--{when}-hook={hook}" for hook in hooks),
             *(versions.DEBIAN, work.out / "rootfs.tar"),
         )
 
-    recipe = "\n".join((versions.DEBIAN, *packages, *hooks))
+    recipe = "\n".join((versions.DEBIAN, *packages, *hooks, *(("extract",) if only_extract else ())))
     return Step(name, build, recipe, expected_seconds=expected_seconds)

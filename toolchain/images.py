@@ -5,6 +5,7 @@ runs the old one shows the difference in its preview.
 """
 
 import json
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -30,24 +31,26 @@ def image_step(
     needs: tuple[Step, ...],
     expected_seconds: int,
     shared: tuple[Path, ...] = (),
+    folder: str = "",
 ) -> Step:
-    """An image built from `images/<name>/Dockerfile`; `fill` adds to its context what the folder does not hold.
+    """An image built from `images/<folder>/Dockerfile`; `fill` adds to its context what the folder does not hold.
 
-    `shared` are the files of other images that `fill` reads.
+    `shared` are the files of other images that `fill` reads. `folder` is the name, where it is not given.
     """
+    source = IMAGES / (folder or name)
 
     def build(work: Work) -> None:
         context = work.scratch / "context"
-        shutil.copytree(IMAGES / name, context)
+        shutil.copytree(source, context)
         fill(work, context)
-        ref = f"{PREFIX}/{name}:{version}-{work.step.key}"
+        ref = f"{PREFIX}/{source.name}:{version}-{work.step.key}"
         _docker_build(work, context, context / "Dockerfile", ref)
         (work.out / "ref").write_text(ref)
 
     def present(path: Path) -> bool:
         return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
 
-    return Step(name, build, version, (IMAGES / name, *shared), needs, expected_seconds, present=present)
+    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present)
 
 
 @cache
@@ -185,18 +188,19 @@ def _wait_for(socket: Path, server: subprocess.Popen) -> None:
         time.sleep(0.1)  # between two looks at a condition that is bounded above
 
 
-def dra_driver(go: Go, base: Step) -> Step:
+def dra_driver(go: Go, base: Step, version: str) -> Step:
     """NVIDIA's DRA driver, built from its Go module, with its own templates and start script."""
+    program = programs.DRA_DRIVERS[version].step(go)
 
     def fill(work: Work, context: Path) -> None:
-        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{versions.DRA_DRIVER}")
+        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{version}")
         shutil.copy(work.need("rootfs-base") / "rootfs.tar", context)
-        _copy(list(work.need("dra-driver-nvidia-gpu").iterdir()), context / "bin")
+        _copy(list(work.need(program.name).iterdir()), context / "bin")
         _copy([module / "hack/kubelet-plugin-prestart.sh"], context)
         _copy(list((module / "templates").iterdir()), context / "templates")
 
-    needs = (programs.DRA_DRIVER.step(go), base)
-    return image_step("dra-driver", f"v{versions.DRA_DRIVER}", fill, needs, expected_seconds=10)
+    name = versions.of_driver("dra-driver", version)
+    return image_step(name, f"v{version}", fill, (program, base), expected_seconds=10, folder="dra-driver")
 
 
 def gpu_sim(go: Go) -> Step:
@@ -229,20 +233,42 @@ def mps_daemon(go: Go) -> Step:
     return image_step("mps-daemon", version, fill, (program,), expected_seconds=5, shared=(probe / "Makefile",))
 
 
+def gpu_agents(python: Step | None) -> Step:
+    """gpu-exporter and taint-keeper, on the Python of `python`; None for upstream's image of Python."""
+
+    def fill(work: Work, context: Path) -> None:
+        if python:
+            shutil.copy(work.need(python.name) / "rootfs.tar", context)
+        else:
+            (context / "stock.Dockerfile").replace(context / "Dockerfile")
+        packages = context / "packages"
+        work.run(
+            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages, "--python-version", debian.PYTHON),
+            *("--python-platform", f"{platform.machine()}-manylinux_2_36", "--only-binary", ":all:", "--no-deps"),
+            *("--require-hashes", "--requirements", context / "requirements.lock"),
+        )
+        for compiled in (packages / "box").glob("*.so"):
+            compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
+
+    needs = (python,) if python else ()
+    return image_step("gpu-agents", "v1", fill, needs, expected_seconds=30)
+
+
 def _make_in_place(work: Work, context: Path, *options: str) -> None:
     work.run("make", "-C", context, f"OUT={work.scratch / 'made'}", *options)
     shutil.copytree(work.scratch / "made", context, dirs_exist_ok=True, symlinks=True)
 
 
-def chart(go: Go) -> Step:
+def chart(go: Go, version: str) -> Step:
     """The Helm chart of NVIDIA's DRA driver, from the driver's own Go module."""
 
     def build(work: Work) -> None:
-        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{versions.DRA_DRIVER}")
+        module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{version}")
         source = module / "deployments/helm/dra-driver-nvidia-gpu"
         shutil.copytree(source, work.out / "chart", copy_function=shutil.copyfile)
 
-    return Step("dra-driver-chart", build, versions.DRA_DRIVER, needs=go.needs, expected_seconds=3)
+    name = versions.of_driver("dra-driver-chart", version)
+    return Step(name, build, version, needs=go.needs, expected_seconds=3)
 
 
 def pulled(name: str, ref: str) -> Step:
@@ -262,6 +288,13 @@ def pulled(name: str, ref: str) -> Step:
 def base() -> Step:
     """The small Debian below kube-proxy and NVIDIA's driver."""
     return debian.root_filesystem("rootfs-base", debian.BASE_PACKAGES, expected_seconds=40)
+
+
+def python() -> Step:
+    """The Python below our own programs in the cluster."""
+    return debian.root_filesystem(
+        "rootfs-python", debian.PYTHON_PACKAGES, expected_seconds=15, only_extract=True, more_hooks=debian.PYTHON_HOOKS
+    )
 
 
 def write_index(refs: dict[str, str], file: Path) -> None:

@@ -22,15 +22,18 @@ class Plan:
     tools: dict[Step, tuple[str, ...]]  # step -> the programs of it that go on PATH
     plugins: dict[tuple[str, str], Step]  # (name, version) -> step
     images: tuple[Step, ...]
-    chart: Step
+    charts: dict[str, Step]  # version of NVIDIA's DRA driver -> step
 
     @property
     def steps(self) -> list[Step]:
-        return [*self.tools, *self.plugins.values(), *self.images, self.chart]
+        return [*self.tools, *self.plugins.values(), *self.images, *self.charts.values()]
 
     def links(self, store: Store) -> dict[Path, Path]:
         """Link -> target for everything but the images."""
-        links = {CHART: store.path(self.chart) / "chart"}
+        links = {
+            CHART.with_name(versions.of_driver(CHART.name, version)): store.path(step) / "chart"
+            for version, step in self.charts.items()
+        }
         for step, names in self.tools.items():
             links |= {BIN / Path(name).name: store.path(step) / name for name in names}
         for (name, version), step in self.plugins.items():
@@ -57,12 +60,13 @@ def built(go: Go) -> Plan:
         plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
         images=(
             images.node(go, base),
-            images.dra_driver(go, base),
+            *(images.dra_driver(go, base, version) for version in versions.DRA_DRIVERS),
             images.gpu_sim(go),
             images.gpu_probe(),
             images.mps_daemon(go),
+            images.gpu_agents(images.python()),
         ),
-        chart=images.chart(go),
+        charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )
 
 
@@ -79,12 +83,18 @@ def stock(go: Go) -> Plan:
         plugins={plugin: source.stock_plugin(*plugin, pulumi) for plugin in (KUBERNETES_PLUGIN, COMMAND_PLUGIN)},
         images=(
             images.pulled("node", versions.STOCK_NODE_IMAGE),
-            images.pulled("dra-driver", versions.STOCK_DRA_DRIVER_IMAGE),
+            *(
+                images.pulled(
+                    versions.of_driver("dra-driver", version), f"{versions.STOCK_DRA_DRIVER_REPOSITORY}:v{version}"
+                )
+                for version in versions.DRA_DRIVERS
+            ),
             images.gpu_sim(go),
             images.gpu_probe(),
             images.mps_daemon(go),
+            images.gpu_agents(None),
         ),
-        chart=images.chart(go),
+        charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )
 
 

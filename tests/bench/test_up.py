@@ -12,8 +12,8 @@ import yaml
 from components.dra_driver import CHART, chart_values
 from components.images import Images
 from components.kind_cluster import kind_config
+from components.manifests import load
 from components.simulated_gpus import DRIVER_ROOT, NAMESPACE, daemon_set_spec
-from components.workload import load
 from gpu_models import load_models, render_node_config
 from modules import images_of
 from settings import Settings

@@ -2,12 +2,13 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from report.results import Fault, Plot, Table, check_of
 from tests.e2e.live import LiveStack, Playground
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,50 @@ def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
     def record(text: str) -> None:
         request.node.user_properties.append(("seen", text))
+
+    return record
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Callable[[str, Sequence[str], Sequence[Sequence[str | float]]], None]:
+    """Record a table of what a check measured, for the results and the report: title, columns, rows."""
+
+    def record(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+        module, check = check_of(request.node.nodeid)
+        cells = tuple(tuple(row) for row in rows)
+        found = Table(module=module, check=check, title=title, columns=tuple(columns), rows=cells)
+        request.node.user_properties.append(("table", found.model_dump_json()))
+
+    return record
+
+
+@pytest.fixture
+def plot(
+    request: pytest.FixtureRequest,
+) -> Callable[[str, str, str, Mapping[str, Sequence[tuple[float, float]]]], None]:
+    """Record a plot of what a check measured: title, titles of the axes with their units, points by line.
+
+    A figure of performance comes from a real GPU or is not recorded.
+    """
+
+    def record(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        module, check = check_of(request.node.nodeid)
+        lines = {name: tuple((x, y) for x, y in points) for name, points in series.items()}
+        found = Plot(module=module, check=check, title=title, x=x, y=y, series=lines)
+        request.node.user_properties.append(("plot", found.model_dump_json()))
+
+    return record
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Callable[[str, str, str, float, str], None]:
+    """Record a fault: what it was, who noticed, what broke, seconds until all was well again, what was lost."""
+
+    def record(fault: str, noticed: str, broke: str, seconds: float, lost: str) -> None:
+        module, check = check_of(request.node.nodeid)
+        words = {"fault": fault, "noticed": noticed, "broke": broke, "lost": lost}
+        found = Fault(module=module, check=check, seconds=seconds, **words)
+        request.node.user_properties.append(("fault", found.model_dump_json()))
 
     return record
 

@@ -91,7 +91,7 @@ class LiveStack:
     def get(self, kind: str, name: str = "", namespace: str | None = None, **options: Any) -> list[dict[str, Any]]:
         """Objects as plain data."""
         words = (kind, name) if name else (kind,)
-        return [found.raw for found in self.api.get(*words, namespace=namespace, **options)]
+        return [found.raw.to_dict() for found in self.api.get(*words, namespace=namespace, **options)]
 
     def one(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         (found,) = self.get(kind, name, namespace)
@@ -151,16 +151,16 @@ class LiveStack:
     @contextmanager
     def free_gpu(self) -> Iterator[None]:
         """At least one free GPU: where everything is taken, module 03's workload makes room meanwhile."""
-        if len(self.allocations()) < len(self.devices()):
+        if len(set(self.allocations())) < len(self.devices()):
             yield
             return
         if "03" not in self.settings.modules:
             pytest.skip("every GPU is taken, and without module 03 there is no workload that may make room")
-        taken = len(self.allocations())
+        taken = len(set(self.allocations()))
         try:
             self.scale("waiter", 0)
             self.scale("holder", 0)
-            wait_for("the holder's GPU is free", lambda: len(self.allocations()) < taken)
+            wait_for("the holder's GPU is free", lambda: len(set(self.allocations())) < taken)
             yield
         finally:
             # The holder first, or the waiter would have the GPU.
@@ -266,6 +266,22 @@ class Playground:
             f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
         )
         return json.loads(log.splitlines()[0])
+
+    def life(self, name: str) -> tuple[str, int]:
+        """The pod's uid, and how often its containers were started again."""
+        pod = self.pod(name)
+        return pod["metadata"]["uid"], sum(state["restartCount"] for state in pod["status"]["containerStatuses"])
+
+    def sees(self, name: str) -> list[str]:
+        """The UUIDs of the GPUs that a process started now in the pod sees."""
+        inside = ("exec", "-n", self.namespace, name, "-c", "probe", "--", "gpu-probe", "info")
+        return [gpu["uuid"] for gpu in json.loads(self.stack.kubectl(*inside).splitlines()[0])["gpus"]]
+
+    def messages(self, name: str, reason: str) -> list[str]:
+        """What the pod's events of that reason say."""
+        selector = f"involvedObject.name={name},reason={reason}"
+        found = self.stack.get("events", namespace=self.namespace, field_selector=selector)
+        return [event["message"] for event in found if event.get("message")]
 
     def allocated(self, pod: str) -> list[dict[str, Any]]:
         """The devices that the pod's claims name in their status, with the attributes that the driver published."""

@@ -187,12 +187,27 @@ def deployed(stack: LiveStack, name: str) -> list[dict[str, Any]]:
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
+def clients_of_the_stack(stack: LiveStack) -> int:
+    """How many clients the stack's own modules give the daemon of the first node."""
+    count = len(deployed(stack, "clients")) + len(deployed(stack, "limited"))
+    if "07" in stack.settings.modules and stack.settings.capacity_enforced:
+        pods = stack.get("pods", namespace="shared")
+        count += sum(pod["status"]["phase"] == "Running" for pod in pods)
+    return count
+
+
 @contextmanager
 def outside(stack: LiveStack, uuid: str, labels: dict[str, str]) -> Iterator[Playground]:
     """A namespace whose pods have the shared GPU without being the stack's: by an admin claim of the same name."""
     with stack.playground({"resource.kubernetes.io/admin-access": "true", **labels}) as playground:
         cel = f'device.attributes["gpu.nvidia.com"].uuid == "{uuid}"'
-        gpu = {"deviceClassName": "gpu.nvidia.com", "adminAccess": True, "selectors": [{"cel": {"expression": cel}}]}
+        gpu: dict[str, Any] = {
+            "deviceClassName": "gpu.nvidia.com",
+            "adminAccess": True,
+            "selectors": [{"cel": {"expression": cel}}],
+        }
+        if stack.settings.consumable_shares != "disabled":
+            gpu["capacity"] = {"requests": {"memory": "1Mi"}}  # it has to fit, though it is not counted
         claim = {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaim",

@@ -8,7 +8,10 @@ import yaml
 
 from tests.e2e.live import LiveStack
 
-NAMESPACES = ("dra-driver-nvidia-gpu", "gpu-sim", "mps", "mps-system", "workloads")
+NAMESPACES = (
+    *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
+    *("monitoring", "mps", "mps-system", "shared", "tenant", "workloads"),
+)
 FILE = Path(__file__).with_name("privileges.yaml")
 
 

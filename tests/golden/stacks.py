@@ -25,6 +25,7 @@ IMAGES = Images(
     gpu_sim="localhost/dra-workshop/gpu-sim:v1-0123456789ab",
     gpu_probe="localhost/dra-workshop/gpu-probe:v1-0123456789ab",
     mps_daemon="localhost/dra-workshop/mps-daemon:v1-0123456789ab",
+    gpu_agents="localhost/dra-workshop/gpu-agents:v1-0123456789ab",
 )
 
 
@@ -37,7 +38,8 @@ def load(stack: str, **changed: Any) -> Settings:
 
 def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
     """What the modules register; asks neither the machine nor the Docker Engine."""
-    images = replace(IMAGES, **settings.images.model_dump(exclude_none=True))
+    chosen = settings.images.model_dump(exclude_none=True, exclude=set(modules.UPSTREAM_IMAGES))
+    images = replace(IMAGES, **chosen)
     with (
         mock.patch.object(kind_cluster, "incarnation", return_value="1"),
         mock.patch.object(prerequisites, "require"),

@@ -25,6 +25,9 @@ BRINGS = {
     "03": {"exclusive-gpu"},
     "04": {"mps-daemon", "shared-gpu"},
     "05": {"mps-policy", "limited-client"},
+    "07": {"shared-gpus-policy", "shared-gpus"},
+    "08": {"admin-access", "gpu-exporter"},
+    "09": {"taint-keeper"},
 }
 
 
@@ -208,9 +211,10 @@ def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
         "gpu-sim": "sim:v1",
         "gpu-probe": "probe:v1",
         "mps-daemon": "mps:v1",
+        "gpu-agents": "agents:v1",
     }
     (tmp_path / "images.json").write_text(json.dumps(made))
     monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
-    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1", "mps:v1")
+    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1", "mps:v1", "")
     assert modules.images_of(settings) == expected

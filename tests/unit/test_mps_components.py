@@ -7,11 +7,12 @@ from typing import Any
 import pulumi
 import pytest
 
+from components.claims import every_gpu
 from components.dra_driver import uuid_of
+from components.manifests import load
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, Limits, MpsByClaim, add_to_pod
-from components.mps_daemon import CLAIM, VARIABLES, daemon_set_spec
+from components.mps_daemon import VARIABLES, daemon_set_spec
 from components.mps_policy import binding_spec
-from components.workload import load
 from settings import Settings
 from tests.golden import stacks
 from tests.golden.recorder import Recording, Resource
@@ -236,7 +237,7 @@ def test_running_daemons_get_the_limits_on_every_gpu_node():
 
 
 def test_the_daemon_sees_every_gpu_in_a_namespace_that_may(daemon: Recording):
-    (request,) = CLAIM["spec"]["spec"]["devices"]["requests"]
+    (request,) = every_gpu("mps-system", False)["spec"]["spec"]["devices"]["requests"]
     assert request["exactly"]["adminAccess"] is True and request["exactly"]["allocationMode"] == "All"
     labels = daemon.resources["mps-daemon-namespace"].inputs["metadata"]["labels"]
     assert labels["resource.kubernetes.io/admin-access"] == "true"
@@ -348,5 +349,5 @@ def test_a_gpu_of_the_host_is_selected_by_what_the_driver_published():
 def test_a_node_with_too_few_gpus_is_told_with_the_remedy():
     gpus = [{"node": "a", "uuid": "GPU-0"}, {"node": "b", "uuid": "GPU-1"}]
     assert uuid_of(gpus, "b", 0) == "GPU-1"
-    with pytest.raises(pulumi.RunError, match=r'node a has 1 GPU, and module 04 .* drop "03" from modules'):
+    with pytest.raises(pulumi.RunError, match="node a has 1 GPU, and the modules of the stack use 2; switch"):
         uuid_of(gpus, "a", 1)

@@ -34,15 +34,15 @@ def test_all_that_is_wrong_with_mps_is_told_at_once():
         "classes": {"Large": {"activeThreadPercentage": 7, "pinnedDeviceMemoryLimit": "91Gi"}},
         "mode": "claim",
     }
-    driver = {"featureGates": {"MPSSupport": False, "ConsumableShares": True, "DynamicMIG": True}}
+    driver = {"featureGates": {"MPSSupport": False, "DynamicMIG": True}}
     assert keys(mps=mps, driver=driver, gpu={"count": 1}) == [
-        "gpu.count",
-        *(f"driver.featureGates.{gate}" for gate in ("MPSSupport", "ConsumableShares", "DynamicMIG")),
+        *(f"driver.featureGates.{gate}" for gate in ("MPSSupport", "DynamicMIG")),
         *("mps.activeThreadPercentage", "mps.pinnedDeviceMemoryLimit", "mps.classes"),
         *("mps.classes.Large.pinnedDeviceMemoryLimit", "mps.classes.Large.activeThreadPercentage"),
         *("mps.classes.Large.pinnedDeviceMemoryLimit", "mps.classes"),
         *("mps.perDevicePinnedMemoryLimit",) * 3,
         "mps.perDevicePinnedMemoryLimit.7",
+        "gpu.count",
     ]
 
 
@@ -110,7 +110,7 @@ def test_limits_up_to_the_last_one_that_fits_are_accepted(mps: dict[str, Any]):
 
 
 def test_gates_that_mps_by_claim_excludes_do_not_matter_to_a_daemon_on_the_node():
-    gates = {"ConsumableShares": True, "DynamicMIG": True}
+    gates = {"DynamicMIG": True}
     assert parse(driver={"featureGates": gates}, mps={"mode": "daemon"}).driver.feature_gates == gates
 
 

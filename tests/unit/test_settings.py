@@ -15,10 +15,16 @@ from components.images import Images
 from settings import NodeGpus, Problem, Settings, SettingsError
 from settings import rules as module
 from tests.golden import recorder
-from tests.unit import wrong_clusters, wrong_mps, wrong_mps_memory, wrong_settings
+from tests.unit import wrong_capacity, wrong_clusters, wrong_mps, wrong_mps_memory, wrong_settings
 from tests.unit.wrong_settings import Wrong
 
-WRONG = (*wrong_settings.WRONG, *wrong_clusters.WRONG, *wrong_mps.WRONG, *wrong_mps_memory.WRONG)
+WRONG = (
+    *wrong_settings.WRONG,
+    *wrong_clusters.WRONG,
+    *wrong_mps.WRONG,
+    *wrong_mps_memory.WRONG,
+    *wrong_capacity.WRONG,
+)
 CHECKOUT = Path(module.__file__).parents[1]
 KUBECONFIGS = {
     "good": b"contexts: [{name: lab}, {name: 7}]\n",
@@ -257,8 +263,8 @@ def test_wrong_config_registers_nothing(wrong: Wrong, checkout: Path, monkeypatc
 
 def test_main_exports_what_the_modules_give(monkeypatch: pytest.MonkeyPatch, checkout: Path):
     pulumi_config(monkeypatch, modules='["01"]')
-    images = Images("node:1", "driver:1", "sim:1", "probe:1", "mps:1")
-    monkeypatch.setattr(Images, "made_by_setup", lambda overrides: images)
+    images = Images("node:1", "driver:1", "sim:1", "probe:1", "mps:1", "agents:1")
+    monkeypatch.setattr(Images, "made_by_setup", lambda overrides, version: images)
     outputs = run_main(recorder.Recorder()).outputs["dra-workshop-mine"]
     assert outputs == {
         "cluster": "dra-workshop-mine",

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolchain import engine, plan, source
+from toolchain import engine, plan, source, versions
+from toolchain.golang import Go
+from toolchain.programs import DRA_DRIVERS
 from toolchain.progress import Progress, duration
 from toolchain.source import Source
 from toolchain.steps import Runner, Step, StepError, Store, Work
@@ -169,7 +171,10 @@ def make_plan(runner: Runner, recipe: str, programs: tuple[str, ...], plugin: st
         tools={finished(runner, "tools", recipe, *programs): programs},
         plugins={("command", plugin): finished(runner, "command", plugin, "pulumi-resource-command")},
         images=(finished(runner, "node", recipe, "ref"),),
-        chart=finished(runner, "chart", recipe, "chart"),
+        charts={
+            version: finished(runner, f"chart-{version}", f"{version} {recipe}", "chart")
+            for version in versions.DRA_DRIVERS
+        },
     )
 
 
@@ -182,18 +187,42 @@ def test_links_are_what_the_plan_says_and_stale_ones_go(runner: Runner, tools: P
     assert links(tools) == {
         "bin/kind": "kind 1",
         "bin/kubectl": "kubectl 1",
-        "charts/driver": "chart 1",
+        "charts/driver": "chart 0.5.0 1",
+        "charts/driver-0.4.1": "chart 0.4.1 1",
         "pulumi/plugins/resource-command-v1.0.0/pulumi-resource-command": "pulumi-resource-command 1.0.0",
     }
     assert json.loads((tools / "images.json").read_text()) == {"node": "ref 1"}
     plan.lay(make_plan(runner, "2", ("kind",), "1.1.0"), runner.store)
     assert links(tools) == {
         "bin/kind": "kind 2",
-        "charts/driver": "chart 2",
+        "charts/driver": "chart 0.5.0 2",
+        "charts/driver-0.4.1": "chart 0.4.1 2",
         "pulumi/plugins/resource-command-v1.1.0/pulumi-resource-command": "pulumi-resource-command 1.1.0",
     }
     assert [path.name for path in (tools / "pulumi" / "plugins").iterdir()] == ["resource-command-v1.1.0"]
     assert json.loads((tools / "images.json").read_text()) == {"node": "ref 2"}
+
+
+@pytest.mark.parametrize("make", [plan.built, plan.stock])
+def test_both_ways_bring_every_version_of_the_driver(make: Callable[[Go], plan.Plan]):
+    wanted = make(Go(Path("go"), "go1.26.6"))
+    names = {step.name for step in wanted.images}
+    assert {versions.of_driver("dra-driver", version) for version in versions.DRA_DRIVERS} <= names
+    assert tuple(wanted.charts) == versions.DRA_DRIVERS
+
+
+@pytest.mark.parametrize("version", versions.DRA_DRIVERS)
+def test_driver_of_a_version_is_built_from_the_module_of_that_version(version: str):
+    program = DRA_DRIVERS[version]
+    assert f"v{version}" in program.variables.values()
+    required = (CHECKOUT / "toolchain" / "go" / program.name / "go.mod").read_text()
+    assert f"\tsigs.k8s.io/dra-driver-nvidia-gpu v{version} //" in required
+
+
+def test_versions_of_the_driver_share_no_step():
+    wanted = plan.built(Go(Path("go"), "go1.26.6"))
+    drivers = [step for step in wanted.images if step.name.startswith("dra-driver")]
+    assert len({step.key for step in (*drivers, *wanted.charts.values())}) == 2 * len(versions.DRA_DRIVERS)
 
 
 def test_laying_the_same_plan_again_touches_no_link(runner: Runner, tools: Path):

@@ -179,16 +179,13 @@ OTHERS = (
         "is off, and NVIDIA's driver starts no MPS daemon without it",
         "drop it or set mps.mode to daemon",
     ),
-    *(
-        Wrong(
-            f"MPS by claim and {gate}",
-            _gates(**{gate: True}),
-            f"driver.featureGates.{gate}",
-            True,
-            "and MPS by claim (gate MPSSupport) exclude each other in NVIDIA's driver",
-            "switch it off or set mps.mode to daemon",
-        )
-        for gate in ("ConsumableShares", "DynamicMIG")
+    Wrong(
+        "MPS by claim and dynamic MIG",
+        _gates(DynamicMIG=True),
+        "driver.featureGates.DynamicMIG",
+        True,
+        "and MPS by claim (gate MPSSupport) exclude each other in NVIDIA's driver",
+        "switch it off or set mps.mode to daemon",
     ),
     *(
         Wrong(
@@ -209,8 +206,8 @@ OTHERS = (
         {"gpu": {"count": 1}},
         "gpu.count",
         1,
-        "is too few: module 03 holds one GPU of the first node for itself, and module 04 shares another one",
-        'give 2 or more, or drop "03" from modules',
+        "is too few: modules 03, 04 use 2 GPUs of the first node, one of which module 03 holds for itself",
+        "give 2 or more, or switch one of them off",
     ),
     Wrong(
         "one GPU on the first of two nodes",

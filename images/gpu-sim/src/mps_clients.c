@@ -117,6 +117,7 @@ static void release_everything(struct mps_server_state *server, struct mps_clien
         if (device->usable)
             device_memory_free(&server->memory[device->device], &device->memory, device->memory.allocated);
     }
+    mps_server_publish(server);
 }
 
 static void end_client(struct mps_server_state *server, struct mps_client *client)
@@ -210,6 +211,8 @@ void mps_client_receive(struct mps_server_state *server, struct mps_client *clie
     case MPS_NOTHING_YET: return;
     case MPS_RECEIVED:
         answer.reply.result = serve(server, client, &message, &answer.reply.value);
+        /* Before the client knows: whoever it tells then finds it in NVML. */
+        mps_server_publish(server);
         /* A client that does not read its answers is no client of ours. */
         if (!mps_send(client->socket, &answer, -1, false))
             end_client(server, client);

@@ -1,6 +1,8 @@
 /* The daemon's life: its lock, sockets and log, its loop, and its end. */
 #include "mps_daemon.h"
 
+#include "mps_directories.h"
+#include "mps_memory.h"
 #include "mps_socket.h"
 #include "mps_values.h"
 
@@ -197,6 +199,7 @@ static void end_server(struct mps_daemon *daemon)
         return;
     kill(daemon->server.pid, SIGKILL);
     waitpid(daemon->server.pid, NULL, 0);
+    mps_memory_remove(daemon->server.pid);
 }
 
 static void serve(struct mps_daemon *daemon)
@@ -232,8 +235,11 @@ int mps_daemon_run(bool background, bool multiuser)
     daemon.multiuser = multiuser;
     daemon.server.channel = -1;
     read_environment(&daemon);
-    if (lock_directory() != EXIT_SUCCESS || load_devices(&daemon) != EXIT_SUCCESS ||
-        open_log(&daemon, background) != EXIT_SUCCESS || open_sockets(&daemon) != EXIT_SUCCESS)
+    if (lock_directory() != EXIT_SUCCESS)
+        return EXIT_FAILURE;
+    mps_memory_remove_all();
+    if (load_devices(&daemon) != EXIT_SUCCESS || open_log(&daemon, background) != EXIT_SUCCESS ||
+        open_sockets(&daemon) != EXIT_SUCCESS)
         return EXIT_FAILURE;
     /* Clients may connect from here on, so that whoever started the daemon need not wait for it. */
     pid_t pid = background ? fork() : getpid();

@@ -1,6 +1,7 @@
 #include "mps_log.h"
 
-#include "mps_socket.h"
+#include "mps_directories.h"
+#include "mps_protocol.h"
 
 #include <fcntl.h>
 #include <limits.h>

@@ -1,14 +1,18 @@
 /* nvidia-cuda-mps-server: keeps its clients' shares of the devices. Ends with its channel to the daemon. */
 #include "mps_server.h"
 
+#include "mps_directories.h"
+#include "mps_memory.h"
 #include "mps_socket.h"
 #include "mps_values.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct mps_server_state server;
@@ -28,6 +32,24 @@ static bool load_devices(void)
         mps_log_line(&server.log, "Creating server context on device %u (%s)", i, name);
     }
     return true;
+}
+
+void mps_server_publish(struct mps_server_state *state)
+{
+    struct memory_record record = {.count = state->device_count};
+    for (unsigned int i = 0; i < record.count; i++) {
+        snprintf(record.uuids[i], sizeof record.uuids[i], "%s", device_uuid(&state->devices[i]));
+        record.used[i] = state->memory[i].used;
+    }
+    if (state->memory_file < 0 || memcmp(record.used, state->published.used, sizeof record.used) == 0)
+        return;
+    state->published = record;
+    if (mps_memory_publish(state->memory_file, &record))
+        return;
+    /* No figure rather than an old one: without its lock the file counts no longer. */
+    mps_log_line(&state->log, "Cannot publish the memory in use: %s", strerror(errno));
+    close(state->memory_file);
+    state->memory_file = -1;
 }
 
 static void log_settings(void)
@@ -104,6 +126,7 @@ static bool start(void)
     server.settings.percentage = settings.settings.percentage;
     log_settings();
     take_settings(&settings.settings);
+    mps_server_publish(&server);
     mps_log_line(&server.log, "Server Priority set to %u", server.settings.priority);
     mps_log_line(&server.log, "Server has started");
     return mps_send(MPS_SERVER_CHANNEL, &ready, -1, true);
@@ -116,6 +139,12 @@ static bool has_channel(void)
     return getsockopt(MPS_SERVER_CHANNEL, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
 }
 
+static int memory_file(void)
+{
+    struct stat status;
+    return fstat(MPS_SERVER_MEMORY, &status) == 0 && S_ISREG(status.st_mode) ? MPS_SERVER_MEMORY : -1;
+}
+
 int main(void)
 {
     if (!has_channel()) {
@@ -124,6 +153,7 @@ int main(void)
         return EXIT_FAILURE;
     }
     server.log = (struct mps_log){.file = MPS_SERVER_LOG, .role = "Other"};
+    server.memory_file = memory_file();
     for (unsigned int i = 0; i < MPS_MAX_CLIENTS; i++)
         server.clients[i].socket = -1;
     if (!start())

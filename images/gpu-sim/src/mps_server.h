@@ -4,11 +4,12 @@
 
 #include "device_memory.h"
 #include "devices.h"
+#include "memory_record.h"
 #include "mps_log.h"
 #include "mps_protocol.h"
 
-/* Descriptors under which the daemon leaves its channel and the log. */
-enum { MPS_SERVER_CHANNEL = 3, MPS_SERVER_LOG = 4 };
+/* Descriptors under which the daemon leaves its channel, the log and, unless that failed, mps_memory.h's file. */
+enum { MPS_SERVER_CHANNEL = 3, MPS_SERVER_LOG = 4, MPS_SERVER_MEMORY = 5 };
 
 struct mps_client_device {
     bool usable;
@@ -39,10 +40,15 @@ struct mps_server_state {
     struct device devices[CONFIG_MAX_GPUS];
     struct device_memory memory[CONFIG_MAX_GPUS];
     unsigned int device_count;
+    int memory_file; /* -1: nothing is published */
+    struct memory_record published;
     struct mps_settings settings;
     uint32_t next_client;
     struct mps_client clients[MPS_MAX_CLIENTS];
 };
+
+/* Tells NVML what is in use, if that has changed. */
+void mps_server_publish(struct mps_server_state *server);
 
 /* mps_clients.c */
 void mps_client_accept(struct mps_server_state *server, const struct mps_hello *hello, int socket);

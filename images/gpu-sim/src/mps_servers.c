@@ -1,6 +1,8 @@
 /* The daemon's side of its server: starting it as a user, and knowing its clients from what it tells. */
 #include "mps_daemon.h"
 
+#include "mps_directories.h"
+#include "mps_memory.h"
 #include "mps_server.h"
 #include "mps_socket.h"
 #include "own_file.h"
@@ -37,12 +39,16 @@ static void execute_server(bool multiuser)
     execvp(arguments[0], arguments);
 }
 
-/* The server finds its channel and log under fixed numbers; moving them up first keeps one from covering the other. */
-static bool place_descriptors(int channel, int log)
+/* The server finds its descriptors under fixed numbers; moving them up first keeps one from covering the other. */
+static bool place_descriptors(int channel, int log, int memory)
 {
     channel = fcntl(channel, F_DUPFD_CLOEXEC, FIRST_HIGH_DESCRIPTOR);
     log = fcntl(log, F_DUPFD_CLOEXEC, FIRST_HIGH_DESCRIPTOR);
-    return channel >= 0 && log >= 0 && dup2(channel, MPS_SERVER_CHANNEL) >= 0 && dup2(log, MPS_SERVER_LOG) >= 0;
+    memory = fcntl(memory, F_DUPFD_CLOEXEC, FIRST_HIGH_DESCRIPTOR);
+    /* Without a file of its own the server must not take for one what the daemon's parent left open. */
+    close(MPS_SERVER_MEMORY);
+    return channel >= 0 && log >= 0 && dup2(channel, MPS_SERVER_CHANNEL) >= 0 && dup2(log, MPS_SERVER_LOG) >= 0 &&
+           (memory < 0 || dup2(memory, MPS_SERVER_MEMORY) >= 0);
 }
 
 static _Noreturn void run_server(const struct mps_daemon *daemon, uid_t uid, gid_t gid, int channel)
@@ -50,13 +56,18 @@ static _Noreturn void run_server(const struct mps_daemon *daemon, uid_t uid, gid
     sigset_t none;
     int log = mps_log_open("server.log");
     mps_log_line(&daemon->log, "Starting new server %d for user %u", (int)getpid(), uid);
+    /* While this is still the daemon's user: the server's may have no right to write in the pipe directory. */
+    int memory = mps_memory_create(getpid());
+    if (memory < 0)
+        mps_log_line(&daemon->log, "NVML will not know what server %d holds: cannot create its file in %s: %s",
+                     (int)getpid(), mps_pipe_directory(), strerror(errno));
     if (!become_user(daemon, uid, gid)) {
         mps_log_line(&daemon->log, "Cannot become user %u: %s", uid, strerror(errno));
         _exit(1);
     }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (place_descriptors(channel, log >= 0 ? log : STDERR_FILENO))
+    if (place_descriptors(channel, log >= 0 ? log : STDERR_FILENO, memory))
         execute_server(daemon->multiuser);
     mps_log_line(&daemon->log, "Cannot execute nvidia-cuda-mps-server: %s", strerror(errno));
     _exit(1);
@@ -207,6 +218,7 @@ void mps_server_ended(struct mps_daemon *daemon, pid_t pid, int status)
     if (pid != server->pid)
         return;
     mps_server_stop(daemon);
+    mps_memory_remove(pid);
     mps_log_line(&daemon->log, "Server %d exited with status %d", (int)pid, WEXITSTATUS(status));
     bool failed = !server->ready;
     server->pid = 0;

@@ -1,9 +1,10 @@
 #include "mps_socket.h"
 
+#include "mps_directories.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,22 +12,6 @@
 #include <unistd.h>
 
 enum { BACKLOG = 64, CONNECT_SECONDS = 10 };
-
-static const char *directory(const char *variable, const char *fallback)
-{
-    const char *value = getenv(variable);
-    return value == NULL || *value == '\0' ? fallback : value;
-}
-
-const char *mps_pipe_directory(void)
-{
-    return directory("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps");
-}
-
-const char *mps_log_directory(void)
-{
-    return directory("CUDA_MPS_LOG_DIRECTORY", "/var/log/nvidia-mps");
-}
 
 static bool set_address(struct sockaddr_un *address, const char *name)
 {

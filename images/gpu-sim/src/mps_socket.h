@@ -4,10 +4,6 @@
 
 #include "mps_protocol.h"
 
-/* CUDA_MPS_PIPE_DIRECTORY and CUDA_MPS_LOG_DIRECTORY, or their defaults. */
-const char *mps_pipe_directory(void);
-const char *mps_log_directory(void);
-
 /* Both return -1 and set errno on failure. */
 int mps_connect(const char *name);
 int mps_listen(const char *name, unsigned int mode);

@@ -1,5 +1,6 @@
 /* NVML calls about what a device is: names, numbers and memory. */
 #include "mig.h"
+#include "nvml_memory.h"
 #include "nvml_session.h"
 
 #include <stdio.h>
@@ -150,8 +151,12 @@ static unsigned long long reserved_bytes(const struct nvmlDevice_st *device)
     return device->compute == NULL ? (unsigned long long)device->gpu->config->model->reserved_memory_mib << 20 : 0;
 }
 
-/* No memory is really allocated on a simulated GPU, so all of it is free. What CUDA programs are told they hold is
-   known to them and their MPS server alone. */
+/* No bytes are behind it: what CUDA programs were told they hold, as far as their MPS servers publish it. */
+static unsigned long long used_bytes(const struct nvmlDevice_st *device)
+{
+    return nvml_memory_used(device, memory_bytes(device) - reserved_bytes(device));
+}
+
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
 {
     struct nvmlDevice_st *device;
@@ -160,7 +165,8 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
         return result;
     if (memory == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    *memory = (nvmlMemory_t){.total = memory_bytes(device), .free = memory_bytes(device), .used = 0};
+    unsigned long long total = memory_bytes(device), used = used_bytes(device);
+    *memory = (nvmlMemory_t){.total = total, .free = total - used, .used = used};
     return session_leave(NVML_SUCCESS);
 }
 
@@ -176,8 +182,8 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t *me
         return session_leave(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
     memory->total = memory_bytes(device);
     memory->reserved = reserved_bytes(device);
-    memory->free = memory->total - memory->reserved;
-    memory->used = 0;
+    memory->used = used_bytes(device);
+    memory->free = memory->total - memory->reserved - memory->used;
     return session_leave(NVML_SUCCESS);
 }
 

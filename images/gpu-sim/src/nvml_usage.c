@@ -1,6 +1,7 @@
-/* NVML calls about use. No process runs code or holds bytes on a simulated GPU, so these zeros are true; what libcuda
-   and an MPS server keep accounts of is not shown here. Figures that would have to be invented (power, temperature,
-   clocks) are left to the stubs, which answer NVML_ERROR_NOT_SUPPORTED. */
+/* NVML calls about use. No process runs code on a simulated GPU, so a utilization of zero is true. No process is
+   listed, as a real NVML lists none of another container's. What memory is in use, nvml_memory.h finds. Figures that
+   would have to be invented (power, temperature, clocks) are left to the stubs, which answer
+   NVML_ERROR_NOT_SUPPORTED. */
 #include "nvml_session.h"
 
 #include <string.h>

@@ -1,0 +1,18 @@
+"""The plain YAML in `manifests/`, which a reader can also `kubectl apply`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
+
+
+def load(folder: str) -> Iterator[dict[str, Any]]:
+    """The objects in a folder of `manifests/`, in the order of files and documents."""
+    files = sorted((MANIFESTS / folder).glob("*.yaml"))
+    if not files:
+        raise FileNotFoundError(f"manifests/{folder} holds no YAML file")
+    for file in files:
+        yield from (document for document in yaml.safe_load_all(file.read_text()) if document)

@@ -1,0 +1,123 @@
+"""The faults of module 09: each has a check, a bound, and a row of a real run in its page, within that bound."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.markdown import BEGIN, COLUMNS, END
+from tests.e2e import faults
+from tests.e2e.faults import FAULTS, WORDS, Fault, asked, cdi_claims, differences, shortened
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGE = CHECKOUT / "docs" / "09-resilience.md"
+CHECKS = CHECKOUT / "tests" / "e2e" / "test_09_resilience.py"
+LONGEST_BOUND = 300
+# The page is of one run, on stack phase2: its MPS daemon is the node's.
+DOCUMENTED = [fault for fault in FAULTS if not fault.by_claim]
+
+
+def lines() -> list[str]:
+    """What a run has written between the markers of the page, without empty lines."""
+    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    found = [line for line in text.splitlines() if line]
+    assert found, (
+        f"{PAGE.name} has no figures between its markers; run `make verify STACK=phase2`, then "
+        f"`python -m report --stack phase2 --faults-to docs/{PAGE.name} --machine WORDS`"
+    )
+    return found
+
+
+def rows() -> dict[str, list[str]]:
+    """The fault's name -> the other cells of its row in the page."""
+    table = [line for line in lines() if line.startswith("|")]
+    head, _, *found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+    assert tuple(head) == COLUMNS
+    return {row[0]: row[1:] for row in found}
+
+
+def test_page_has_a_row_for_each_fault_and_no_other():
+    assert sorted(rows()) == sorted(fault.name for fault in DOCUMENTED)
+
+
+@pytest.mark.parametrize("fault", DOCUMENTED, ids=lambda fault: fault.name)
+def test_page_has_a_recovery_within_the_bound(fault: Fault):
+    noticed, broke, seconds, lost = rows()[fault.name]
+    assert 0 < float(seconds) <= fault.bound
+    assert noticed and broke and lost
+
+
+def test_figures_of_the_page_say_where_they_are_from():
+    assert re.match(
+        r"Measured on .*, on (simulated|real) GPUs: Kubernetes v.*, NVIDIA DRA driver v.*; .+\.$", lines()[0]
+    )
+
+
+def test_every_fault_has_a_check():
+    text = CHECKS.read_text(encoding="utf-8")
+    names = [name for name, value in vars(faults).items() if isinstance(value, Fault)]
+    assert len(names) == len(FAULTS)
+    assert [name for name in names if f"faults.{name}" not in text] == []
+
+
+def test_faults_are_told_apart_and_bounded():
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert all(0 < fault.bound <= LONGEST_BOUND for fault in FAULTS)
+    # A cell of a table in Markdown.
+    assert not any(set("|<>&`") & set(fault.name) for fault in FAULTS)
+
+
+def test_message_is_shortened_to_what_every_run_says():
+    uid = "3f0c1d1e-0000-4000-8000-0123456789ab"
+    said = f"NodePrepareResources failed\n for check-0a1b2c3d/waits:{uid}: checkpoint is corrupted"
+    assert shortened(said) == "NodePrepareResources failed for NAMESPACE/waits:UID: checkpoint is corrupted"
+
+
+def test_long_message_ends_with_a_whole_word():
+    cut = shortened("word " * 100)
+    assert len(cut) <= WORDS + len(" ...")
+    assert cut.endswith("word ...")
+
+
+class Node:
+    """A stack whose node answers what it was given, by the program that is run there."""
+
+    def __init__(self, **answers: str) -> None:
+        self.answers = answers
+
+    def in_node(self, node: str, *words: str) -> str:
+        (answer,) = [text for program, text in self.answers.items() if program in " ".join(words).split(" ")]
+        return answer
+
+
+SOCKET = "/var/lib/kubelet/plugins/gpu.nvidia.com/dra.sock 4711 * 4712"
+
+
+@pytest.mark.parametrize(
+    ("sockets", "expected"),
+    [
+        (f"u_str LISTEN 3 4096 {SOCKET}\nu_str ESTAB 0 0 {SOCKET}\n", False),
+        (f"u_str ESTAB 0 0 {SOCKET}\nu_str ESTAB 187 0 {SOCKET}\n", True),
+        ("u_str ESTAB 187 0 /run/other.sock 4711 * 4712\n", False),
+        ("", False),
+    ],
+)
+def test_request_that_waits_is_one_that_the_plugin_has_not_read(sockets: str, expected: bool):
+    stack: Any = Node(pgrep="42\n", ss=sockets)
+    assert asked(stack, "node") is expected
+
+
+def test_cdi_files_of_claims_are_told_by_their_uids():
+    name = "/var/run/cdi/k8s.gpu.nvidia.com-claim_3f0c1d1e-0000-4000-8000-0123456789ab.yaml"
+    stack: Any = Node(echo=f"{name}\n")
+    assert cdi_claims(stack, "node") == {"3f0c1d1e-0000-4000-8000-0123456789ab"}
+    # What a shell makes of a pattern that nothing matches.
+    empty: Any = Node(echo="/var/run/cdi/k8s.gpu.nvidia.com-claim_*.yaml\n")
+    assert cdi_claims(empty, "node") == set()
+
+
+def test_difference_names_what_is_other_than_it_was():
+    before = {"devices": ["gpu-0"], "rules": []}
+    assert differences(before, before) == ""
+    assert differences(before, {"devices": ["gpu-0"], "rules": ["xid-a"]}) == "rules: [] before, ['xid-a'] now"

@@ -1,0 +1,112 @@
+"""What the checks of module 08 read, against a stack of plain data."""
+
+from typing import Any
+
+import pytest
+
+from tests.e2e import metrics
+
+TEXT = """\
+# TYPE DCGM_FI_DEV_FB_TOTAL gauge
+DCGM_FI_DEV_FB_TOTAL{Hostname="a",namespace="n",pod="p",container="c",dra_claim_name="k",dra_device_name="gpu-0"} 80.0
+DCGM_FI_DEV_FB_TOTAL{UUID="GPU-1",Hostname="a",namespace="",pod="",container=""} 80.0
+# TYPE d_seconds histogram
+d_seconds_bucket{operation="prepare",le="0.05"} 98
+d_seconds_bucket{operation="prepare",le="0.1"} 99
+d_seconds_bucket{operation="prepare",le="+Inf"} 100
+d_seconds_sum{operation="prepare"} 3
+d_seconds_count{operation="prepare"} 100
+"""
+
+
+def claim_of(name: str, device: str, *users: str, **more: Any) -> dict[str, Any]:
+    result = {"driver": "gpu.nvidia.com", "pool": "a", "device": device, **more}
+    status = {"allocation": {"devices": {"results": [result]}}, "reservedFor": [{"uid": user} for user in users]}
+    return {"metadata": {"name": name, "namespace": "n"}, "status": status}
+
+
+def pod_of(name: str, *containers: str, **entry: str) -> dict[str, Any]:
+    """A pod with one entry `gpu` of resourceClaims, which each of its containers names."""
+    made = [{"name": container, "resources": {"claims": [{"name": "gpu"}]}} for container in containers]
+    spec = {"containers": [*made, {"name": "other"}], "resourceClaims": [{"name": "gpu", **entry}]}
+    return {"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": spec, "status": {}}
+
+
+class Plain:
+    """A stack that answers from what it was given."""
+
+    def __init__(self, shares: str = "disabled", **kinds: Any) -> None:
+        self.settings = type("Settings", (), {"consumable_shares": shares})
+        self.kinds = {"resourceclaims.v1.resource.k8s.io": [], "pods": [], **kinds}
+
+    def kubectl(self, *words: str) -> str:
+        return TEXT
+
+    def get(self, kind: str, **options: Any) -> list[dict[str, Any]]:
+        return self.kinds[kind.partition(".")[0]]
+
+    def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(node, device): {"memory": "1Gi", "uuid": f"{node}-{device}"} for node in "ab" for device in ("x", "y")}
+
+    def allocations(self) -> list[tuple[str, str]]:
+        found = [result for claim in self.kinds["resourceclaims"] for result in results(claim)]
+        return [(result["pool"], result["device"]) for result in found if not result.get("adminAccess")]
+
+
+def results(claim: dict[str, Any]) -> list[dict[str, Any]]:
+    return claim["status"]["allocation"]["devices"]["results"]
+
+
+def plain(*claims: Any, pods: Any = (), shares: str = "disabled") -> Any:
+    return Plain(shares, resourceclaims=list(claims), pods=list(pods))
+
+
+def test_checks_read_series_and_histograms():
+    samples = metrics.scrape(plain(), "nodes/a")
+    assert metrics.told(samples) == {metrics.Holder("a", "gpu-0", "n", "p", "c", "k")}
+    assert metrics.figure(samples, "DCGM_FI_DEV_FB_TOTAL", "GPU-1") == 80
+    assert metrics.value(samples, "d_seconds_count", operation="prepare") == 100
+    quantiles = metrics.bounds(samples, "d_seconds", (0.5, 0.99, 1), operation="prepare")
+    assert quantiles == ["<= 0.05", "<= 0.1", "<= inf"]
+
+
+def test_checks_take_holders_from_the_claims_status():
+    by_template = pod_of("second", "main", resourceClaimTemplateName="t")
+    by_template["status"] = {"resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "made"}]}
+    extended = pod_of("third")
+    mappings = [{"containerName": "main", "requestName": "r", "resourceName": "nvidia.com/gpu"}]
+    extended["spec"] = {"containers": []}
+    extended["status"] = {"extendedResourceClaimStatus": {"resourceClaimName": "ext", "requestMappings": mappings}}
+    stack = plain(
+        claim_of("own", "gpu-0", "first", "gone"),
+        claim_of("made", "gpu-1", "second"),
+        claim_of("ext", "gpu-2", "third"),
+        claim_of("looks", "gpu-3", "first", adminAccess=True),
+        claim_of("other", "nic-0", "first", driver="nic.example.com"),
+        pods=[pod_of("first", "a", "b", resourceClaimName="own"), by_template, extended],
+    )
+    assert metrics.holders(stack) == {
+        metrics.Holder("a", "gpu-0", "n", "first", "a", "own"),
+        metrics.Holder("a", "gpu-0", "n", "first", "b", "own"),
+        metrics.Holder("a", "gpu-1", "n", "second", "main", "made"),
+        metrics.Holder("a", "gpu-2", "n", "third", "main", "ext"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("shares", "left"),
+    [
+        ("disabled", {"y": {}}),
+        ("memory", {"x": {"memory": "424Mi"}, "y": {"memory": "1024Mi"}}),
+        ("3", {"x": {"shares": "2"}, "y": {"shares": "3"}}),
+    ],
+)
+def test_checks_know_what_is_left_of_a_node(shares: str, left: dict[str, dict[str, str]]):
+    taken = claim_of("own", "x", "first", consumedCapacity={"memory": "600Mi"})
+    looks = claim_of("looks", "y", "first", adminAccess=True, consumedCapacity={"memory": "1Gi"})
+    assert metrics.left_of(plain(taken, looks, shares=shares), "a") == left
+
+
+def test_checks_say_where_no_node_is_ever_full():
+    with pytest.raises(pytest.skip.Exception, match="is unlimited: a node is never full"):
+        metrics.left_of(plain(shares="unlimited"), "a")
