@@ -6,7 +6,7 @@ ACTIVATE := source ./activate
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python up verify report preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
+.PHONY: help setup python browser up verify report preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ lint: python ## ruff: check and format
 types: python ## pyrefly
 	@.venv/bin/pyrefly check
 
-unit: setup ## unit and golden tests; no cluster
+browser: python
+	@.venv/bin/python -m toolchain browser
+
+unit: setup browser ## unit and golden tests; no cluster
 	@$(ACTIVATE) && pytest tests/unit tests/golden --cov --cov-report=term-missing:skip-covered
 
 go-test: setup ## tests of our own Go programs
@@ -48,7 +51,7 @@ go-test: setup ## tests of our own Go programs
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e
 
-test: lint types go-test ## everything: lint, types, unit, golden, end to end on a live cluster
+test: lint types go-test browser ## everything: lint, types, unit, golden, end to end on a live cluster
 	@$(ACTIVATE) && pytest tests -m "not bench" --cov --cov-report=term-missing:skip-covered
 
 bench: setup ## benchmarks, each beside a baseline in the same run

@@ -10,7 +10,8 @@ from settings.blocks import ConsumableCapacity, Driver, Gpu, Mps
 from settings.problems import Problem
 
 MODULE, MPS_MODULE, EXCLUSIVE_MODULE = "07", "04", "03"
-LIMITED_CLIENT_MODULE = "05"
+# Those with claims that look on every GPU.
+ADMIN_MODULES = {MPS_MODULE, "08"}
 # Pods of module 07 that run at once, each with a share of its own.
 RUNNING = len(capacity.RUNNING)
 # The clients of module 04, and the limited one of module 05.
@@ -68,11 +69,11 @@ def capacity_rules(blocks: Mapping[str, Any], models: Mapping[str, GpuModel]) ->
     """All that is wrong with how GPUs are shared; looks at other blocks where they are well-formed."""
     names = ("consumableCapacity", "driver", "mps", "gpu", "modules")
     block, driver, mps, gpu, modules = (blocks.get(name) for name in names)
+    if gpu and driver and modules:
+        yield from _count_rules(gpu, places(modules, shares(driver, modules)))
     if block is None or driver is None or mps is None or modules is None:
         return
     yield from _driver_rules(driver, mps, modules)
-    if gpu:
-        yield from _count_rules(gpu, places(modules, shares(driver, modules)))
     if MODULE not in modules:
         if block.model_fields_set:
             value = block.model_dump(by_alias=True, exclude_unset=True)
@@ -118,13 +119,16 @@ def _driver_rules(driver: Driver, mps: Mps, modules: tuple[str, ...]) -> Iterato
     if MPS_MODULE in modules and mps.mode == "claim":
         rule = f"and consumable shares ({used}) exclude each other: NVIDIA's driver refuses its own MPS beside them"
         yield Problem("mps.mode", mps.mode, rule, "set it to daemon, or set driver.consumableShares to disabled")
-    if EXCLUSIVE_MODULE in modules and used != "memory":
+    if EXCLUSIVE_MODULE in modules:
         rule = "lets several claims have one GPU, and module 03 shows that a claim has it for itself"
-        yield Problem(key, driver.consumable_shares, rule, 'use memory or disabled, or drop "03" from modules')
-    needed = RUNNING * (MODULE in modules) + (MPS_MODULE in modules)
-    if used.isdigit() and int(used) < needed:
-        rule = f"is too few: {needed} claims of the modules share one GPU, and each takes a share"
-        yield Problem(key, driver.consumable_shares, rule, f"use at least {needed}")
+        yield Problem(key, used, rule, 'set it to disabled, or drop "03" from modules')
+    # An admin claim takes no share, but Kubernetes allocates it only where one is left.
+    claims = RUNNING * (MODULE in modules) + (MPS_MODULE in modules)
+    looks_on = bool(ADMIN_MODULES & set(modules))
+    if used.isdigit() and int(used) < claims + looks_on:
+        rule = f"is too few: {claims} claims of the modules share one GPU, and each takes a share"
+        rule += "; one has to be left for those that look on" if looks_on else ""
+        yield Problem(key, driver.consumable_shares, rule, f"use at least {claims + looks_on}")
 
 
 def _enforcement_rules(

@@ -1,4 +1,4 @@
-"""`python -m toolchain setup | stop-engine | where | helm`: what the Makefile's targets call."""
+"""`python -m toolchain setup | stop-engine | where | helm | browser`: what the Makefile's targets call."""
 
 import argparse
 import os
@@ -14,6 +14,8 @@ from toolchain.paths import SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
 from toolchain.steps import Interrupted, Runner, StepError, Store
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m toolchain", description=__doc__)
@@ -22,6 +24,9 @@ def main() -> int:
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
     commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
+    commands.add_parser(
+        "browser", help="install a browser for the tests that look at the report, where that can be done"
+    )
     chosen = parser.parse_args().command
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -29,6 +34,8 @@ def main() -> int:
             setup(console)
         elif chosen == "stop-engine":
             console.print(engine.stop())
+        elif chosen == "browser":
+            _browser(console)
         elif chosen == "helm":
             store = Store(store_root())
             step = programs.HELM.step(golang.find(store))
@@ -69,6 +76,14 @@ def setup(console: Console) -> None:
     )
     for substitution in versions.SUBSTITUTIONS[chosen.way]:
         console.print(f"       DRA driver v{versions.DRA_DRIVER}: {substitution}")
+
+
+def _browser(console: Console) -> None:
+    """Chromium from Debian's packages. Elsewhere the tests that need a browser say so when they are skipped."""
+    if any(map(shutil.which, BROWSERS)) or not (engine.is_debian() and os.geteuid() == 0):
+        return
+    console.print("browser: installing chromium, for the tests that look at the report")
+    debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
 
 
 def _require_packages(console: Console, way: source.Way) -> None:

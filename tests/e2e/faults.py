@@ -16,11 +16,9 @@ from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
 from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
 from modules import driver_root
-from tests.e2e.capacity import NAMES as SHARED_NAMES
-from tests.e2e.capacity import NAMESPACE as SHARED
-from tests.e2e.capacity import WAITING, claim_manifest
+from tests.e2e.capacity import claim_manifest
 from tests.e2e.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
-from tests.e2e.mps import CLIENTS, Daemon, deployed
+from tests.e2e.mps import CLIENTS, Daemon
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class Fault:
     """One fault. `name` is its row in docs/09-resilience.md, `bound` the seconds within which all is well again.
 
     The bounds are for two cores: what was measured, the kubelet's ten seconds between two starts of a container and
-    its up to fifteen between two tries at a pod, and as much again for a machine that is busy.
+    its up to fifteen between two tries at a pod, and as much again for a machine that is busy. The kubelet also waits
+    longer and longer, up to two minutes, between two tries to reach a plugin that did not answer.
     """
 
     name: str
@@ -37,18 +36,19 @@ class Fault:
     """Only where `mps.mode` is `claim`, which the stack that docs/09-resilience.md is measured on is not."""
 
 
-PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)
-PLUGIN_KILLED_PREPARING = Fault("kubelet plugin killed while it prepares a claim", 60)
+PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 180)
+PLUGIN_KILLED_PREPARING = Fault("kubelet plugin killed while it prepares a claim", 180)
 MPS_DAEMON_KILLED = Fault("MPS daemon of the node killed, twice", 90)
 CLAIM_MPS_DAEMON_KILLED = Fault("MPS daemon of a claim killed", 90, by_claim=True)
 KUBELET_KILLED = Fault("kubelet killed and kept down", 60)
 NODE_RESTARTED = Fault("node's container restarted", 240)
 API_SERVER_KILLED = Fault("API server killed, twice", 120)
-CHECKPOINT_TRUNCATED = Fault("driver's checkpoint truncated", 60)
-CHECKPOINT_ALTERED = Fault("driver's checkpoint altered", 60)
-CHECKPOINT_DELETED = Fault("driver's checkpoint deleted", 60)
+CHECKPOINT_TRUNCATED = Fault("driver's checkpoint truncated", 180)
+CHECKPOINT_ALTERED = Fault("driver's checkpoint altered", 180)
+CHECKPOINT_DELETED = Fault("driver's checkpoint deleted", 180)
 CLAIM_DELETED = Fault("claim of a running pod deleted", 45)
 XID = Fault("GPU reports XID 79", 60)
+DRAINED = Fault("node drained", 90)
 EVICTED = Fault("GPU tainted NoExecute by a DeviceTaintRule", 60)
 FAULTS = (
     PLUGIN_KILLED,
@@ -64,6 +64,7 @@ FAULTS = (
     CLAIM_DELETED,
     XID,
     EVICTED,
+    DRAINED,
 )
 
 NOTICE_SECONDS = 20  # until somebody notices: the kubelet, the scheduler, the driver
@@ -220,11 +221,15 @@ def plugin_stopped(stack: LiveStack, node: str) -> Iterator[None]:
 def asked(stack: LiveStack, node: str) -> bool:
     """Whether a request waits in the plugin's socket that it has not read."""
     (pid,) = pids(stack, node, PLUGIN_PROCESS)
-    # A socket is listed in the network namespace of the process that made it, which is the plugin's pod.
+    # A connection is listed in the network namespace of who accepted it, the plugin's pod; until then of the kubelet.
     inside = ("nsenter", f"--net=/proc/{pid}/ns/net")
-    lines = stack.in_node(node, *inside, "ss", "--unix", "--no-header").splitlines()
-    sockets = [line.split() for line in lines if f" {PLUGIN_FOLDER}/dra" in line]
-    return any(state == "ESTAB" and int(unread) > 0 for _, state, unread, *_ in sockets)
+    lines = [
+        line
+        for where in (inside, ())
+        for line in stack.in_node(node, *where, "ss", "--unix", "--no-header").splitlines()
+        if f" {PLUGIN_FOLDER}/dra" in line
+    ]
+    return any(state == "ESTAB" and int(unread) > 0 for _, state, unread, *_ in map(str.split, lines))
 
 
 @contextmanager
@@ -346,7 +351,9 @@ def orphans(stack: LiveStack, node: str) -> set[str]:
 
 def remove_orphans(stack: LiveStack, node: str) -> None:
     """What a person does after the driver has forgotten claims: their CDI files stay for ever."""
-    for uid in orphans(stack, node) - prepared(stack, node):
+    claims = stack.get(CLAIMS, namespace=kr8s.ALL)
+    used = {claim["metadata"]["uid"] for claim in claims if claim.get("status", {}).get("reservedFor")}
+    for uid in cdi_claims(stack, node) - used - prepared(stack, node):
         stack.in_node(node, "rm", f"{CDI}/{CDI_OF_CLAIM}{uid}.yaml")
 
 
@@ -428,11 +435,8 @@ def onlookers(stack: LiveStack, node: str) -> dict[str, str]:
 
 
 @contextmanager
-def clients_renewed(stack: LiveStack) -> Iterator[None]:
-    """Ends with new pods for all that the stack has of clients, each under its limits.
-
-    One that the kubelet started again may have come before the next daemon, and so be without limits.
-    """
+def clients_restored(stack: LiveStack) -> Iterator[None]:
+    """Ends when all that the stack has of clients are back under their limits."""
     contexts = Daemon(stack).clients()
     try:
         yield
@@ -440,26 +444,44 @@ def clients_renewed(stack: LiveStack) -> Iterator[None]:
         if stack.settings.mps.mode == "daemon":
             words = ("-n", MPS_NAMESPACE, f"daemonset/{MPS_DAEMON}", f"--timeout={RESTORE_SECONDS}s")
             stack.kubectl("rollout", "status", *words)
-        names = [name for name in ("clients", "limited") if deployed(stack, name)]
-        _renew(stack, CLIENTS, names)
-        if "07" in stack.settings.modules and stack.settings.capacity_enforced:
-            # It must not take what the others let go of for a moment.
-            stack.kubectl("scale", "-n", SHARED, f"deployment/{WAITING}", "--replicas=0")
-            wait_for(
-                "nobody waits",
-                lambda: not stack.get("pods", namespace=SHARED, label_selector={"app": WAITING}),
-                START_SECONDS,
-            )
-            _renew(stack, SHARED, SHARED_NAMES)
-            stack.kubectl("scale", "-n", SHARED, f"deployment/{WAITING}", "--replicas=1")
+        if stack.settings.mps.mode == "claim" or stack.settings.cluster.provider == "existing":
+            # There, one that the kubelet started again may have come before the next daemon, and be without limits.
+            stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
         wait_for("the daemon has its clients", lambda: Daemon(stack).clients() == contexts, RESTORE_SECONDS)
 
 
-def _renew(stack: LiveStack, namespace: str, names: Sequence[str]) -> None:
-    for name in names:
-        stack.kubectl("delete", "pods", "-n", namespace, "-l", f"app={name}", "--timeout=60s")
-    for name in names:
-        stack.kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", f"--timeout={START_SECONDS}s")
+@contextmanager
+def cordoned(stack: LiveStack, *nodes: str) -> Iterator[None]:
+    """Nodes that take no new pods for a while."""
+    try:
+        stack.kubectl("cordon", *nodes)
+        yield
+    finally:
+        stack.kubectl("uncordon", *nodes)
+
+
+def anywhere(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]]:
+    """A claim template and a Deployment of one pod with a claim of it, on whichever node has a GPU for it."""
+    example = yaml.safe_load_all((MANIFESTS / "03-workloads" / "examples" / "exclusive.yaml").read_text())
+    pod = next(document for document in example if document["kind"] == "Pod")
+    spec = {**pod["spec"], "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": name}]}
+    (container,) = spec["containers"]
+    container["image"] = stack.settings.images.gpu_probe or container["image"]
+    spec["terminationGracePeriodSeconds"] = 1
+    labels = {"app": name}
+    claim = claim_manifest(name, namespace, None, None)
+    template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+    return [template, deployment]
 
 
 def state(stack: LiveStack) -> dict[str, Any]:

@@ -133,11 +133,20 @@ def containers_of(pod: dict[str, Any], claim: str) -> list[str]:
     return found
 
 
-def least(stack: LiveStack) -> dict[str, Any]:
-    """A request for as little as a claim can have of a GPU."""
-    return (
-        request(capacity={"requests": {"memory": "1Mi"}}) if stack.settings.consumable_shares == "memory" else request()
+def one_too_many(stack: LiveStack) -> dict[str, Any]:
+    """A request for more than `full` leaves of a GPU."""
+    mode = stack.settings.consumable_shares
+    if mode == "disabled":
+        return request()
+    return request(capacity={"requests": {"memory": "2Mi"} if mode == "memory" else {"shares": "2"}})
+
+
+def every_gpu(stack: LiveStack) -> dict[str, Any]:
+    """A request for a look at every GPU of a node. Where claims share GPUs it has to fit, though it is not counted."""
+    least: dict[str, Any] = (
+        {} if stack.settings.consumable_shares == "disabled" else {"capacity": {"requests": {"memory": "1Mi"}}}
     )
+    return request(allocationMode="All", adminAccess=True, **least)
 
 
 def request(uuid: str | None = None, **more: Any) -> dict[str, Any]:
@@ -146,9 +155,6 @@ def request(uuid: str | None = None, **more: Any) -> dict[str, Any]:
     if uuid:
         exactly["selectors"] = [{"cel": {"expression": f'device.attributes["gpu.nvidia.com"].uuid == "{uuid}"'}}]
     return exactly
-
-
-EVERY_GPU = request(allocationMode="All", adminAccess=True)
 
 
 def claim(name: str, namespace: str, exactly: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def pod_with_claim(stack: LiveStack, namespace: str, name: str, exactly: dict[st
 def looks_on(stack: LiveStack, node: str) -> Iterator[Playground]:
     """A namespace with the label and a pod `admin` in it that sees every GPU of the node."""
     with stack.playground({**RESTRICTED, **ADMIN}) as playground:
-        manifests = pod_with_claim(stack, playground.namespace, "admin", EVERY_GPU, node)
+        manifests = pod_with_claim(stack, playground.namespace, "admin", every_gpu(stack), node)
         stack.kubectl("create", "-f", "-", stdin=manifests)
         playground.wait_running("admin")
         yield playground
@@ -196,7 +202,7 @@ def looks_on(stack: LiveStack, node: str) -> Iterator[Playground]:
 
 @contextmanager
 def full(stack: LiveStack, node: str) -> Iterator[Playground]:
-    """A namespace whose pods hold all that was left of the node's GPUs."""
+    """A namespace whose pods hold all that was left of the node's GPUs, but for what an admin claim has to fit into."""
     left = left_of(stack, node)
     with stack.playground() as playground:
         for device, capacities in left.items():
@@ -209,7 +215,10 @@ def full(stack: LiveStack, node: str) -> Iterator[Playground]:
 
 
 def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
-    """Device -> the capacity that is left of it, nothing for a whole device; full ones are left out."""
+    """Device -> the capacity that is left of it, nothing for a whole device; full ones are left out.
+
+    Of a GPU that claims share the least is left out, 1 MiB or one share: an admin claim has to fit.
+    """
     mode = stack.settings.consumable_shares
     if mode == "unlimited":
         pytest.skip("driver.consumableShares is unlimited: a node is never full")
@@ -219,11 +228,11 @@ def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
         return {device: {} for device in mine if device not in taken}
     if mode == "memory":
         sizes, consumed = capacity.sizes(stack), capacity.consumed(stack)
-        left = {device: int(sizes[node, device] - consumed.get((node, device), 0)) for device in mine}
-        return {device: {"memory": f"{mebibytes}Mi"} for device, mebibytes in left.items() if mebibytes}
+        left = {device: int(sizes[node, device] - consumed.get((node, device), 0)) - 1 for device in mine}
+        return {device: {"memory": f"{mebibytes}Mi"} for device, mebibytes in left.items() if mebibytes > 0}
     used = stack.allocations()  # each has one share unless it asks for more, which no workload of the stack does
-    free = {device: int(mode) - used.count((node, device)) for device in mine}
-    return {device: {"shares": str(shares)} for device, shares in free.items() if shares}
+    free = {device: int(mode) - used.count((node, device)) - 1 for device in mine}
+    return {device: {"shares": str(shares)} for device, shares in free.items() if shares > 0}
 
 
 def bounds(samples: list[Sample], name: str, quantiles: tuple[float, ...], **labels: str) -> list[str]:

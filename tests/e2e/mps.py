@@ -23,10 +23,10 @@ MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 class Daemon:
     """The daemon that serves the stack's shared GPU: the node's own, or the one of the claim."""
 
-    def __init__(self, stack: LiveStack) -> None:
+    def __init__(self, stack: LiveStack, node: str | None = None) -> None:
         self.stack = stack
         self.by_claim = stack.settings.mps.mode == "claim"
-        self.node = stack.settings.gpu_nodes[0].node
+        self.node = node or stack.settings.gpu_nodes[0].node
 
     @property
     def pod(self) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import pytest
 from components.dra_driver import describe
 from gpu_models import simulated_gpus
 from settings import GPU_MODELS
-from tests.e2e.live import LiveStack, mebibytes
+from tests.e2e.live import LiveStack, Playground, mebibytes
 from toolchain import versions
 
 BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
@@ -65,3 +65,22 @@ def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, seen: Calla
     ]
     assert sorted(stack.outputs["gpus"]) == sorted(published)
     seen(f"{len(published)} in the output `gpus`")
+
+
+def test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu(
+    stack: LiveStack, playground: Playground, seen: Callable[[str], None]
+) -> None:
+    products = {node: values["productName"] for (node, _), values in stack.devices().items()}
+    if len(set(products.values())) < 2:
+        pytest.skip("every node has the same GPUs, so a claim cannot tell them apart by model")
+    taken, routed = set(stack.allocations()), {}
+    for number, (node, product) in enumerate(products.items()):
+        if not [device for where, device in stack.devices().keys() - taken if where == node]:
+            pytest.skip(f"every GPU of {node} is taken")
+        (pod,) = playground.create("by-product", **{"routed": f"routed-{number}", "NVIDIA L40S": product})
+        playground.wait_running(pod)
+        assert playground.pod(pod)["spec"]["nodeName"] == node
+        (gpu,) = playground.report(pod)["gpus"]
+        routed[gpu["name"]] = node
+    assert routed == {product: node for node, product in products.items()}
+    seen("; ".join(f"{product}: {node}" for product, node in routed.items()))

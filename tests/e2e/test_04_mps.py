@@ -56,6 +56,16 @@ def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, se
     seen(f"default active thread percentage {percentage:g}")
 
 
+def test_every_gpu_node_has_a_daemon_with_the_limits(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver starts a daemon where the claim's GPU is")
+    found = {node.node: Daemon(stack, node.node) for node in stack.settings.gpu_nodes}
+    percentages = {node: one.default_percentage() for node, one in found.items()}
+    assert set(percentages.values()) == {stack.settings.mps.active_thread_percentage}
+    seen(", ".join(f"{node}: {percentage:g} %" for node, percentage in percentages.items()))
+
+
 def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], None]) -> None:
     pods = [*deployed(stack, "clients"), *deployed(stack, "limited")]
     assert len(pods) >= 2

@@ -12,21 +12,21 @@ from components import admin_access, gpu_exporter, prometheus
 from mps_limits import context_mib
 from tests.e2e import metrics
 from tests.e2e.capacity import consumed
-from tests.e2e.live import LiveStack, Playground, mebibytes, wait_for
+from tests.e2e.live import RESTRICTED, LiveStack, Playground, mebibytes, wait_for
 from tests.e2e.metrics import (
     ADMIN,
     CLAIMS,
-    EVERY_GPU,
     claim,
+    every_gpu,
     exported,
     figure,
     full,
     holders,
-    least,
     looks_on,
     named,
     of_driver,
     of_every_node,
+    one_too_many,
     pod_with_claim,
     request,
     told,
@@ -97,7 +97,7 @@ def test_observer_starts_on_a_full_node_and_sees_every_gpu(
     stack: LiveStack, node: str, seen: Callable[[str], None]
 ) -> None:
     with full(stack, node) as playground:
-        manifests = pod_with_claim(stack, playground.namespace, "no-room", least(stack), node)
+        manifests = pod_with_claim(stack, playground.namespace, "no-room", one_too_many(stack), node)
         stack.kubectl("create", "-f", "-", stdin=manifests)
         reason = playground.wait_unschedulable("no-room")
         assert FULL in reason
@@ -107,6 +107,25 @@ def test_observer_starts_on_a_full_node_and_sees_every_gpu(
         report = Playground(stack, admin_access.NAMESPACE).report(new)
     assert {gpu["uuid"] for gpu in report["gpus"]} == uuids(stack, node)
     seen(f"with every GPU of {node} taken («{reason}») {new} sees {len(report['gpus'])} of them")
+
+
+def test_admin_claim_has_to_fit_where_claims_share_gpus(
+    stack: LiveStack, node: str, seen: Callable[[str], None]
+) -> None:
+    if stack.settings.consumable_shares != "memory":
+        pytest.skip(f"driver.consumableShares is {stack.settings.consumable_shares}: no memory has to be left")
+    with full(stack, node) as playground, stack.playground({**RESTRICTED, **ADMIN}) as admin:
+        device = next(device for where, device in gpus(stack) if where == node)
+        last = request(stack.devices()[node, device]["uuid"], capacity={"requests": {"memory": "1Mi"}})
+        stack.kubectl("create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "last", last, node))
+        playground.wait_running("last")
+        manifests = pod_with_claim(stack, admin.namespace, "admin", every_gpu(stack), node)
+        stack.kubectl("create", "-f", "-", stdin=manifests)
+        reason = admin.wait_unschedulable("admin")
+        assert FULL in reason
+        playground.delete_pod("last")
+        admin.wait_running("admin")
+    seen(f"without a MiB left of {device} an admin claim waits, though it is not counted; with one it runs")
 
 
 def test_admin_claim_takes_nothing(stack: LiveStack, seen: Callable[[str], None]) -> None:
@@ -136,7 +155,7 @@ def test_admin_claim_takes_nothing(stack: LiveStack, seen: Callable[[str], None]
 def test_admin_claim_without_the_label_is_refused(
     stack: LiveStack, seen: Callable[[str], None], kind: str, account: str
 ) -> None:
-    manifest = claim("every-gpu", admin_access.TENANT, EVERY_GPU)
+    manifest = claim("every-gpu", admin_access.TENANT, every_gpu(stack))
     if kind == "ResourceClaimTemplate":
         manifest |= {"kind": kind, "spec": {"spec": manifest["spec"]}}
     # An administrator may create claims there, so what refuses is not RBAC.

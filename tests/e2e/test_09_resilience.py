@@ -3,15 +3,17 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import yaml
 
 from mps_limits import granted_multiprocessors
 from tests.e2e import faults, metrics
 from tests.e2e.faults import CLAIMS, Fault, Ground, shortened
 from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.mps import CLIENTS, Client, Daemon, deployed
-from tests.e2e.test_04_mps import RPC_FAILURE, again, broken, restarts
+from tests.e2e.test_04_mps import RPC_FAILURE, again, restarts
 
 Record = Callable[[Fault, float, str, str, str], None]
 
@@ -169,15 +171,26 @@ def mps_daemon(stack: LiveStack, mode: str) -> Daemon:
     return Daemon(stack)
 
 
-def started_again(stack: LiveStack, before: dict[str, int]) -> str:
-    """Waits until each client was started again; asserts what it died of, and returns that in words."""
+def witnesses(stack: LiveStack) -> list[Client]:
+    """Two clients that do not start again: a pod that does has no log of the container before."""
+    clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi") for _ in range(2)]
+    for client in clients:
+        client.wait_line("holding")
+    return clients
+
+
+def started_again(stack: LiveStack, ended: list[Client], before: dict[str, int]) -> str:
+    """Waits until each witness has ended and each of the stack's clients was started again; says so in words."""
+    for client in ended:
+        assert [line["error"] for line in client.ended().lines if "error" in line] == [RPC_FAILURE]
     for name, count in before.items():
         wait_for(f"{name} starts again", lambda name=name, count=count: again(stack, name, count), faults.START_SECONDS)
-    errors = {line["error"] for name in before for line in broken(stack, name)}
-    assert errors == {RPC_FAILURE}
     # Their Deployment's pods have restartPolicy Always.
     counts = [restarts(stack.one("pods", name, CLIENTS)) - count for name, count in before.items()]
-    return f"{len(before)} clients got {RPC_FAILURE}, and were restarted {' and '.join(map(str, counts))} times"
+    return (
+        f"{len(ended)} clients ended with {RPC_FAILURE}; {len(before)} that their Deployment keeps were restarted "
+        f"{' and '.join(map(str, counts))} times"
+    )
 
 
 def granted(stack: LiveStack, client: Client) -> int:
@@ -196,11 +209,15 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
     (namespace, name), observed = daemon.pod, observes_mps(stack)
     life = restarts(stack.one("pods", name, namespace))
     new, words = None, []
-    with faults.clients_renewed(stack):
+    with faults.clients_restored(stack):
+        ended = witnesses(stack)
         try:
             # What they died of is to be read before they may die of the second kill.
             killed = faults.crash(
-                stack, daemon.node, faults.MPS_DAEMON_PROCESS, lambda: words.append(started_again(stack, before))
+                stack,
+                daemon.node,
+                faults.MPS_DAEMON_PROCESS,
+                lambda: words.append(started_again(stack, ended, before)),
             )
             new = Client.start(stack, "hold", "0", "--alloc", "64Mi")
             if observed:
@@ -248,7 +265,8 @@ def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record:
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
     namespace, old = daemon.pod
     new = None
-    with faults.clients_renewed(stack):
+    with faults.clients_restored(stack):
+        ended = witnesses(stack)
         try:
             killed = time.monotonic()
             stack.kubectl("delete", "pod", "-n", namespace, old, "--grace-period=0", "--force")
@@ -260,7 +278,7 @@ def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record:
             )
             new = Client.start(stack, "hold", "0", "--alloc", "64Mi")
             sms = granted(stack, new)
-            words = started_again(stack, before)
+            words = started_again(stack, ended, before)
             record(
                 faults.CLAIM_MPS_DAEMON_KILLED,
                 killed,
@@ -578,3 +596,41 @@ def evictions(stack: LiveStack, node: str, devices: list[str]) -> bool:
     ]
     done = all(condition["status"] == "False" for condition in found) and len(found) == len(rules)
     return done and any(condition["reason"] == "Completed" for condition in found)
+
+
+def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, ground: Ground, record: Record) -> None:
+    others = [node.node for node in stack.settings.gpu_nodes if node.node != ground.node]
+    if not others:
+        pytest.skip("there is one GPU node, so nothing can move to another one")
+    namespace = ground.playground.namespace
+    with faults.cordoned(stack, *others):
+        objects = faults.anywhere(stack, namespace, "moves")
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        (old,) = wait_for("a pod is made", lambda: stack.get("pods", namespace=namespace))
+        ground.playground.wait_running(old["metadata"]["name"], faults.START_SECONDS)
+    (had,) = ground.playground.sees(old["metadata"]["name"])
+    # Pods of DaemonSets stay: the driver's plugin has to unprepare what is drained.
+    words = ("--ignore-daemonsets", "--delete-emptydir-data", "--pod-selector=app=moves", "--timeout=60s")
+    with faults.cordoned(stack, ground.node):
+        drained = time.monotonic()
+        said = stack.kubectl("drain", ground.node, *words)
+        new = wait_for("another pod is made", lambda: other(stack, namespace, old), faults.NOTICE_SECONDS)
+        ground.playground.wait_running(new, faults.DRAINED.bound)
+        (has,) = ground.playground.sees(new)
+        assert has != had
+        assert ground.playground.pod(new)["spec"]["nodeName"] in others
+        record(
+            faults.DRAINED,
+            drained,
+            next(line for line in said.splitlines() if line.startswith("evicting")).partition(" pod ")[0]
+            + " by kubectl",
+            f"the pod on {had[:12]} was evicted; its Deployment made another one on {has[:12]} of the other node",
+            "what the process had on its GPU; its claim went with the pod, and the new pod has one of its own",
+        )
+    stack.kubectl("delete", "deployment/moves", "-n", namespace)
+
+
+def other(stack: LiveStack, namespace: str, old: dict[str, Any]) -> str | None:
+    """The name of the pod that is not `old`."""
+    names = {pod["metadata"]["name"] for pod in stack.get("pods", namespace=namespace)}
+    return next(iter(names - {old["metadata"]["name"]}), None)

@@ -207,6 +207,8 @@ def test_new_driver_lets_go_of_what_the_old_one_prepared(stack: LiveStack, playg
 
 def test_stacks_own_pods_start_again_under_the_new_driver(stack: LiveStack, playground: Playground) -> None:
     before = claims(stack)
+    # It wants the GPU of the holder, and would have it first.
+    stack.scale("waiter", 0)
     # The daemon first, which has its claim of every GPU from the old driver as well: new clients wait for it.
     for namespace, kind, name in (
         ("mps-system", "daemonset", "mps-daemon"),
@@ -215,6 +217,7 @@ def test_stacks_own_pods_start_again_under_the_new_driver(stack: LiveStack, play
     ):
         stack.kubectl("delete", "pods", "-n", namespace, "-l", f"app={name}")
         stack.kubectl("rollout", "status", "-n", namespace, f"{kind}/{name}", f"--timeout={GENEROUS_SECONDS}s")
+    stack.scale("waiter", 1)
     pods = deployed(stack, "clients")
     for pod in pods:
         assert Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] > 0

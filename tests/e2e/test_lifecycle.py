@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
-RESOURCES = 40
+RESOURCES = 42
 CONFIG = """\
 config:
   dra-workshop:modules: ["00", "01", "02", "03", "04", "05"]

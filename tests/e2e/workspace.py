@@ -81,6 +81,12 @@ class Workspace:
         assert (process.returncode != 0) == fails, f"pulumi {' '.join(words)} did not {expected}:\n{output}"
         return output
 
+    def run(self, *command: str) -> str:
+        """Run a command in the workspace; returns what it printed. Fails if it does."""
+        done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
     def verify(self, stack: str, *modules: str) -> tuple[int, str]:
         """What `make verify` runs, of all modules or of some: its exit status and what it printed."""
         only = [word for module in modules for word in ("--module", module)]

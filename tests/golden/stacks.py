@@ -38,10 +38,10 @@ def load(stack: str, **changed: Any) -> Settings:
 
 def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
     """What the modules register; asks neither the machine nor the Docker Engine."""
-    chosen = settings.images.model_dump(exclude_none=True, exclude=set(modules.UPSTREAM_IMAGES))
-    images = replace(IMAGES, **chosen)
     with (
         mock.patch.object(kind_cluster, "incarnation", return_value="1"),
         mock.patch.object(prerequisites, "require"),
+        mock.patch.object(Images, "made_by_setup", side_effect=lambda chosen, _version: replace(IMAGES, **chosen)),
     ):
+        images = modules.images_of(settings)
         return run(lambda: export(modules.build(settings, images)), settings.stack, recorder)

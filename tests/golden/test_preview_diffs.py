@@ -19,8 +19,8 @@ UPDATED, REPLACED = "updated", "replaced, the old one goes first"
 CLAIM_AND_CLIENTS = {CLAIM: REPLACED, **dict.fromkeys((CLIENTS, LIMITED), f"replaced with {CLAIM}")}
 # A daemon keeps running: its configuration is for the next one, the command sets the limits in this one.
 DAEMONS_LIMITS = {"mps-daemon": "state only", "mps-daemon-config": UPDATED, "mps-daemon-limits": UPDATED}
-# The setting before and after, and what becomes of which resource.
-CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
+# The block `mps` of phase1 before and after, and what becomes of which resource.
+MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "daemon-percentage": (
         {},
         {"activeThreadPercentage": 30},
@@ -62,17 +62,80 @@ CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {"mode": "claim"},
         {
             **{f"mps-daemon{part}": "deleted" for part in ("", "-namespace", "-config", "-gpus-claim", "-daemonset")},
-            **{"mps-daemon-limits": "deleted", **CLAIM_AND_CLIENTS, STACK: "outputs"},
+            **{f"mps-daemon{part}": "deleted" for part in ("-limits", "-restart", "-restart-binding")},
+            **{**CLAIM_AND_CLIENTS, STACK: "outputs"},
             **dict.fromkeys(("dra-driver-release", "shared-gpu-mps", DEFAULT_CLASS, SMALL_CLASS), UPDATED),
+            # The daemon's image is no longer one of those that the nodes need.
+            "cluster-images": UPDATED,
         },
     ),
+}
+RUNNING = ("shared-gpus-small", "shared-gpus-medium", "shared-gpus-large")
+WAITING = "shared-gpus-waiting"
+PHASE2 = "dra-workshop-phase2"
+# What a daemon gives at most is the largest request; its pods keep running.
+DAEMONS_MOST = dict.fromkeys(("mps-daemon-config", "mps-daemon-limits"), UPDATED)
+
+
+def anew(*pods: str) -> dict[str, str]:
+    """A claim and its pods for each name: the pods go first. Who waits goes too, so that it takes nothing meanwhile."""
+    claims = {f"{name}-claim": REPLACED for name in pods}
+    return {
+        WAITING: f"replaced with {min(claims)}",
+        **claims,
+        **{name: f"replaced with {name}-claim" for name in pods if name != WAITING},
+    }
+
+
+# Blocks of phase2 after the change, and what becomes of which resource.
+CAPACITY: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "capacity-small": (
+        {"consumableCapacity": {"requests": {"small": "6Gi"}}},
+        {**anew("shared-gpus-small"), PHASE2: "outputs"},
+    ),
+    "capacity-large": (
+        {"consumableCapacity": {"requests": {"large": "30Gi", "waiting": "30Gi"}}},
+        {**anew("shared-gpus-large", WAITING), **DAEMONS_MOST, PHASE2: "outputs"},
+    ),
+    "capacity-unenforced": (
+        {"consumableCapacity": {"enforcement": "none"}},
+        {
+            # The pods leave MPS, and their claims are the same.
+            **dict.fromkeys((*RUNNING, WAITING, "shared-gpus-shared"), UPDATED),
+            **{f"{name}-claim": "state only" for name in (*RUNNING, WAITING)},
+            # Nobody gets more than module 04's limits any more, so its clients need not ask for them.
+            **DAEMONS_MOST,
+            CLIENTS: UPDATED,
+            PHASE2: "outputs",
+        },
+    ),
+    "capacity-unlimited": (
+        {"driver": {"consumableShares": "unlimited"}},
+        {"dra-driver-release": UPDATED, PHASE2: "outputs"},
+    ),
+    "capacity-mps-memory": (
+        {"mps": {"pinnedDeviceMemoryLimit": "4Gi"}},
+        {
+            # What module 04's clients no longer need is divided among those of module 07.
+            **anew(*RUNNING, WAITING),
+            **{CLAIM: REPLACED, CLIENTS: f"replaced with {CLAIM}"},
+            WAITING: f"replaced with {CLAIM}",
+            **{"mps-daemon": "state only", **DAEMONS_MOST},
+            PHASE2: "outputs",
+        },
+    ),
+}
+# Stack, its blocks before and after, and what becomes of which resource.
+CHANGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
+    **{name: ("phase1", {"mps": before}, {"mps": after}, expected) for name, (before, after, expected) in MPS.items()},
+    **{name: ("phase2", {}, after, expected) for name, (after, expected) in CAPACITY.items()},
 }
 
 
 @cache
 def found(name: str) -> list[Change]:
-    before, after, _ = CHANGED[name]
-    return changes(record(load("phase1", mps=before)), record(load("phase1", mps=after)))
+    stack, before, after, _ = CHANGED[name]
+    return changes(record(load(stack, **before)), record(load(stack, **after)))
 
 
 @pytest.fixture(params=CHANGED)
@@ -81,25 +144,33 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_changed_setting_changes_exactly_what_depends_on_it(name: str):
-    assert {change.name: change.what for change in found(name)} == CHANGED[name][2]
+    assert {change.name: change.what for change in found(name)} == CHANGED[name][3]
 
 
 def test_fields_that_change_are_the_reviewed_ones(name: str, request: pytest.FixtureRequest):
     compare(FILES / f"{name}.txt", render(found(name)), request)
 
 
-def test_no_change_of_mps_touches_the_exclusive_gpu_or_the_cluster(name: str):
-    touched = {change.name for change in found(name)}
+def test_no_change_of_sharing_touches_the_exclusive_gpu_or_the_cluster(name: str):
+    # But for what is loaded into its nodes: by claim no image of a daemon is.
+    touched = {change.name for change in found(name)} - {"cluster-images"}
     assert not {part for part in touched if part.startswith(("exclusive-gpu", "cluster", "simulated-gpus"))}
 
 
+def test_no_change_of_a_request_touches_those_who_look_on():
+    for name in CAPACITY:
+        touched = {change.name for change in found(name)}
+        assert not {part for part in touched if part.startswith(("gpu-exporter", "admin-access", "taint-keeper"))}
+
+
 def test_changed_limits_of_the_daemon_restart_no_daemon():
-    for name in ("daemon-percentage", "daemon-memory", "daemon-class"):
+    for name in ("daemon-percentage", "daemon-memory", "daemon-class", *CAPACITY):
         assert "mps-daemon-daemonset" not in {change.name for change in found(name)}
 
 
-def test_the_same_settings_change_nothing():
-    assert changes(record(load("phase1")), record(load("phase1"))) == []
+@pytest.mark.parametrize("stack", ["phase1", "phase2"])
+def test_the_same_settings_change_nothing(stack: str):
+    assert changes(record(load(stack)), record(load(stack))) == []
 
 
 def test_every_reviewed_change_is_made_here():

@@ -10,7 +10,7 @@ import capacity
 import modules
 from gpu_models import load_models
 from mps_limits import mib_quantity, quantity_mib
-from settings import Settings
+from settings import Settings, SettingsError
 from tests.golden import recorder, stacks
 
 PHASE2 = ("00", "01", "02", "04", "07")
@@ -21,7 +21,7 @@ def parse(numbers: tuple[str, ...] = PHASE2, **blocks: Any) -> Settings:
 
 
 @pytest.mark.parametrize("model", load_models())
-@pytest.mark.parametrize("numbers", [PHASE2, ("01", "02", "07"), ("01", "02", "03", "04", "05", "07")], ids="-".join)
+@pytest.mark.parametrize("numbers", [PHASE2, ("01", "02", "07"), ("01", "02", "04", "05", "07")], ids="-".join)
 def test_defaults_fit_every_model_and_make_the_last_one_wait(model: str, numbers: tuple[str, ...]):
     made = parse(numbers, gpu={"model": model})  # Settings would refuse what does not fit
     free = load_models()[model].memory_mib - (made.shared_claim_mib or 0)
@@ -42,7 +42,7 @@ def test_chosen_requests_stand_beside_the_defaults():
         (("01", "02", "04"), None, "disabled"),
         (PHASE2, None, "memory"),
         (PHASE2, "unlimited", "unlimited"),
-        (PHASE2, 4, "4"),
+        (PHASE2, 5, "5"),
         (PHASE2, "disabled", "disabled"),
         (("01", "02"), "memory", "memory"),
     ],
@@ -76,9 +76,8 @@ def test_mps_enforces_where_its_daemon_runs_unless_told_otherwise(
         (("01", "02", "07"), "memory", {"07": 0}),
         (PHASE2, "memory", {"04": 0, "07": 0}),
         (PHASE2, "disabled", {"04": 0, "07": 1}),
-        (("01", "02", "03", "04", "07"), "memory", {"03": 0, "04": 1, "07": 1}),
         (("01", "02", "03", "04", "07"), "disabled", {"03": 0, "04": 1, "07": 2}),
-        (("01", "02", "03", "07"), "memory", {"03": 0, "07": 1}),
+        (("01", "02", "03", "07"), "disabled", {"03": 0, "07": 1}),
     ],
 )
 def test_modules_share_a_gpu_only_where_claims_do(numbers: tuple[str, ...], shares: str, expected: dict[str, int]):
@@ -90,6 +89,13 @@ def test_module_04_requests_what_its_clients_may_use():
     made = parse(mps={"pinnedDeviceMemoryLimit": "4Gi", "classes": {"small": {"pinnedDeviceMemoryLimit": "2Gi"}}})
     assert made.shared_claim_mib == 2 * 4096 + 2048
     assert parse(driver={"consumableShares": "disabled"}, gpu={"count": 2}).shared_claim_mib is None
+
+
+def test_a_missing_class_of_the_limited_client_is_told_and_nothing_else_breaks_by_it():
+    # What module 04's clients take is then that of the others.
+    with pytest.raises(SettingsError) as error:
+        parse(mps={"classes": {}})
+    assert [problem.key for problem in error.value.problems] == ["mps.classes"]
 
 
 def test_health_check_comes_with_module_09():

@@ -97,13 +97,17 @@ SOCKET = "/var/lib/kubelet/plugins/gpu.nvidia.com/dra.sock 4711 * 4712"
 @pytest.mark.parametrize(
     ("sockets", "expected"),
     [
-        (f"u_str LISTEN 3 4096 {SOCKET}\nu_str ESTAB 0 0 {SOCKET}\n", False),
+        (f"u_str LISTEN 0 4096 {SOCKET}\nu_str ESTAB 0 0 {SOCKET}\n", False),
+        # One whose connection the plugin has not even accepted.
+        (f"u_str LISTEN 1 4096 {SOCKET}\nu_str ESTAB 0 0 {SOCKET}\n", True),
         (f"u_str ESTAB 0 0 {SOCKET}\nu_str ESTAB 187 0 {SOCKET}\n", True),
+        (f"u_str UNCONN 187 0 {SOCKET}\n", False),
         ("u_str ESTAB 187 0 /run/other.sock 4711 * 4712\n", False),
+        ("u_str LISTEN 1 4096 /run/other.sock 4711 * 4712\n", False),
         ("", False),
     ],
 )
-def test_request_that_waits_is_one_that_the_plugin_has_not_read(sockets: str, expected: bool):
+def test_request_that_waits_is_one_that_the_plugin_has_not_taken(sockets: str, expected: bool):
     stack: Any = Node(pgrep="42\n", ss=sockets)
     assert asked(stack, "node") is expected
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from components.claims import every_gpu
 from tests.e2e import metrics
 
 TEXT = """\
@@ -97,14 +98,45 @@ def test_checks_take_holders_from_the_claims_status():
     ("shares", "left"),
     [
         ("disabled", {"y": {}}),
-        ("memory", {"x": {"memory": "424Mi"}, "y": {"memory": "1024Mi"}}),
-        ("3", {"x": {"shares": "2"}, "y": {"shares": "3"}}),
+        ("memory", {"x": {"memory": "423Mi"}, "y": {"memory": "1023Mi"}}),
+        ("3", {"x": {"shares": "1"}, "y": {"shares": "2"}}),
+        ("2", {"y": {"shares": "1"}}),
+        ("1", {}),
     ],
 )
-def test_checks_know_what_is_left_of_a_node(shares: str, left: dict[str, dict[str, str]]):
+def test_checks_know_what_is_left_of_a_node_beside_what_an_admin_claim_has_to_fit_into(
+    shares: str, left: dict[str, dict[str, str]]
+):
     taken = claim_of("own", "x", "first", consumedCapacity={"memory": "600Mi"})
     looks = claim_of("looks", "y", "first", adminAccess=True, consumedCapacity={"memory": "1Gi"})
     assert metrics.left_of(plain(taken, looks, shares=shares), "a") == left
+
+
+def test_a_gpu_of_which_only_the_least_is_left_is_full():
+    taken = claim_of("own", "x", "first", consumedCapacity={"memory": "1023Mi"})
+    assert metrics.left_of(plain(taken, shares="memory"), "a") == {"y": {"memory": "1023Mi"}}
+
+
+@pytest.mark.parametrize(
+    ("shares", "asked"),
+    [
+        ("disabled", {}),
+        ("memory", {"capacity": {"requests": {"memory": "2Mi"}}}),
+        ("3", {"capacity": {"requests": {"shares": "2"}}}),
+    ],
+)
+def test_one_too_many_asks_for_more_than_is_left_of_a_full_gpu(shares: str, asked: dict[str, Any]):
+    assert metrics.one_too_many(plain(shares=shares)) == {**metrics.request(), **asked}
+
+
+@pytest.mark.parametrize("shares", ["disabled", "memory", "unlimited", "3"])
+def test_look_at_every_gpu_is_that_of_the_components(shares: str):
+    manifest = every_gpu("a-namespace", shared=shares != "disabled")
+    (request,) = manifest["spec"]["spec"]["devices"]["requests"]
+    # Theirs stays on a GPU that failed; a check's has none that did.
+    del request["exactly"]["tolerations"]
+    asked = metrics.every_gpu(plain(shares=shares))
+    assert {key: asked[key] for key in request["exactly"]} == request["exactly"]
 
 
 def test_checks_say_where_no_node_is_ever_full():

@@ -13,7 +13,7 @@ import prerequisites
 from components import images
 from components.images import Images, ImagesMissing
 from modules import MODULES
-from settings import Settings
+from settings import Settings, SettingsError
 from tests.golden import stacks
 from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
 
@@ -35,11 +35,21 @@ def closed(numbers: tuple[str, ...]) -> bool:
     return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
 
 
-SUBSETS = [numbers for size in range(1, len(MODULES) + 1) for numbers in combinations(MODULES, size) if closed(numbers)]
+# Two that are free to choose beside those that need none but a cluster and a driver, then all and all but one. What
+# is between would only be more of the same neighbours.
+SIZES = [size for size in range(1, len(MODULES) + 1) if size <= 4 or size >= len(MODULES) - 1]
+SUBSETS = [numbers for size in SIZES for numbers in combinations(MODULES, size) if closed(numbers)]
+
+
+def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
+    """The settings without which these modules are refused: an exclusive claim and shared GPUs exclude each other."""
+    if not {"03", "07"} <= set(numbers):
+        return {}
+    return {"driver": {"consumableShares": "disabled"}, "gpu": {"count": 3 if "04" in numbers else 2}}
 
 
 def record(numbers: tuple[str, ...], stack: str = "test", **blocks: Any) -> Recording:
-    return stacks.record(Settings.parse({"modules": list(numbers), **blocks}, stack))
+    return stacks.record(Settings.parse({"modules": list(numbers), **needs(numbers), **blocks}, stack))
 
 
 @pytest.fixture(params=MODULES.values(), ids=lambda module: module.name)
@@ -97,6 +107,14 @@ def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, 
     assert top == set().union(*(BRINGS[number] for number in numbers))
 
 
+def test_modules_that_exclude_each_other_by_default_are_refused_without_what_they_need():
+    numbers = ("01", "02", "03", "04", "07")
+    with pytest.raises(SettingsError, match=r"driver\.consumableShares"):
+        Settings.parse({"modules": list(numbers)}, "test")
+    with pytest.raises(SettingsError, match=r"gpu\.count"):
+        Settings.parse({"modules": list(numbers), "driver": needs(numbers)["driver"]}, "test")
+
+
 def test_module_00_alone_checks_the_machine_and_registers_nothing():
     monitor, settings = Recorder(), Settings.parse({"modules": ["00"]}, "test")
     with mock.patch.object(prerequisites, "require") as require:
@@ -131,12 +149,44 @@ def test_failed_prerequisite_comes_before_any_registration():
         (("01", "02"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
         (("00", "01", "02", "03"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
         (("01", "02", "04"), {"cluster", "kubeconfig", "gpus", "clusterUid", "mps"}),
+        (("01", "02", "07"), {"cluster", "kubeconfig", "gpus", "clusterUid", "consumableCapacity"}),
+        (("01", "02", "08"), {"cluster", "kubeconfig", "gpus", "clusterUid", "observability"}),
+        (("01", "02", "09"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
+        (
+            tuple(MODULES),
+            {"cluster", "kubeconfig", "gpus", "clusterUid", "mps", "consumableCapacity", "observability"},
+        ),
     ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
 def test_outputs_are_those_of_the_modules_that_are_on(numbers: tuple[str, ...], keys: set[str]):
     outputs = record(numbers).outputs["dra-workshop-test"]
     assert set(outputs) == keys | {"modules", "next"}
     assert outputs["modules"] == list(numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "blocks", "expected"),
+    [
+        (("01", "02", "04", "07"), {}, ("memory", "mps")),
+        (("01", "02", "07"), {"driver": {"consumableShares": "unlimited"}}, ("unlimited", "none")),
+        (("01", "02", "03", "04", "07"), {}, ("disabled", "none")),
+    ],
+)
+def test_outputs_tell_how_claims_share_and_who_holds_them_to_it(
+    numbers: tuple[str, ...], blocks: dict[str, Any], expected: tuple[str, str]
+):
+    told = record(numbers, **blocks).outputs["dra-workshop-test"]["consumableCapacity"]
+    assert (told["consumableShares"], told["enforcement"]) == expected
+    assert list(told["requests"]) == ["large", "medium", "small", "waiting"]
+
+
+@pytest.mark.parametrize("prometheus", [False, True])
+def test_outputs_tell_what_measures(prometheus: bool):
+    recording = record(("01", "02", "08"), observability={"prometheus": prometheus})
+    told = recording.outputs["dra-workshop-test"]["observability"]
+    assert told == {"exporter": "nvml", "prometheus": prometheus}
+    assert ("prometheus" in recording.resources) is prometheus
 
 
 @pytest.mark.parametrize(("stack", "line"), [("phase1", "make verify"), ("mine", "make verify STACK=mine")])
@@ -176,7 +226,8 @@ def test_driver_root_of_an_existing_cluster_is_that_of_its_nodes(gpu: dict[str, 
 
 def test_images_of_a_registry_are_not_loaded_into_the_nodes():
     images = {
-        name: f"registry.example.com/{name.lower()}:1" for name in ("draDriver", "gpuSim", "gpuProbe", "mpsDaemon")
+        name: f"registry.example.com/{name.lower()}:1"
+        for name in ("draDriver", "gpuSim", "gpuProbe", "mpsDaemon", "gpuAgents")
     }
     recording = record(("01", "02"), images=images, cluster={"nodeImage": "registry.example.com/node:1"})
     assert "cluster-images" not in recording.resources
@@ -196,7 +247,7 @@ def test_images_of_an_earlier_setup_are_told_apart_from_a_bug(tmp_path: Path):
     (tmp_path / "images.json").write_text(json.dumps(dict.fromkeys(("node", "dra-driver", "gpu-sim"), "an:image")))
     with (
         mock.patch("components.images.INDEX", tmp_path / "images.json"),
-        pytest.raises(ImagesMissing, match="does not name gpu-probe, mps-daemon; run `make setup` again"),
+        pytest.raises(ImagesMissing, match="does not name gpu-agents, gpu-probe, mps-daemon; run `make setup` again"),
     ):
         Images.made_by_setup({})
 
@@ -218,3 +269,38 @@ def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
     settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
     expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1", "mps:v1", "")
     assert modules.images_of(settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "blocks", "mps_daemon", "gpu_agents"),
+    [
+        (("01", "02", "04"), {}, "mps-daemon:v1", ""),
+        (("01", "02", "04"), {"mps": {"mode": "claim"}}, "", ""),
+        (("01", "02", "08"), {}, "", "gpu-agents:v1"),
+        (("01", "02", "09"), {}, "", "gpu-agents:v1"),
+        (("01", "02", "08"), {"observability": {"exporter": "dcgm"}}, "", ""),
+        (("01", "02", "08", "09"), {"observability": {"exporter": "dcgm"}}, "", "gpu-agents:v1"),
+    ],
+)
+def test_only_images_that_something_runs_are_loaded(
+    numbers: tuple[str, ...],
+    blocks: dict[str, Any],
+    mps_daemon: str,
+    gpu_agents: str,
+    host_driver: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    names = ("node", "dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
+    (host_driver / "images.json").write_text(json.dumps({name: f"{name}:v1" for name in names}))
+    monkeypatch.setattr(images, "INDEX", host_driver / "images.json")
+    gpu = {"source": "host", "driverRoot": str(host_driver)}
+    made = modules.images_of(Settings.parse({"modules": list(numbers), "gpu": gpu, **blocks}, "test"))
+    assert (made.mps_daemon, made.gpu_agents) == (mps_daemon, gpu_agents)
+
+
+def test_images_of_upstream_are_those_that_the_stack_chooses():
+    upstream = {"prometheus": "registry.example.com/p:1", "grafana": "registry.example.com/g:1"}
+    recording = record(("01", "02", "08"), observability={"prometheus": True}, images=upstream)
+    for name, image in upstream.items():
+        (container,) = recording.resources[f"prometheus-{name}"].inputs["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == image

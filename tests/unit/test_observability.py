@@ -13,6 +13,7 @@ import yaml
 
 from components import prometheus, taint_keeper
 from components.admin_access import AdminAccess
+from components.claims import every_gpu
 from components.cluster import ExistingCluster
 from components.dra_driver import DraDriver
 from components.gpu_exporter import COUNTERS, DCGM_EXPORTER_IMAGE, GpuExporter, counters_csv, daemon_set_spec
@@ -74,7 +75,9 @@ def exported(agents: Any) -> dict[str, set[str]]:
     return {**dict.fromkeys([*(reading.name for reading in gpus.READINGS), gpus.XID], labels), **OURS}
 
 
-def record(exporter: str = "nvml", simulated: str | None = "0123", mps: bool = True) -> Recording:
+def record(
+    exporter: str = "nvml", simulated: str | None = "0123", mps: bool = True, shares: str | None = None
+) -> Recording:
     def program() -> None:
         cluster = ExistingCluster(
             "cluster", kubeconfig_file=FOLDER / "kubeconfig.yaml", context="lab", gpu_nodes=["a-node"]
@@ -89,6 +92,7 @@ def record(exporter: str = "nvml", simulated: str | None = "0123", mps: bool = T
             log_verbosity=4,
             expected_gpus={"a-node": 0},
             timeout_seconds=60,
+            consumable_shares=shares,
         )
         common: dict[str, Any] = {"cluster": cluster, "driver": driver, "timeout_seconds": 60}
         sharing = MpsDaemon(
@@ -176,23 +180,46 @@ def test_only_those_who_look_on_may_have_admin_claims(recording: Recording):
         r.inputs["metadata"]["name"] for r in recording.of_type(NAMESPACE) if ADMIN in r.inputs["metadata"]["labels"]
     }
     assert labelled == {"mps-system", "gpu-metrics", "gpu-admin"}
-    asked = {
+    looking_on = {
         r.inputs["metadata"]["namespace"]
         for r in recording.resources.values()
         if '"adminAccess": true' in json.dumps(r.inputs)
     }
-    assert asked == labelled
+    assert looking_on == labelled
 
 
-@pytest.mark.parametrize("name", ["gpu-exporter-gpus-claim", "admin-access-every-gpu-claim"])
-def test_who_looks_on_sees_gpus_that_failed_as_well(recording: Recording, name: str):
+# Claims of those who look on; the MPS daemon is one of them.
+LOOK_ON = ("mps-daemon-gpus-claim", "gpu-exporter-gpus-claim", "admin-access-every-gpu-claim")
+EVERY_GPU = {
+    "adminAccess": True,
+    "allocationMode": "All",
+    "deviceClassName": "gpu.nvidia.com",
+    "tolerations": [{"effect": "NoSchedule", "operator": "Exists"}, {"effect": "NoExecute", "operator": "Exists"}],
+}
+
+
+def asked(recording: Recording, name: str) -> dict[str, Any]:
+    """What the only request of a claim template asks for."""
     (request,) = recording.resources[name].inputs["spec"]["spec"]["devices"]["requests"]
-    assert request["exactly"] == {
-        "adminAccess": True,
-        "allocationMode": "All",
-        "deviceClassName": "gpu.nvidia.com",
-        "tolerations": [{"operator": "Exists"}],
-    }
+    return request["exactly"]
+
+
+@pytest.mark.parametrize("name", LOOK_ON)
+def test_who_looks_on_sees_gpus_that_failed_as_well(recording: Recording, name: str):
+    assert asked(recording, name) == EVERY_GPU
+
+
+@pytest.mark.parametrize("shares", ["memory", "unlimited", "8"])
+def test_who_looks_on_asks_for_the_least_memory_where_claims_share_gpus(shares: str):
+    # Kubernetes 1.37 allocates an admin claim only where what it asks for would fit: without a request, all memory.
+    shared = record(shares=shares)
+    for name in LOOK_ON:
+        assert asked(shared, name) == {**EVERY_GPU, "capacity": {"requests": {"memory": "1Mi"}}}, name
+
+
+def test_manifest_of_the_observer_asks_for_what_the_components_claims_do():
+    (document,) = (document for document in load("08-observability") if document["kind"] == "ResourceClaimTemplate")
+    assert document["spec"] == every_gpu("gpu-admin", shared=False)["spec"]
 
 
 def test_exporter_reads_two_folders_of_the_node_and_writes_none(recording: Recording):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,10 @@ def kubelet() -> Iterator[Kubelet]:
 
 
 class ApiServer:
-    """Objects by path, and watches that send what is put into `events`. `asked` is what came, in order."""
+    """Objects by path, and watches that send what is put into `events`. `asked` is what came, in order.
+
+    What is created is in its list from then on, so that its name is taken.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {"/version": {"gitVersion": "v1.37.2"}}
@@ -114,11 +118,15 @@ class ApiServer:
             def do_POST(self) -> None:
                 api.asked.append(f"POST {self.path}")
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                name = document["metadata"]["name"]
                 if self.path in api.refused and "POST" in api.refused_methods:
                     self.answer(api.refused[self.path], {"message": "refused"})
-                    return
-                api.created.put(document)
-                self.answer(201, document)
+                elif name in api.names(self.path):
+                    self.answer(409, {"message": f"{name} already exists"})
+                else:
+                    api.objects[self.path]["items"].append(document)
+                    api.created.put(document)
+                    self.answer(201, document)
 
             def answer(self, status: int, document: Any) -> None:
                 text = json.dumps(document).encode()
@@ -140,6 +148,10 @@ class ApiServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def names(self, path: str) -> list[str]:
+        """The names of the objects in a list."""
+        return [item["metadata"]["name"] for item in self.objects[path]["items"]]
 
     def kubeconfig(self, folder: Path) -> Path:
         cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.server.server_port}"}}
@@ -189,6 +201,13 @@ class Program:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def wait_ready(self) -> None:
+        """Until /readyz says ok. A program tells in its log what makes it ready, and is so a moment later."""
+        deadline = time.monotonic() + PATIENCE
+        while (answer := self.get("/readyz")) != (200, "ok\n"):
+            assert time.monotonic() < deadline, f"/readyz answers {answer}"
+            time.sleep(0.02)  # between two looks at a condition that is bounded above
 
     def end(self) -> None:
         self.process.terminate()

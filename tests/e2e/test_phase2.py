@@ -1,0 +1,68 @@
+"""The stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from settings import PROJECT
+from tests.e2e.live import LiveStack
+from tests.e2e.workspace import Workspace
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STACK = "second"
+CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase2.yaml").read_text())["config"]
+
+
+def config(**blocks: object) -> str:
+    return yaml.safe_dump({"config": {**CONFIG, **{f"{PROJECT}:{name}": block for name, block in blocks.items()}}})
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("second"))
+    made.write_stack(STACK, config())
+    return made
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Workspace) -> Iterator[LiveStack]:
+    with workspace.up(STACK) as live:
+        yield live
+
+
+def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
+    # The faults of module 09 take longer than all others together; `make verify STACK=phase2` makes them.
+    numbers = [number for number in stack.settings.modules if number != "09"]
+    status, printed = workspace.verify(STACK, *numbers)
+    print(printed)
+    assert status == 0
+    results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
+    assert {check["module"] for check in results["checks"]} == set(numbers)
+
+
+def test_report_is_made_of_the_last_run(workspace: Workspace, stack: LiveStack) -> None:
+    workspace.run("python", "-m", "report", "--stack", stack.name)
+    folder = workspace.root / "results" / STACK
+    page, document = (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
+    assert "Simulated GPUs" in page and "<script" not in page
+    measured = {module["number"]: (len(module["plots"]), len(module["tables"])) for module in document["modules"]}
+    assert measured["07"] == (1, 0) and measured["08"] == (1, 1)
+
+
+def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
+    output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
+
+
+@pytest.mark.parametrize("shares", [5, "unlimited", "disabled"])
+def test_another_way_to_share_is_an_update_of_the_same_stack(
+    workspace: Workspace, stack: LiveStack, shares: int | str
+) -> None:
+    workspace.write_stack(STACK, config(driver={"consumableShares": shares}))
+    workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    status, printed = workspace.verify(STACK, "07")
+    print(printed)
+    assert status == 0
