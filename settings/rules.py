@@ -37,7 +37,7 @@ _GATES_OF_0_4_1 = (
 )
 _NEW_IN_0_5_0 = ("ConsumableShares", "DRAListTypeAttributes", "FabricManagerPartitioning", "HostManagedIMEXDaemon")
 FEATURE_GATES = {"0.4.1": _GATES_OF_0_4_1, "0.5.0": tuple(sorted((*_GATES_OF_0_4_1, *_NEW_IN_0_5_0)))}
-# Its device taints came with 0.5.0, and module 09 shows them.
+# Without it the driver taints no device.
 HEALTH_MODULE, HEALTH_GATE = "09", "NVMLDeviceHealthCheck"
 OBSERVABILITY_MODULE = "08"
 
@@ -236,9 +236,6 @@ def _health_rules(driver: Driver, modules: tuple[str, ...]) -> Iterator[Problem]
         if driver.feature_gates.get(other) and not driver.feature_gates.get(HEALTH_GATE):
             rule = f'and the health check (gate {HEALTH_GATE}, which module "09" needs) exclude each other'
             yield Problem(f"driver.featureGates.{other}", True, rule, 'switch it off or drop "09" from modules')
-    if driver.version == "0.4.1":
-        rule = 'of the driver taints no device, which module "09" shows; taints came with 0.5.0'
-        yield Problem("driver.version", driver.version, rule, 'use 0.5.0 or drop "09" from modules')
 
 
 def _observability_rules(block: Observability, modules: tuple[str, ...], gpu: Gpu | None) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(stack: LiveStack
     assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(node.node for node in stack.settings.gpu_nodes)
     for pod in pods:
         assert all(state["ready"] for state in pod["status"]["containerStatuses"]), pod["metadata"]["name"]
-    seen(f"{len(pods)} pods ready, driver v{versions.DRA_DRIVER}")
+    seen(f"{len(pods)} pods ready, driver v{stack.settings.driver.version}")
 
 
 def test_device_classes_are_there(stack: LiveStack, seen: Callable[[str], None]) -> None:

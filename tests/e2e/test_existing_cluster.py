@@ -35,7 +35,10 @@ class Somebodys:
 
     def contents(self) -> dict[str, Any]:
         """What a guest could leave behind."""
-        kinds = "namespaces,clusterroles,clusterrolebindings,deviceclasses,resourceslices,validatingadmissionpolicies,mutatingadmissionpolicies,crds"
+        kinds = (
+            "namespaces,clusterroles,clusterrolebindings,deviceclasses,resourceslices,crds,"
+            "validatingadmissionpolicies,mutatingadmissionpolicies"
+        )
         node = json.loads(self.kubectl("get", "node", NODE, "-o", "json"))
         driver_root = ["docker", "exec", NODE, "sh", "-c", "ls -A /var/lib/gpu-sim/driver 2>/dev/null | wc -l"]
         return {

@@ -112,6 +112,21 @@ def test_request_that_waits_is_one_that_the_plugin_has_not_taken(sockets: str, e
     assert asked(stack, "node") is expected
 
 
+@pytest.mark.parametrize("where", ["the plugin's pod", "the node"])
+def test_request_that_waits_is_seen_whoever_has_the_connection(where: str):
+    # The plugin's pod once it has accepted it; until then the kubelet, which is in the node's own namespace.
+    waits = {where: f"u_str ESTAB 187 0 {SOCKET}\n"}
+
+    class Namespaces(Node):
+        def in_node(self, node: str, *words: str) -> str:
+            if "ss" not in words:
+                return super().in_node(node, *words)
+            return waits.get("the plugin's pod" if "nsenter" in words else "the node", "")
+
+    stack: Any = Namespaces(pgrep="42\n")
+    assert asked(stack, "node") is True
+
+
 def test_cdi_files_of_claims_are_told_by_their_uids():
     name = "/var/run/cdi/k8s.gpu.nvidia.com-claim_3f0c1d1e-0000-4000-8000-0123456789ab.yaml"
     stack: Any = Node(echo=f"{name}\n")

@@ -191,14 +191,6 @@ DRIVER = (
         "and the health check (gate NVMLDeviceHealthCheck",
         "switch it off or drop",
     ),
-    Wrong(
-        "taints of a driver that has none",
-        on("09", drop=("07",), driver={"version": "0.4.1"}),
-        "driver.version",
-        "0.4.1",
-        "of the driver taints no device",
-        'use 0.5.0 or drop "09"',
-    ),
 )
 
 USE = (
