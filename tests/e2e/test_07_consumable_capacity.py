@@ -14,7 +14,7 @@ from tests.e2e.capacity import NAMES, NAMESPACE, WAITING, claim_manifest, consum
 from tests.e2e.live import LiveStack, Playground, wait_for
 from tests.e2e.mps import Client
 
-BURST, ALIVE_AT_ONCE, BURST_SECONDS = 50, 12, 240
+BURST, ALIVE_AT_ONCE, BURST_SECONDS = 50, 12, 600
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 ROUNDING_MIB = 3
 
