@@ -17,7 +17,10 @@ CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase2.yaml").read_text()
 
 
 def config(**blocks: object) -> str:
-    return yaml.safe_dump({"config": {**CONFIG, **{f"{PROJECT}:{name}": block for name, block in blocks.items()}}})
+    # As JSON, which is YAML too: PyYAML writes 08 without quotes, and Pulumi reads a number.
+    return json.dumps(
+        {"config": {**CONFIG, **{f"{PROJECT}:{name}": block for name, block in blocks.items()}}}, indent=2
+    )
 
 
 @pytest.fixture(scope="module")
