@@ -60,7 +60,8 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
 
 
-@pytest.mark.parametrize("shares", [5, "unlimited", "disabled"])
+# Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared (docs/07 says so).
+@pytest.mark.parametrize("shares", [5, "unlimited"])
 def test_another_way_to_share_is_an_update_of_the_same_stack(
     workspace: Workspace, stack: LiveStack, shares: int | str
 ) -> None:
