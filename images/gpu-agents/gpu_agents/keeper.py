@@ -54,9 +54,9 @@ class Keeper:
             listed = await api.get(client, api.RESOURCE, "resourceslices", fieldSelector=SELECTOR)
         for resource_slice in listed["items"]:
             await self._keep(client, owner, resource_slice)
-        if not self.ready:
+        first, self.ready = not self.ready, True
+        if first:
             log.info("every ResourceSlice is looked at; watching", slices=len(listed["items"]), rules=len(self._rules))
-        self.ready = True
         await self._watch(client, owner, listed["metadata"]["resourceVersion"])
 
     async def _watch(self, client: Any, owner: dict[str, Any], since: str) -> None:
@@ -83,13 +83,10 @@ class Keeper:
         name, found = resource_slice["metadata"]["name"], list(lasting(resource_slice))
         before, self._tainted[name] = self._tainted.get(name, set()), set(found)
         for tainted in found:
-            # Of a taint that went and comes back a person may have deleted the rule since the rules were listed.
-            back = tainted in self._told and tainted not in before
-            if back or tainted.rule_name not in self._rules or tainted not in self._told:
+            # Of one that is new, or comes back, a person may have deleted the rule since the rules were listed.
+            comes = tainted not in before
+            if comes or tainted.rule_name not in self._rules or tainted not in self._told:
                 await self._create(client, owner, tainted)
-            elif tainted not in self._told:
-                self._told.add(tainted)
-                log.info("the rule for a tainted device is there already and left as it is", **_told(tainted))
 
     async def _create(self, client: Any, owner: dict[str, Any], tainted: Tainted) -> None:
         try:
