@@ -6,13 +6,13 @@ ACTIVATE := source ./activate
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up verify report preview down test lint types unit golden e2e bench go-test image-size stop-engine clean clean-cache
+.PHONY: help setup python browser up verify report measure preview down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 python:
-	@toolchain/bootstrap
+	@if [ -f bundle/manifest.json ] && [ -z "$${SOURCE:-}" ]; then toolchain/bundle-python; else toolchain/bootstrap; fi
 
 setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built)
 	@.venv/bin/python -m toolchain setup
@@ -28,6 +28,9 @@ verify: setup ## run the checks of the modules that are on against the stack tha
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m report --stack $(STACK)
+
+measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
+	@$(ACTIVATE) && python -m tests.measure --stacks $(STACKS) $(MEASURE)
 
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)
@@ -57,9 +60,18 @@ test: lint types go-test browser ## everything: lint, types, unit, golden, end t
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s
 
+vllm-image: setup ## make an image of vLLM from wheels, for machines without a container registry (about 10 GB)
+	@$(ACTIVATE) && python -m toolchain vllm-image
+
 image-size: setup ## the node image's size as it travels: zstd -19
 	@ref=$$(python3 -c 'import json; print(json.load(open(".tools/images.json"))["node"])'); \
 	docker save "$$ref" | zstd -19 -T0 -q -c | wc -c | awk '{ printf "node image: %.0f MiB at zstd -19\n", $$1 / 1048576 }'
+
+bundle: setup ## everything for a machine without a network, in dist/ (PIECES=60M cuts it; WITH=dra-driver-0.4.1 adds)
+	@.venv/bin/python -m toolchain bundle $(if $(PIECES),--piece-size $(PIECES)) $(addprefix --with ,$(WITH))
+
+bundle-test: bundle ## unpack the bundle on a root of its own without network, engine or make, and bring up a stack there
+	@$(ACTIVATE) && BUNDLE=dist pytest tests/e2e/test_bundle.py -m e2e -s
 
 stop-engine: python ## stop the Docker Engine if `make setup` started it
 	@.venv/bin/python -m toolchain stop-engine
@@ -67,7 +79,8 @@ stop-engine: python ## stop the Docker Engine if `make setup` started it
 clean: ## remove what set-up laid into this checkout; stacks have to be down
 	@if [ -d .state/.pulumi ]; then $(ACTIVATE); up=$$(pulumi stack ls --json | python -c 'import json, sys; print(*(s["name"] for s in json.load(sys.stdin) if s.get("resourceCount")))'); \
 	if [ -n "$$up" ]; then echo "still up: $$up; run make down STACK=... for each first" >&2; exit 1; fi; fi
-	@rm -rf .tools .venv .state results
+	@# Measurements on a real GPU, which are committed, stay.
+	@rm -rf .tools .venv .state results/*/
 
 clean-cache: python ## remove the finished steps that all checkouts of this user share
 	@rm -rf "$$(.venv/bin/python -m toolchain where)"

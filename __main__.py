@@ -9,6 +9,7 @@ import changes
 import modules
 from components.gpu_config import GpuConfigError
 from components.images import ImagesMissing
+from host_gpus import HostGpusError
 from prerequisites import PrerequisiteError
 from settings import Settings, SettingsError
 
@@ -18,7 +19,7 @@ def main() -> None:
         before = changes.outputs_before()
         settings = Settings.from_pulumi()
         outputs = modules.build(settings, modules.images_of(settings))
-    except (SettingsError, PrerequisiteError, ImagesMissing, GpuConfigError) as error:
+    except (SettingsError, PrerequisiteError, HostGpusError, ImagesMissing, GpuConfigError) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None
     changes.explain(before, outputs)

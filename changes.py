@@ -11,6 +11,11 @@ import pulumi
 READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
 # Those of them that are set; the others follow, from the GPU's model too.
 LIMITS = {"activeThreadPercentage", "pinnedDeviceMemoryLimit"}
+# What NVIDIA's driver does with a claim that it serves by MPS. Source: cmd/gpu-kubelet-plugin/sharing.go of v0.5.0.
+COMPUTE_MODE = (
+    "mps.mode claim: NVIDIA's driver sets the compute mode EXCLUSIVE_PROCESS on the shared GPU of the host while the "
+    "claim lives, and DEFAULT when it goes; destroy deletes the claim and its clients before the cluster"
+)
 NUMBERS = {
     "activeThreadPercentage": "thread percentage",
     "grantedMultiprocessors": "SMs granted",

@@ -251,6 +251,11 @@ def load_models(folder: Path = MODELS_FOLDER) -> dict[str, GpuModel]:
     return {file.stem: _load_model(file) for file in files}
 
 
+def model_of(product_name: str) -> GpuModel | None:
+    """The model that reports this product name; None for one that is not known here."""
+    return next((model for model in load_models().values() if model.product_name == product_name), None)
+
+
 def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu, ...]:
     """The node's GPUs, the same ones at every call: UUIDs depend only on the node's name and the index.
 

@@ -15,6 +15,8 @@ MIB = 2**20
 DEFAULT_CLASS = "default"
 # The class of clients whose memory limit is what their claim requests (module 07).
 CAPACITY_CLASS = "consumable-capacity"
+# The class of module 06's server.
+VLLM_CLASS = "vllm"
 # What a client's context takes of its own limit, in MiB: a fixed part and one for each multiprocessor granted.
 CONTEXT_MIB = 27.6
 CONTEXT_MIB_PER_MULTIPROCESSOR = 3.68

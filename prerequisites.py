@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import host_gpus
 from components.commands import kind_cluster
 from components.images import Images
 from settings import Settings
@@ -42,18 +43,24 @@ class PrerequisiteError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One look at the machine: what was seen, whether it will do, what to do if not."""
+    """One look at the machine: what was seen, whether it will do, what to do if not.
+
+    A `warning` will do, and its remedy says what would do better.
+    """
 
     name: str
     seen: str
     ok: bool
     remedy: str = ""
+    warning: bool = False
 
 
-def require(settings: Settings, images: Images) -> None:
-    """Raise `PrerequisiteError` with every finding that is not met."""
-    if failed := [finding for finding in look(settings, images) if not finding.ok]:
+def require(settings: Settings, images: Images) -> list[Finding]:
+    """The warnings. Raises `PrerequisiteError` with every finding that is not met."""
+    findings = list(look(settings, images))
+    if failed := [finding for finding in findings if not finding.ok]:
         raise PrerequisiteError(failed)
+    return [finding for finding in findings if finding.warning]
 
 
 def look(settings: Settings, images: Images) -> Iterator[Finding]:
@@ -68,7 +75,10 @@ def look(settings: Settings, images: Images) -> Iterator[Finding]:
         yield from _gates(settings, images)
         yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
-        yield from _host_driver(Path(settings.gpu.driver_root or "/"))
+        # Imported here: it makes findings of its own.
+        import host_prerequisites
+
+        yield from host_prerequisites.look(settings, host_gpus.discover(settings.gpu.driver_root, settings.gpu.devices))
 
 
 def _together(*looks: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -199,12 +209,3 @@ def _node_images(node: str, listed: list[dict[str, list[str]]], images: Images) 
     for ref in images.to_load:
         remedy = "load it (`docker save | ctr -n k8s.io images import -`), or push it and name it under images"
         yield Finding("image", f"{ref} on {node}" if ref in names else f"{ref} is not on {node}", ref in names, remedy)
-
-
-def _host_driver(root: Path) -> Iterator[Finding]:
-    for name, pattern in (("nvidia-smi", "*bin/nvidia-smi"), ("libnvidia-ml", "*lib*/**/libnvidia-ml.so.1")):
-        found = next((path for path in sorted(root.glob(pattern)) + sorted((root / "usr").glob(pattern))), None)
-        remedy = "install NVIDIA's driver, or set gpu.driverRoot to the folder that holds its bin and lib64"
-        yield Finding(name, str(found) if found else f"not below {root}", found is not None, remedy)
-    nodes = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
-    yield Finding("devices", ", ".join(nodes) or "no /dev/nvidia0", bool(nodes), "load NVIDIA's kernel module")

@@ -42,8 +42,10 @@ class Cluster(pulumi.ComponentResource):
             opts=ResourceOptions(parent=self, version=PROVIDER_VERSION),
         )
 
-    def inside(self, parent: pulumi.Resource, depends_on: Sequence[pulumi.Resource] = ()) -> ResourceOptions:
-        """Options for an object in this cluster."""
+    def inside(
+        self, parent: pulumi.Resource, depends_on: Sequence[pulumi.Resource] = (), *, deleted_first: bool = False
+    ) -> ResourceOptions:
+        """Options for an object in this cluster. `deleted_first`: it must be gone before the cluster may go."""
         return ResourceOptions(parent=parent, provider=self.provider, depends_on=[*self.ready, *depends_on])
 
 

@@ -44,12 +44,14 @@ class DraDriver(pulumi.ComponentResource):
         timeout_seconds: int,
         version: str = "0.5.0",
         consumable_shares: str | None = None,
+        only_gpus: Sequence[str] = (),
         opts: ResourceOptions | None = None,
     ) -> None:
         """`expected_gpus` maps a node's name to its number of GPUs; 0 asks for at least one.
 
         `version` is one of `toolchain.versions.DRA_DRIVERS`, and `image` is of that version. `consumable_shares` is
-        the chart's value of that name, which 0.4.1 does not have.
+        the chart's value of that name, which 0.4.1 does not have. `only_gpus` are the UUIDs of those that may be
+        published, where the nodes hide others; empty for all.
         """
         super().__init__("dra-workshop:gpu:DraDriver", name, None, opts)
         self.shared = consumable_shares is not None
@@ -68,7 +70,13 @@ class DraDriver(pulumi.ComponentResource):
             version=version,
             namespace=NAMESPACE,
             values=chart_values(
-                image, driver_root, feature_gates, log_verbosity, gpus.digest if gpus else None, consumable_shares
+                image,
+                driver_root,
+                feature_gates,
+                log_verbosity,
+                gpus.digest if gpus else None,
+                consumable_shares,
+                hidden=bool(only_gpus),
             ),
             # They are ComputeDomains', which are off, and Helm would leave them behind at the end.
             skip_crds=True,
@@ -86,6 +94,7 @@ class DraDriver(pulumi.ComponentResource):
                 # A new revision asks anew.
                 "DRIVER_REVISION": release.status.apply(lambda status: str(status.revision)),
                 "EXPECTED_GPUS": json.dumps(expected_gpus, sort_keys=True),
+                **({"ONLY_GPUS": json.dumps(sorted(only_gpus))} if only_gpus else {}),
                 "WAIT_SECONDS": str(timeout_seconds),
             },
             logging=local.Logging.STDERR,
@@ -140,10 +149,12 @@ def chart_values(
     log_verbosity: int,
     simulated: str | None,
     consumable_shares: str | None = None,
+    hidden: bool = False,
 ) -> dict:
     """The chart's values; `simulated` is the digest of the simulated GPUs' configuration, None for real ones.
 
-    `consumable_shares` None leaves it to the chart.
+    `consumable_shares` None leaves it to the chart. `hidden`: the nodes lack device files, and the plugin, which could
+    make them anew, must not.
     """
     repository, _, tag = image.rpartition(":")
     plugin: dict = {"nodeSelector": GPU_NODE_SELECTOR}
@@ -164,4 +175,6 @@ def chart_values(
         "logVerbosity": str(log_verbosity),
         "kubeletPlugin": plugin,
     }
+    if hidden:
+        values["maskNvidiaDriverParams"] = True
     return values if consumable_shares is None else {**values, "consumableShares": consumable_shares}

@@ -1,6 +1,7 @@
 """A Kind cluster of the stack's own."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_LABELS, Cluster
 from components.commands import kind_cluster as commands
+from host_driver import Mount
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# The host's driver inside a node: https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, value nvidiaDriverRoot.
-NODE_DRIVER_ROOT = "/driver"
 
 
 class KindCluster(Cluster):
@@ -34,15 +34,22 @@ class KindCluster(Cluster):
         node_image: str,
         kubeconfig_file: Path,
         load_images: Sequence[str],
-        driver_root: str | None,
         timeout_seconds: int,
+        mounts: Sequence[Mount] = (),
+        hidden_devices: Sequence[str] = (),
         opts: ResourceOptions | None = None,
     ) -> None:
+        """`mounts` is what the GPU nodes get of the host, `hidden_devices` the host's device files that they must not
+        have: Docker gives a privileged container all of them.
+        """
         super().__init__("KindCluster", name, opts)
         self.kubeconfig_file = kubeconfig_file
         folder = kubeconfig_file.parent
         incarnation = commands.incarnation(folder, cluster_name)
-        config = kind_config(cluster_name, workers, gpu_nodes, node_image, driver_root)
+        config = kind_config(cluster_name, workers, gpu_nodes, node_image, mounts)
+        # A device file that a node had comes back with a new node only.
+        made_of = [config, *([list(hidden_devices)] if hidden_devices else [])]
+        hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(list(hidden_devices))} if hidden_devices else {}
         self.created = local.Command(
             f"{name}-kind",
             create="python -m components.commands.kind_cluster create",
@@ -55,9 +62,10 @@ class KindCluster(Cluster):
                 "CLUSTER_FOLDER": str(folder),
                 "CLUSTER_INCARNATION": incarnation,
                 "CLUSTER_TIMEOUT": str(timeout_seconds),
+                **hidden,
             },
             stdin=yaml.safe_dump(config, sort_keys=False),
-            triggers=[incarnation, config],
+            triggers=[incarnation, *made_of],
             logging=local.Logging.STDERR,
             opts=ResourceOptions(
                 parent=self,
@@ -69,7 +77,7 @@ class KindCluster(Cluster):
         )
         kubeconfig = Output.secret(self.created.stdout)
         # Whatever makes the cluster anew makes everything in it anew.
-        digest = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
+        digest = hashlib.sha256("".join(map(repr, made_of)).encode()).hexdigest()[:12]
         self.connect(name, kubeconfig, f"kind-{cluster_name}", identity=f"{cluster_name}/{incarnation}/{digest}")
         self.ready = [self.created]
         if load_images:
@@ -84,10 +92,10 @@ class KindCluster(Cluster):
             self.ready.append(loaded)
         self.register_outputs({"kubeconfig": kubeconfig})
 
-    def inside(self, parent: Any, depends_on: Sequence[Any] = ()) -> ResourceOptions:
+    def inside(self, parent: Any, depends_on: Sequence[Any] = (), *, deleted_first: bool = False) -> ResourceOptions:
         """Objects go with the cluster: deleting them one by one would only take time."""
-        options = super().inside(parent, depends_on)
-        options.deleted_with = self.created
+        options = super().inside(parent, depends_on, deleted_first=deleted_first)
+        options.deleted_with = None if deleted_first else self.created
         return options
 
 
@@ -101,15 +109,15 @@ def _load_command(cluster_name: str, refs: Sequence[str]) -> str:
 
 
 def kind_config(
-    cluster_name: str, workers: int, gpu_nodes: Sequence[str], node_image: str, driver_root: str | None
+    cluster_name: str, workers: int, gpu_nodes: Sequence[str], node_image: str, mounts: Sequence[Mount] | None = None
 ) -> dict[str, Any]:
     """Kind's configuration: https://kind.sigs.k8s.io/docs/user/configuration/."""
     nodes: list[dict[str, Any]] = [{"role": "control-plane", "image": node_image}]
     nodes += [{"role": "worker", "image": node_image} for _ in range(workers)]
     for node in nodes[1:] or nodes:
         node["labels"] = dict(GPU_NODE_LABELS)
-        if driver_root:
-            node["extraMounts"] = host_driver_mounts(Path(driver_root))
+        if mounts:
+            node["extraMounts"] = [mount.for_kind for mount in mounts]
     return {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
@@ -120,15 +128,3 @@ def kind_config(
         ],
         "nodes": nodes,
     }
-
-
-def host_driver_mounts(root: Path) -> list[dict[str, Any]]:
-    """A driver's programs and libraries, wherever they are below `root`, at the places that the chart looks in."""
-    places = {"usr/bin": ("usr/bin", "bin"), "usr/lib/x86_64-linux-gnu": ("usr/lib/x86_64-linux-gnu", "lib64", "lib")}
-    mounts = []
-    for target, candidates in places.items():
-        found = next((root / candidate for candidate in candidates if (root / candidate).is_dir()), None)
-        if found:
-            path = f"{NODE_DRIVER_ROOT}/{target}"
-            mounts.append({"hostPath": str(found), "containerPath": path, "readOnly": True})
-    return mounts

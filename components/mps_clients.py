@@ -52,6 +52,8 @@ class MpsSharing:
     """What must exist before a client does."""
     clients_limit_themselves = False
     """Whether a client has to ask for `limits`, since what it gets without asking is more."""
+    undone_by_deletion = False
+    """Whether a claim leaves its GPU changed unless it is deleted while NVIDIA's driver runs."""
 
     def share(self, document: dict[str, Any]) -> None:
         """Make an object of a manifest one that shares its GPU this way."""
@@ -67,10 +69,14 @@ class MpsSharing:
 
 
 class MpsByClaim(MpsSharing):
-    """NVIDIA's driver starts a daemon for each claim, with the limits that the claim carries. Owns no resource."""
+    """NVIDIA's driver starts a daemon for each claim, with the limits that the claim carries. Owns no resource.
 
-    def __init__(self, limits: Limits, classes: Mapping[str, Limits]) -> None:
+    On a real GPU that sets its compute mode, which outlives the cluster unless the claim goes first.
+    """
+
+    def __init__(self, limits: Limits, classes: Mapping[str, Limits], simulated: bool = True) -> None:
         self.limits, self.classes, self.ready = limits, classes, []
+        self.undone_by_deletion = not simulated
 
     def share(self, document: dict[str, Any]) -> None:
         super().share(document)

@@ -64,7 +64,9 @@ class Workload(pulumi.ComponentResource):
                 _place(document, image, node)
             if sharing:
                 sharing.share(document)
-            made = self._register(name, document, cluster.inside(self, [*needed, *self.objects]))
+            # A Deployment is gone when its pods are, and by then the kubelet has had the driver undo their claim.
+            first = sharing is not None and sharing.undone_by_deletion and document["kind"] != "Namespace"
+            made = self._register(name, document, cluster.inside(self, [*needed, *self.objects], deleted_first=first))
             self.objects.append(made)
             if document["kind"] in CLAIMS:
                 self.claims[document["metadata"]["name"]] = made

@@ -1,6 +1,7 @@
 """`make report`: writes report.html and report.json of the last `make verify` to results/<stack>.
 
-With `--faults-to` also the table of faults into a page of the docs. Ends with 2 if there is nothing to report on.
+With `--faults-to` also the table of faults into a page of the docs. With `--results` it writes what `make measure`
+measured into docs/results.md instead. Ends with 2 if there is nothing to report on.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from report.document import document
+from report.measured import Measured
 from report.results import ReportError, Results
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -20,7 +22,13 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
     parser.add_argument("--stack", default="phase1", help="the stack that was checked (default: phase1)")
     parser.add_argument("--faults-to", type=Path, metavar="PAGE", help="put the table of faults between its markers")
     parser.add_argument("--machine", help="words for the machine that was measured on; needed for --faults-to")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="a measurement, results/<gpu>-<date>.json")
+    parser.add_argument("--results-doc", type=Path, metavar="PAGE", help="put it between the markers of this page")
     chosen = parser.parse_args(words)
+    if bool(chosen.results) != bool(chosen.results_doc):
+        parser.error("--results and --results-doc need each other: name the file and the page docs/results.md")
+    if chosen.results:
+        return _write_results(chosen.results, chosen.results_doc)
     if chosen.faults_to and not chosen.machine:
         parser.error("--faults-to: figures need the machine that they are of; add --machine 'two cores, 8 GiB'")
     folder = checkout / "results" / chosen.stack
@@ -45,6 +53,18 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
         print((folder / name).relative_to(checkout))
     if chosen.faults_to:
         print(chosen.faults_to)
+    return 0
+
+
+def _write_results(file: Path, page: Path) -> int:
+    from report.results_page import write_page
+
+    try:
+        written = write_page(Measured.read(file), page, f"results/{file.name}")
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*written, sep="\n")
     return 0
 
 

@@ -167,5 +167,7 @@ class Results(_Record):
 
 
 def check_of(nodeid: str) -> tuple[str, str]:
-    """(module's number, check's name) of a test of tests/e2e/test_<number>_<slug>.py."""
-    return Path(nodeid.partition("::")[0]).stem.split("_")[1], nodeid.rpartition("::")[2]
+    """(module's number, check's name) of a test of tests/e2e/test_<number>_<slug>.py; 06_5 is module 06.5."""
+    number = re.match(r"test_([^_]*)(?:_(\d)(?=_))?", Path(nodeid.partition("::")[0]).stem)
+    assert number, f"{nodeid} is no check of a module"
+    return ".".join(filter(None, number.groups())), nodeid.rpartition("::")[2]

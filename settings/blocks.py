@@ -1,5 +1,6 @@
 """The blocks of a stack's config as types. Field names are those of the YAML."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
@@ -33,14 +34,29 @@ class GpuNode(_Block):
     count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] | None = None
 
 
+UUID = r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def _device(value: Any) -> Any:
+    if (type(value) is int and value >= 0) or (isinstance(value, str) and re.fullmatch(UUID, value)):
+        return value
+    raise ValueError("names no GPU; use its index (0) or UUID (GPU-...), as `nvidia-smi -L` has them")
+
+
 class Gpu(_Block):
-    """The GPUs: simulated ones of a model, or the host's."""
+    """The GPUs: simulated ones of a model, or the host's.
+
+    `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
+    driver change the compute mode and time slice of the host's GPUs.
+    """
 
     source: Literal["simulated", "host"] = "simulated"
     model: str = "h100-80gb"
     count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] = 2
     nodes: tuple[GpuNode, ...] = ()
     driver_root: str | None = None
+    devices: tuple[Annotated[Any, AfterValidator(_device)], ...] = ()
+    allow_compute_mode_change: bool = False
 
 
 # What a claim takes of a GPU that several claims share; an integer is a number of shares.
@@ -130,6 +146,75 @@ class Images(_Block):
     dcgm_exporter: str | None = None
     prometheus: str | None = None
     grafana: str | None = None
+    vllm: str | None = None
+
+
+class VllmDimensions(_Block):
+    """What differs from a preset's dimensions; the names are those of Hugging Face's config.json."""
+
+    hidden_size: Annotated[int, Field(ge=1)] | None = None
+    intermediate_size: Annotated[int, Field(ge=1)] | None = None
+    num_hidden_layers: Annotated[int, Field(ge=1)] | None = None
+    num_attention_heads: Annotated[int, Field(ge=1)] | None = None
+    num_key_value_heads: Annotated[int, Field(ge=1)] | None = None
+    vocab_size: Annotated[int, Field(ge=1)] | None = None
+    max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
+
+
+class VllmModel(_Block):
+    """Where vLLM's model is: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
+
+    A model of dimensions has random weights. It is what there is if nothing is named.
+    """
+
+    path: str | None = None
+    claim: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    dummy: str = "qwen2.5-1.5b"
+    dimensions: VllmDimensions = VllmDimensions()
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Those of path, claim and hub that are set."""
+        found = {"path": self.path, "claim": self.claim, "hub": self.hub}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def is_dummy(self) -> bool:
+        return not self.sources
+
+
+class VllmSweep(_Block):
+    """How module 06.5 measures; what is empty or None is the profile's."""
+
+    profile: Literal["quick", "full"] = "quick"
+    percentages: tuple[Percentage, ...] = ()
+    repeats: Annotated[int, Field(ge=1, le=20)] | None = None
+
+
+class Vllm(_Block):
+    """The vLLM server of module 06 and what it may use of its GPU.
+
+    `pinned_device_memory_limit` None is that of `mps`. `images` are by compute capability, `images.vllm` for any
+    other. `python_environment` is a folder with vLLM installed, for an image that has only Python. `memory` and
+    `cpu` are the container's, of the machine. `startup_seconds` includes the time to compile.
+    """
+
+    model: VllmModel = VllmModel()
+    served_model_name: str | None = None
+    active_thread_percentage: Percentage = 50
+    pinned_device_memory_limit: str | None = None
+    max_model_len: Annotated[int, Field(ge=16)] = 2048
+    shared_memory: str = "32Mi"
+    memory: str = "24Gi"
+    cpu: Annotated[int, Field(ge=1)] = 2
+    startup_seconds: Annotated[int, Field(ge=10, le=3600)] = 600
+    python_environment: str | None = None
+    cache_claim: str | None = None
+    images: dict[str, str] = {}
+    extra_args: tuple[str, ...] = ()
+    sweep: VllmSweep = VllmSweep()
 
 
 class Timeouts(_Block):
@@ -149,6 +234,7 @@ BLOCKS: dict[str, Any] = {
     "observability": Observability,
     "images": Images,
     "timeouts": Timeouts,
+    "vllm": Vllm,
     "modules": tuple[str, ...],
 }
 # A sequence is a tuple here, and a list in YAML and JSON, which pydantic's strict mode tells apart.

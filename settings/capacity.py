@@ -6,10 +6,10 @@ from typing import Any
 import capacity
 import mps_limits
 from gpu_models import GpuModel
-from settings.blocks import ConsumableCapacity, Driver, Gpu, Mps
+from settings.blocks import ConsumableCapacity, Driver, Gpu, Mps, Vllm
 from settings.problems import Problem
 
-MODULE, MPS_MODULE, EXCLUSIVE_MODULE = "07", "04", "03"
+MODULE, MPS_MODULE, EXCLUSIVE_MODULE, VLLM_MODULE = "07", "04", "03", "06"
 # Those with claims that look on every GPU.
 ADMIN_MODULES = {MPS_MODULE, "08"}
 # Pods of module 07 that run at once, each with a share of its own.
@@ -33,13 +33,15 @@ def enforced(block: ConsumableCapacity, driver: Driver, mps: Mps, modules: tuple
     return MPS_MODULE in modules and mps.mode == "daemon" and shares(driver, modules) != "disabled"
 
 
-def taken_mib(mps: Mps, modules: tuple[str, ...]) -> int:
+def taken_mib(mps: Mps, modules: tuple[str, ...], vllm: Vllm | None = None) -> int:
     """What the claim of module 04 requests of its GPU: the limits of all its clients. 0 without a readable limit."""
     if MPS_MODULE not in modules:
         return 0
     sizes = [mps_limits.quantity_bytes(mps.pinned_device_memory_limit)] * DEFAULT_CLIENTS
     if limited := mps.classes.get(CLASS_OF_LIMITED_CLIENT):
         sizes.append(mps_limits.quantity_bytes(limited.pinned_device_memory_limit))
+    if vllm and VLLM_MODULE in modules:
+        sizes.append(mps_limits.quantity_bytes(vllm.pinned_device_memory_limit or mps.pinned_device_memory_limit))
     return int(sum(size for size in sizes if size is not None) / mps_limits.MIB)
 
 
@@ -94,6 +96,9 @@ def _first_model(gpu: Gpu | None, models: Mapping[str, GpuModel]) -> GpuModel | 
 def _count_rules(gpu: Gpu, used: Mapping[str, int]) -> Iterator[Problem]:
     first = gpu.nodes[0].count if gpu.nodes else None
     needed = max(used.values(), default=-1) + 1
+    if gpu.source == "host" and gpu.devices and len(gpu.devices) < needed:
+        rule = f"are too few: modules {', '.join(used)} use {needed} GPUs of the first node"
+        yield Problem("gpu.devices", list(gpu.devices), rule, f"name {needed} or more, or switch one of them off")
     if gpu.source == "simulated" and (first or gpu.count) < needed:
         key = "gpu.count" if first is None else "gpu.nodes[0].count"
         rule = f"is too few: modules {', '.join(used)} use {needed} GPUs of the first node"
@@ -160,7 +165,7 @@ def _request_rules(
             sizes[name] = int(size / mps_limits.MIB)
     if len(sizes) < len(chosen(block)) or model is None or shares(driver, modules) == "disabled":
         return
-    taken = taken_mib(mps, modules)
+    taken = taken_mib(mps, modules)  # vLLM's part is of a host's GPU, which has no model here
     free = model.memory_mib - taken
     beside = f", of which module 04's clients take {taken}" if taken else ""
     wanted = capacity.requests(sizes, free)

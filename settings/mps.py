@@ -6,14 +6,14 @@ from typing import Any
 
 import mps_limits
 from gpu_models import GpuModel
-from settings.blocks import Driver, Gpu, Mps, MpsLimits
+from settings.blocks import UUID, Driver, Gpu, Mps, MpsLimits
 from settings.capacity import CLASS_OF_LIMITED_CLIENT, DEFAULT_CLIENTS
 from settings.problems import Problem
 
 # Modules that share a GPU through MPS.
 MPS_MODULES = ("04", "05")
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
-DEVICE_KEY = re.compile(r"[0-9]{1,2}|GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+DEVICE_KEY = re.compile(rf"[0-9]{{1,2}}|{UUID}")
 
 
 def mps_rules(blocks: Mapping[str, Any], models: Mapping[str, GpuModel]) -> Iterator[Problem]:

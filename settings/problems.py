@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_models import MAX_GPUS_PER_NODE
-from settings.blocks import BLOCKS, MAX_WORKERS, CapacityRequests, GpuNode, MpsLimits
+from settings.blocks import (
+    BLOCKS,
+    MAX_WORKERS,
+    CapacityRequests,
+    GpuNode,
+    MpsLimits,
+    VllmDimensions,
+    VllmModel,
+    VllmSweep,
+)
 
 
 @dataclass(frozen=True)
@@ -85,4 +94,8 @@ def _keys(block: str, path: tuple[Any, ...]) -> list[str]:
         model = MpsLimits
     elif "requests" in path:
         model = CapacityRequests
+    elif "dimensions" in path:
+        model = VllmDimensions
+    elif block == "vllm" and path:
+        model = {"model": VllmModel, "sweep": VllmSweep}[str(path[0])]
     return [field.alias or name for name, field in model.model_fields.items()]

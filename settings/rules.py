@@ -11,8 +11,10 @@ import modules as module_graph
 from gpu_models import load_models
 from settings.blocks import Cluster, Driver, Gpu, Observability
 from settings.capacity import capacity_rules
+from settings.host import host_rules
 from settings.mps import mps_rules
 from settings.problems import Problem, suggest
+from settings.vllm import vllm_rules
 
 PROJECT = "dra-workshop"
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -58,10 +60,15 @@ def broken(blocks: dict[str, Any], stack: str) -> Iterator[Problem]:
     if driver := blocks.get("driver"):
         yield from _driver_rules(driver)
         yield from _health_rules(driver, blocks.get("modules", ()))
+    yield from host_rules(blocks)
     yield from mps_rules(blocks, GPU_MODELS)
     yield from capacity_rules(blocks, GPU_MODELS)
     if (observability := blocks.get("observability")) and "modules" in blocks:
         yield from _observability_rules(observability, blocks["modules"], gpu)
+    yield from vllm_rules(blocks)
+    if vllm := blocks.get("vllm"):
+        for capability, ref in vllm.images.items():
+            yield from _image_rules(f"vllm.images.{capability}", ref)
     if images := blocks.get("images"):
         for name, ref in images.model_dump(by_alias=True, exclude_none=True).items():
             yield from _image_rules(f"images.{name}", ref)
@@ -200,9 +207,6 @@ def _node_rules(cluster: Cluster, gpu: Gpu) -> Iterator[Problem]:
             where = f"{expected} GPU node{'s' if expected > 1 else ''} (cluster.workers: {cluster.workers})"
             rule = f"entries do not fit {where}"
             yield Problem("gpu.nodes", len(gpu.nodes), rule, "give one entry for each, or none")
-        if gpu.source == "host" and gpu.driver_root is None:
-            rule = "is missing: a Kind node sees only what is mounted into it"
-            yield Problem("gpu.driverRoot", None, rule, "name the folder with the driver's bin and lib64")
         if gpu.source == "host" and cluster.workers > 1:
             rule = "would give several nodes the same GPUs of the host"
             yield Problem("cluster.workers", cluster.workers, rule, "use 0 or 1")

@@ -14,6 +14,7 @@ import modules as module_graph
 from gpu_models import GpuModel, simulated_gpus
 from settings import capacity as capacity_rules
 from settings import rules
+from settings import vllm as vllm_rules
 from settings.blocks import (
     ADAPTERS,
     BLOCKS,
@@ -26,6 +27,7 @@ from settings.blocks import (
     Mps,
     Observability,
     Timeouts,
+    Vllm,
 )
 from settings.problems import Problem, SettingsError, explain, suggest
 from settings.rules import PROJECT, broken, default_name
@@ -54,6 +56,7 @@ class Settings:
     observability: Observability
     images: Images
     timeouts: Timeouts
+    vllm: Vllm
 
     @classmethod
     def from_pulumi(cls) -> "Settings":
@@ -119,11 +122,38 @@ class Settings:
         return capacity_rules.places(self.modules, self.consumable_shares)[module]
 
     @property
+    def gpus_used(self) -> int:
+        """How many GPUs of the first node the modules use."""
+        return max(capacity_rules.places(self.modules, self.consumable_shares).values(), default=0) + 1
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the Kind cluster was made, and not taken down since."""
+        return (rules.CHECKOUT / ".state" / self.stack / "incarnation").exists()
+
+    @property
     def shared_claim_mib(self) -> int | None:
         """What module 04's claim requests of its GPU's memory; None where it is to have all of it."""
         if self.consumable_shares == "disabled":
             return None
-        return capacity_rules.taken_mib(self.mps, self.modules) or None
+        return capacity_rules.taken_mib(self.mps, self.modules, self.vllm) or None
+
+    @property
+    def vllm_limit(self) -> str:
+        """What vLLM may use of its GPU's memory, as a quantity."""
+        return self.vllm.pinned_device_memory_limit or self.mps.effective_memory_limit
+
+    @property
+    def vllm_dummy(self) -> dict[str, Any] | None:
+        """The config.json of vLLM's model where it has no weights; None for a real one."""
+        return vllm_rules.dummy_config(self.vllm.model) if self.vllm.model.is_dummy else None
+
+    @property
+    def vllm_model_name(self) -> str:
+        """The name that vLLM serves its model under: one without weights says so."""
+        model = self.vllm.model
+        default = f"dummy-{model.dummy}" if model.is_dummy else model.hub or "model"
+        return self.vllm.served_model_name or default
 
     @property
     def gpu_model(self) -> GpuModel | None:

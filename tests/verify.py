@@ -86,6 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make verify", description=__doc__)
     parser.add_argument("--stack", default="phase1", help="the stack to check (default: phase1)")
     parser.add_argument("--module", action="append", help="check this module only; can be given more than once")
+    parser.add_argument("--check", action="append", help="only checks whose name has this word; more than once: or")
     chosen = parser.parse_args()
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -117,13 +118,14 @@ def main() -> int:
     about = _about(live, numbers)
     started = time.monotonic()
     recorder = Recorder(console)
-    files = [CHECKOUT / "tests" / "e2e" / f"test_{modules.MODULES[n].name.replace('-', '_')}.py" for n in numbers]
+    files = [CHECKOUT / "tests" / "e2e" / modules.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
+    only = ["-k", " or ".join(chosen.check)] if chosen.check else []
     # pytest's own output goes to a file: the table is what a person reads.
     with open(results / "pytest.log", "w") as log:
         stdout, sys.stdout = sys.stdout, log
         try:
-            code = pytest.main([*map(str, files), *options, "-p", "no:cacheprovider"], plugins=[recorder])
+            code = pytest.main([*map(str, files), *options, *only, "-p", "no:cacheprovider"], plugins=[recorder])
         finally:
             sys.stdout = stdout
     found = Results(

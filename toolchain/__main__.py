@@ -1,4 +1,4 @@
-"""`python -m toolchain setup | stop-engine | where | helm | browser`: what the Makefile's targets call."""
+"""`python -m toolchain`: what the Makefile's targets call: set-up, bundle, engine, store, helm, image of vLLM."""
 
 import argparse
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolchain import debian, engine, golang, plan, programs, source, versions
-from toolchain.paths import SOURCE_FILE, STATE, store_root
+from toolchain import bundle, bundled, debian, engine, golang, images, plan, programs, source, versions
+from toolchain.paths import CHECKOUT, SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
 from toolchain.steps import Interrupted, Runner, StepError, Store
 
@@ -23,19 +23,35 @@ def main() -> int:
     commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
+    commands.add_parser("vllm-image", help="make an image of vLLM from wheels, about 10 GB, and print its name")
     commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
     commands.add_parser(
         "browser", help="install a browser for the tests that look at the report, where that can be done"
     )
-    chosen = parser.parse_args().command
+    bundle_options = commands.add_parser("bundle", help="write everything for a machine without a network to one file")
+    bundle_options.add_argument("--out", type=Path, default=CHECKOUT / "dist", help="the folder to write to")
+    bundle_options.add_argument("--piece-size", help="cut the file in pieces of so many bytes, such as 60M")
+    bundle_options.add_argument(
+        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(bundle.OPTIONAL)}"
+    )
+    bundle_options.add_argument("--level", type=int, default=bundle.LEVEL, help="of Zstandard, 1 to 19")
+    arguments = parser.parse_args()
+    chosen = arguments.command
     console = Console(highlight=False, soft_wrap=True)
     try:
         if chosen == "setup":
             setup(console)
+        elif chosen == "bundle":
+            make_bundle(console, arguments)
         elif chosen == "stop-engine":
             console.print(engine.stop())
         elif chosen == "browser":
             _browser(console)
+        elif chosen == "vllm-image":
+            store = Store(store_root())
+            step = images.vllm()
+            Runner(store, Progress(console)).run([step])
+            console.print((store.path(step) / "ref").read_text())
         elif chosen == "helm":
             store = Store(store_root())
             step = programs.HELM.step(golang.find(store))
@@ -55,6 +71,10 @@ def main() -> int:
 def setup(console: Console) -> None:
     """Choose the source, bring up the engine, make what is missing, lay the links."""
     started = time.monotonic()
+    # SOURCE asks for another way than the bundle, on a machine that may have a network after all.
+    if bundled.here() and not os.environ.get("SOURCE"):
+        bundled.setup(console)
+        return
     store = Store(store_root())
     store.root.mkdir(parents=True, exist_ok=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
@@ -78,9 +98,25 @@ def setup(console: Console) -> None:
         console.print(f"       DRA driver v{versions.DRA_DRIVER}: {substitution}")
 
 
+def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
+    """Make what is missing of a stack's needs and write the bundle; `make setup` has chosen the source before."""
+    if bundled.here():
+        raise StepError("bundle: this is an unpacked bundle; make one from a checkout of the repository")
+    piece_size = bundle.parse_size(arguments.piece_size) if arguments.piece_size else None
+    store = Store(store_root())
+    go = golang.find(store)
+    chosen = source.choose(None, SOURCE_FILE)
+    debian.require_for_bundle()
+    wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
+    wanted = bundle.without_optional(wanted, tuple(arguments.optional))
+    runner = Runner(store, Progress(console))
+    runner.run(wanted.steps)
+    bundle.make(console, runner, go, wanted, chosen, arguments.out, piece_size, arguments.level)
+
+
 def _browser(console: Console) -> None:
     """Chromium from Debian's packages. Elsewhere the tests that need a browser say so when they are skipped."""
-    if any(map(shutil.which, BROWSERS)) or not (engine.is_debian() and os.geteuid() == 0):
+    if any(map(shutil.which, BROWSERS)) or bundled.here() or not (engine.is_debian() and os.geteuid() == 0):
         return
     console.print("browser: installing chromium, for the tests that look at the report")
     debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")

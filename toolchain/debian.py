@@ -1,6 +1,7 @@
 """Debian packages: those that the machine needs, and root filesystems for images."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,8 @@ NODE_PACKAGES = (
 BASE_PACKAGES = ("iptables", "nftables", "bash", "coreutils", "findutils", "mount", "sed", "grep")
 # Python without a shell, packages or a compiler, and the library that wheels of C++ need.
 PYTHON_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
+# vLLM's Python, and the compiler and headers with which Triton makes its launchers at run time.
+VLLM_PACKAGES = ("python3", "libpython3-dev", "libstdc++6", "gcc", "libc6-dev")
 PYTHON_HOOKS = (
     # What came along for installing packages, and what the standard library has for developers.
     'find "$1"/bin "$1"/sbin "$1"/usr/bin "$1"/usr/sbin ! -type d ! -name "python3*" -delete',
@@ -38,6 +41,18 @@ def missing_packages(packages: tuple[str, ...]) -> list[str]:
     ).stdout
     installed = {line.split()[0] for line in found.splitlines() if line.split()[1:] == ["ii"]}
     return [package for package in packages if package not in installed]
+
+
+def require_for_bundle() -> None:
+    """What making a bundle calls beyond what building does."""
+    programs = {"mmdebstrap": "mmdebstrap", "zstd": "zstd", "readelf": "binutils", "git": "git"}
+    missing = sorted(package for program, package in programs.items() if not shutil.which(program))
+    if missing or os.geteuid() != 0:
+        raise StepError(
+            "bundle: its Docker Engine is made of Debian packages, which needs root on Debian 12 or newer, and "
+            f"{', '.join(programs.values())}; {', '.join(missing) or 'root'} is missing; "
+            f"`sudo apt-get install {' '.join(programs.values())}`, then run `make bundle` as root"
+        )
 
 
 def install(packages: list[str], log: Path) -> None:

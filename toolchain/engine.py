@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +70,15 @@ def installable() -> bool:
     return os.geteuid() == 0 and debian_like()
 
 
-def start(bounded_runtime: Path | None) -> Engine:
-    """Start the installed engine, by systemd where it runs, and wait until it answers."""
-    if Path("/run/systemd/system").is_dir():
+def start(bounded_runtime: Path | None, env: Mapping[str, str] | None = None) -> Engine:
+    """Start the installed engine, by systemd where it runs, and wait until it answers.
+
+    `env` is for an engine that is not installed but runs from a folder: no service of systemd knows it.
+    """
+    if Path("/run/systemd/system").is_dir() and env is None:
         subprocess.run(["systemctl", "start", "docker"], check=True)
     else:
-        _start_detached(bounded_runtime)
+        _start_detached(bounded_runtime, env or {})
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if engine := find():
@@ -83,13 +87,20 @@ def start(bounded_runtime: Path | None) -> Engine:
     raise StepError(f"docker: the engine was started but does not answer after {START_SECONDS} s; its log: {LOG}")
 
 
-def _start_detached(bounded_runtime: Path | None) -> None:
+def _start_detached(bounded_runtime: Path | None, env: Mapping[str, str]) -> None:
     RUN.mkdir(parents=True, exist_ok=True)
     command = ["dockerd", "--pidfile", str(PID_FILE), "--log-level", "warn"]
     if bounded_runtime:
         command += ["--add-runtime", f"bounded={bounded_runtime}", "--default-runtime", "bounded"]
     with open(LOG, "ab") as log:
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        subprocess.Popen(
+            command,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def stop() -> str:

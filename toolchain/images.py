@@ -254,6 +254,22 @@ def gpu_agents(python: Step | None) -> Step:
     return image_step("gpu-agents", "v1", fill, needs, expected_seconds=30)
 
 
+def vllm() -> Step:
+    """vLLM from wheels, with CUDA's libraries as wheels too, and the C compiler that Triton calls. About 10 GB."""
+    base = debian.root_filesystem("rootfs-vllm", debian.VLLM_PACKAGES, expected_seconds=60, only_extract=True)
+
+    def fill(work: Work, context: Path) -> None:
+        shutil.copy(work.need(base.name) / "rootfs.tar", context)
+        work.run(
+            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", context / "packages"),
+            *("--python-version", debian.PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
+            *("--only-binary", ":all:", "--no-deps"),
+            *("--require-hashes", "--requirements", context / "requirements.lock"),
+        )
+
+    return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=1200)
+
+
 def _make_in_place(work: Work, context: Path, *options: str) -> None:
     work.run("make", "-C", context, f"OUT={work.scratch / 'made'}", *options)
     shutil.copytree(work.scratch / "made", context, dirs_exist_ok=True, symlinks=True)

@@ -116,7 +116,11 @@ def _go(go: Go) -> dict[Step, tuple[str, ...]]:
 
 def lay(plan: Plan, store: Store) -> None:
     """Make `.tools` say what the plan says, and nothing else."""
-    links = plan.links(store)
+    lay_links(plan.links(store), plan.refs(store))
+
+
+def lay_links(links: dict[Path, Path], refs: dict[str, str]) -> None:
+    """Make `.tools` hold these links (link -> target) and name these images (name -> reference), and nothing else."""
     for folder in (BIN, CHART.parent, PULUMI_HOME / "plugins"):
         for path in folder.rglob("*"):
             if path.is_symlink() and path not in links:
@@ -132,4 +136,4 @@ def lay(plan: Plan, store: Store) -> None:
         if plugin.is_dir() and not any(plugin.iterdir()):
             shutil.rmtree(plugin)
     TOOLS.mkdir(exist_ok=True)
-    images.write_index(plan.refs(store), IMAGES_FILE)
+    images.write_index(refs, IMAGES_FILE)

@@ -231,5 +231,8 @@ MPS_DAEMON = Program("mps-daemon-program", variables={"main.version": "v1"}, mod
 
 RUNC_BOUNDED = Program("runc-bounded", expected_seconds=3)
 
+# Travels beside the bundle, for machines without zstd.
+UNZSTD = Program("unzstd", expected_seconds=3)
+
 # For the benchmark only: nothing else calls helm.
 HELM = Program("helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=120)

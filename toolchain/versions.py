@@ -37,6 +37,8 @@ SUBSTITUTIONS = {
     "stock": (),
 }
 
+VLLM = "v0.26.0"  # as images/vllm/requirements.in has it
+
 # What the simulated driver says it is: the version that was on the H100 whose behaviour it follows.
 SIMULATED_DRIVER = "580.159.04"
 GO_NVML = "v0.13.3-1"  # holds nvml.h

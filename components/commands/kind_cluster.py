@@ -5,19 +5,45 @@ tells, even after an interrupted run, whose cluster it is: what has the mark may
 anything else with the name is refused.
 
 Environment: CLUSTER_NAME; CLUSTER_FOLDER, where its configuration, kubeconfig and diagnostics go;
-CLUSTER_INCARNATION, a number that grows each time the cluster is made anew; CLUSTER_TIMEOUT in seconds.
+CLUSTER_INCARNATION, a number that grows each time the cluster is made anew; CLUSTER_TIMEOUT in seconds;
+CLUSTER_HIDDEN_DEVICES, a JSON list of the host's device files that no node may have, if there are any.
 `create` reads kind's configuration from standard input and writes the kubeconfig to standard output.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 OWNER_LABEL = "dra-workshop.owner"
+# In a node. Before each start of containerd, so also after a restart of the node, for which Docker makes all device
+# files anew. The second command keeps NVIDIA's programs from making them anew: they do unless the kernel module's
+# parameters say otherwise. NVIDIA's chart has the same for its plugin (maskNvidiaDriverParams).
+HIDING_SCRIPT = "/usr/local/bin/hide-devices"
+HIDING_UNIT = "/etc/systemd/system/containerd.service.d/50-hide-devices.conf"
+HIDING = """#!/bin/sh
+set -eu
+# A privileged container may be given the host's own /dev, and what is there is the host's.
+grep -q '^tmpfs /dev ' /proc/self/mounts || {{ echo "/dev is not of this node's own" >&2; exit 1; }}
+rm -f {devices}
+if grep -q '^ModifyDeviceFiles: 1$' /proc/driver/nvidia/params; then
+  sed 's/^ModifyDeviceFiles: 1$/ModifyDeviceFiles: 0/' /proc/driver/nvidia/params >/run/nvidia-params
+  mount --bind /run/nvidia-params /proc/driver/nvidia/params
+fi
+"""
+INSTALL_HIDING = f"""set -eu
+mkdir -p {Path(HIDING_UNIT).parent}
+cat >{HIDING_SCRIPT}
+chmod 0755 {HIDING_SCRIPT}
+printf '[Service]\\nExecStartPre={HIDING_SCRIPT}\\n' >{HIDING_UNIT}
+systemctl daemon-reload
+{HIDING_SCRIPT}
+"""
 
 
 class Refused(Exception):
@@ -85,8 +111,11 @@ class KindCluster:
         ours = _output("docker", "ps", "--all", "--filter", f"network={self.network}", "--format", "{{.Names}}").split()
         return [node for node in node_containers(self.name) if node not in ours]
 
-    def create(self, config: str, incarnation: str, timeout: int) -> str:
-        """Make it and return its kubeconfig. Whatever was made is taken down again if that fails."""
+    def create(self, config: str, incarnation: str, timeout: int, hidden: Sequence[str] = ()) -> str:
+        """Make it and return its kubeconfig. Whatever was made is taken down again if that fails.
+
+        `hidden` are device files of the host that its nodes are not to have.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._clear_the_way()
         file = self.folder / "kind.yaml"
@@ -102,6 +131,8 @@ class KindCluster:
                 stdout=sys.stderr,
                 check=True,
             )
+            if hidden:
+                self._hide(hidden)
         except BaseException as error:
             if isinstance(error, subprocess.CalledProcessError):
                 self._save_diagnostics()
@@ -110,6 +141,14 @@ class KindCluster:
         self.kubeconfig.chmod(0o600)
         (self.folder / "incarnation").write_text(incarnation)
         return self.kubeconfig.read_text()
+
+    def _hide(self, devices: Sequence[str]) -> None:
+        """Take device files from every node, now and at each start of it."""
+        script = HIDING.format(devices=" ".join(devices))
+        for node in node_containers(self.name):
+            command = ["docker", "exec", "--interactive", node, "sh", "-c", INSTALL_HIDING]
+            subprocess.run(command, input=script, text=True, stdout=sys.stderr, check=True)
+            _say(f"cluster {self.name}: {node} has no {', '.join(devices)}")
 
     def delete(self) -> None:
         """Remove what `create` made; a part that is gone already is no error."""
@@ -166,7 +205,8 @@ def main() -> int:
         match sys.argv[1:]:
             case ["create"]:
                 timeout = int(os.environ["CLUSTER_TIMEOUT"])
-                print(cluster.create(sys.stdin.read(), os.environ["CLUSTER_INCARNATION"], timeout), end="")
+                hidden = json.loads(os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]"))
+                print(cluster.create(sys.stdin.read(), os.environ["CLUSTER_INCARNATION"], timeout, hidden), end="")
             case ["kubeconfig"]:
                 print(cluster.kubeconfig.read_text(), end="")
             case ["delete"]:

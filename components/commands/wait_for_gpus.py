@@ -1,8 +1,9 @@
 """Waits until NVIDIA's driver has published every expected GPU, and prints them as JSON.
 
 Environment: KUBECONFIG and KUBE_CONTEXT; DRIVER_NAMESPACE; EXPECTED_GPUS, a JSON object of node name to
-count, where 0 asks for at least one; WAIT_SECONDS. On a time-out it says what is there, what is missing
-and the end of the plugin's log, and ends with 1.
+count, where 0 asks for at least one; ONLY_GPUS, a JSON list of the UUIDs that may be published, if not all may;
+WAIT_SECONDS. On a time-out it says what is there, what is missing and the end of the plugin's log, and ends with 1; a
+GPU that may not be published ends it at once.
 """
 
 import json
@@ -45,6 +46,15 @@ def missing(expected: Mapping[str, int], gpus: list[dict[str, Any]]) -> list[str
     return lines
 
 
+def strangers(only: list[str], gpus: list[dict[str, Any]]) -> list[str]:
+    """GPUs that are published and must not be, one line each."""
+    return [
+        f"{gpu['node']} {gpu['name']}: {gpu['uuid']} is published, and gpu.devices does not name it"
+        for gpu in gpus
+        if only and gpu["uuid"] not in only
+    ]
+
+
 def rolling(api: Any, namespace: str) -> list[str]:
     """What the plugin's DaemonSet still has to do. Slices of an earlier plugin outlive it, so they prove nothing."""
     lines = []
@@ -79,16 +89,21 @@ def explain(api: Any, namespace: str) -> str:
 
 def main() -> int:
     api = connect(os.environ["KUBECONFIG"], os.environ["KUBE_CONTEXT"])
-    expected = json.loads(os.environ["EXPECTED_GPUS"])
+    expected, only = json.loads(os.environ["EXPECTED_GPUS"]), json.loads(os.environ.get("ONLY_GPUS", "[]"))
     seconds = int(os.environ["WAIT_SECONDS"])
     deadline = time.monotonic() + seconds
     namespace = os.environ["DRIVER_NAMESPACE"]
     while lacking := [*rolling(api, namespace), *missing(expected, gpus := published_gpus(api))]:
+        if strangers(only, gpus):
+            break  # no waiting mends it
         if time.monotonic() > deadline:
             print(f"after {seconds} s: " + "; ".join(lacking), file=sys.stderr)
             print(explain(api, namespace), file=sys.stderr)
             return 1
         time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+    if wrong := strangers(only, gpus):
+        print("; ".join(wrong), file=sys.stderr)
+        return 1
     (system,) = list[Any](api.get("namespaces", "kube-system"))
     print(json.dumps({"clusterUid": system.raw["metadata"]["uid"], "gpus": gpus}))
     return 0

@@ -53,10 +53,15 @@ def sizes(stack: LiveStack) -> dict[tuple[str, str], float]:
     return {device: mib(values["memory"]) for device, values in stack.devices().items()}
 
 
+def pods_of(stack: LiveStack, name: str) -> list[dict[str, Any]]:
+    """The pods of one of the stack's Deployments: one, or none while it is made anew."""
+    found = stack.get("pods", namespace=NAMESPACE, label_selector={"app": name})
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
 def pod_of(stack: LiveStack, name: str) -> dict[str, Any]:
     """The pod of one of the stack's Deployments."""
-    found = stack.get("pods", namespace=NAMESPACE, label_selector={"app": name})
-    (pod,) = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    (pod,) = pods_of(stack, name)
     return pod
 
 

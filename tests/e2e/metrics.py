@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from components import admin_access, dra_driver, gpu_exporter
 from components.prometheus import PLUGIN_PORT
 from tests.e2e import capacity
-from tests.e2e.live import DRIVER, RESTRICTED, LiveStack, Playground
+from tests.e2e.live import DRIVER, RESTRICTED, LiveStack, Playground, mebibytes
 
 ADMIN = {"resource.kubernetes.io/admin-access": "true"}
 CLAIMS = "resourceclaims.v1.resource.k8s.io"
+LITTLE = "64Mi"
 
 
 class Sample(NamedTuple):
@@ -214,6 +215,31 @@ def full(stack: LiveStack, node: str) -> Iterator[Playground]:
         yield playground
 
 
+@contextmanager
+def part_of_a_gpu(stack: LiveStack) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """A device that a pod can have, and a request for it: for all of a free one, else for little of one that is shared.
+
+    Skips where every GPU is taken and none is shared by memory.
+    """
+    everything_taken = not stack.devices().keys() - set(stack.allocations())
+    if everything_taken and stack.settings.consumable_shares == "memory":
+        found = [
+            (node.node, device)
+            for node in stack.settings.gpu_nodes
+            for device, capacities in left_of(stack, node.node).items()
+            if mebibytes(capacities["memory"]) >= mebibytes(LITTLE)
+        ]
+        device = next(iter(found), None)
+        if device is None:
+            pytest.skip("every GPU is full: lower consumableCapacity.requests")
+        yield device, request(stack.devices()[device]["uuid"], capacity={"requests": {"memory": LITTLE}})
+        return
+    with stack.free_gpu():
+        taken = stack.allocations()
+        device = next(device for device in stack.devices() if device not in taken)
+        yield device, request(stack.devices()[device]["uuid"])
+
+
 def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
     """Device -> the capacity that is left of it, nothing for a whole device; full ones are left out.
 
@@ -229,7 +255,7 @@ def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
     if mode == "memory":
         sizes, consumed = capacity.sizes(stack), capacity.consumed(stack)
         left = {device: int(sizes[node, device] - consumed.get((node, device), 0)) - 1 for device in mine}
-        return {device: {"memory": f"{mebibytes}Mi"} for device, mebibytes in left.items() if mebibytes > 0}
+        return {device: {"memory": f"{mib}Mi"} for device, mib in left.items() if mib > 0}
     used = stack.allocations()  # each has one share unless it asks for more, which no workload of the stack does
     free = {device: int(mode) - used.count((node, device)) - 1 for device in mine}
     return {device: {"shares": str(shares)} for device, shares in free.items() if shares > 0}

@@ -6,11 +6,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import yaml
 
+import gpu_models
 from components.mps_daemon import NAME, NAMESPACE
+from gpu_models import GpuModel
 from mps_limits import mps_memory
 from tests.e2e.live import HOPELESS, LiveStack, Playground, wait_for
 
@@ -99,10 +102,15 @@ class Daemon:
 
 @dataclass(frozen=True)
 class Ended:
-    """A client's end: its exit code and what it printed, line by line."""
+    """A client's end: its exit code, what it printed line by line, and when it ran.
+
+    Times are seconds since the epoch by the node's clock, whole ones.
+    """
 
     code: int
     lines: list[dict[str, Any]]
+    began: float
+    finished: float
 
     @property
     def sms(self) -> int:
@@ -155,6 +163,12 @@ class Client:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stack.kubectl("logs", "-n", self.namespace, self.name).splitlines()]
 
+    def timed_lines(self) -> list[tuple[float, dict[str, Any]]]:
+        """What it printed, each line with its time in seconds since the epoch by the node's clock."""
+        words = ("logs", "--timestamps", "-n", self.namespace, self.name)
+        parts = [line.partition(" ") for line in self.stack.kubectl(*words).splitlines()]
+        return [(datetime.fromisoformat(at).timestamp(), json.loads(text)) for at, _, text in parts]
+
     def wait_line(self, key: str) -> dict[str, Any]:
         """The first line that has the key, once it is there."""
 
@@ -167,10 +181,15 @@ class Client:
 
     def ended(self, seconds: float = 60) -> Ended:
         """How it ended; removes the pod."""
-        state = wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
-        ended = Ended(state["exitCode"], self.lines())
+        state = self.wait_end(seconds)
+        began, finished = (datetime.fromisoformat(state[key]).timestamp() for key in ("startedAt", "finishedAt"))
+        ended = Ended(state["exitCode"], self.lines(), began, finished)
         self.remove()
         return ended
+
+    def wait_end(self, seconds: float = 60) -> dict[str, Any]:
+        """How its container ended, by the pod's status."""
+        return wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
 
     def remove(self) -> None:
         self.stack.kubectl("delete", "pod", "-n", self.namespace, self.name, "--grace-period=1", "--wait=false")
@@ -189,7 +208,8 @@ def deployed(stack: LiveStack, name: str) -> list[dict[str, Any]]:
 
 def clients_of_the_stack(stack: LiveStack) -> int:
     """How many clients the stack's own modules give the daemon of the first node."""
-    count = len(deployed(stack, "clients")) + len(deployed(stack, "limited"))
+    # vLLM's server has one context, that of the process with the model.
+    count = sum(len(deployed(stack, name)) for name in ("clients", "limited", "vllm"))
     if "07" in stack.settings.modules and stack.settings.capacity_enforced:
         pods = stack.get("pods", namespace="shared")
         count += sum(pod["status"]["phase"] == "Running" for pod in pods)
@@ -223,3 +243,12 @@ def shared_gpu(stack: LiveStack) -> str:
     pod = deployed(stack, "clients")[0]["metadata"]["name"]
     (gpu,) = Playground(stack, CLIENTS).report(pod)["gpus"]
     return gpu["uuid"]
+
+
+def model_of(stack: LiveStack) -> GpuModel | None:
+    """The model of the GPU that the stack's clients share; of the host's the one of that product name, or None."""
+    if model := stack.settings.gpu_model:
+        return model
+    uuid = shared_gpu(stack)
+    (name,) = [values["productName"] for values in stack.devices().values() if values["uuid"] == uuid]
+    return gpu_models.model_of(name)

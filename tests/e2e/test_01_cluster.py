@@ -7,9 +7,10 @@ from pathlib import Path
 
 from components.cluster import GPU_NODE_LABELS
 from gpu_models import simulated_gpus
-from modules import driver_root
+from modules import driver_root, host
 from settings import GPU_MODELS
 from tests.e2e.live import LiveStack
+from tests.e2e.throughput import nvidia_smi
 
 
 def test_dra_is_served_in_its_stable_version(stack: LiveStack, seen: Callable[[str], None]) -> None:
@@ -38,8 +39,13 @@ def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, s
 def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: Callable[[str], None]) -> None:
     root = driver_root(stack.settings)
     for node in stack.settings.gpu_nodes:
-        found = stack.in_node(node.node, "find", "-L", root, "-maxdepth", "4", "-name", "libnvidia-ml.so.1")
+        folder = f"{root.rstrip('/')}/usr"
+        found = stack.in_node(node.node, "find", "-L", folder, "-maxdepth", "3", "-name", "libnvidia-ml.so.1")
         assert found.strip(), f"{node.node} has no libnvidia-ml.so.1 below {root}"
+        if of_the_host := host(stack.settings):
+            files = stack.in_node(node.node, "sh", "-c", "ls -d /dev/nvidia[0-9]*").split()
+            assert not set(files) & set(of_the_host.hidden_devices)
+            assert len(files) == len(of_the_host.chosen)
         if node.model is None or node.count is None:
             continue
         for gpu in simulated_gpus(node.node, GPU_MODELS[node.model], node.count):
@@ -53,11 +59,18 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: C
 def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
     lines = []
     for node in stack.settings.gpu_nodes:
-        text = stack.in_node(node.node, f"{driver_root(stack.settings)}/usr/bin/nvidia-smi", "-L")
+        of_the_host = host(stack.settings)
+        if of_the_host:
+            text = nvidia_smi(stack, node.node, "-L")
+        else:
+            text = stack.in_node(node.node, f"{driver_root(stack.settings)}/usr/bin/nvidia-smi", "-L")
         listed = [line for line in text.splitlines() if line.startswith("GPU ")]
         lines += listed
         if node.model is None or node.count is None:
             assert listed
+            if of_the_host:  # exactly those that gpu.devices names, of a machine that may have more
+                uuids = [line.rpartition("UUID: ")[2].rstrip(")") for line in listed]
+                assert sorted(uuids) == sorted(gpu.uuid for gpu in of_the_host.chosen)
             continue
         model = GPU_MODELS[node.model]
         wanted = [

@@ -6,6 +6,7 @@ import pytest
 
 from components.dra_driver import describe
 from gpu_models import simulated_gpus
+from modules import host
 from settings import GPU_MODELS
 from tests.e2e.live import LiveStack, Playground, mebibytes
 from toolchain import versions
@@ -30,8 +31,16 @@ def test_device_classes_are_there(stack: LiveStack, seen: Callable[[str], None])
 
 
 def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    if of_the_host := host(stack.settings):
+        published = {values["uuid"]: values for values in stack.devices().values() if values["type"] == "gpu"}
+        expected = {gpu.uuid: (gpu.name, gpu.memory_mib) for gpu in of_the_host.published}
+        assert {
+            uuid: (values["productName"], mebibytes(values["memory"])) for uuid, values in published.items()
+        } == expected
+        seen("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.others)} others are not published")
+        return
     if stack.settings.gpu.source == "host":
-        pytest.skip("the host's GPUs are not in the config, so there is nothing exact to compare with")
+        pytest.skip("the GPUs of another cluster are not in the config, so there is nothing exact to compare with")
     expected = {}
     for node in stack.settings.gpu_nodes:
         model = GPU_MODELS[node.model or ""]

@@ -1,12 +1,23 @@
 """Module 03: a claim gives a pod one GPU for itself, and the next one waits for it."""
 
+import statistics
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
+from modules import images_of
+from report import measured as sheets
+from tests.bench import test_allocation_latency as latency
+from tests.bench.figures import Timeline
+from tests.e2e.capacity import claim_manifest
 from tests.e2e.live import LiveStack, Playground, mebibytes, wait_for
+from tests.e2e.throughput import only_real
 
 CYCLES = 10
+STARTS = 10
+START_SECONDS = 5  # of the median pod, from created to running
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +170,35 @@ def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], N
     assert sorted(stack.allocations()) == before
     wait_for("the CDI files of the cycles are gone", lambda: cdi_files(stack, node) == cdi)
     seen(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
+
+
+@pytest.mark.gpu
+def test_pod_with_a_claim_starts_soon(
+    stack: LiveStack, playground: Playground, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    if stack.settings.cluster.provider != "kind":
+        pytest.skip("cluster.provider is existing: its kubeconfig need not have the certificates that the watch uses")
+    namespace, rows = playground.namespace, []
+    claim = claim_manifest("part", namespace, None, None)
+    template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
+    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
+    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
+    # One after the other, each with the whole GPU to itself.
+    for number in range(1, STARTS + 1):
+        name = f"start-{number}"
+        timeline = Timeline([name])
+        with api.pod_events(namespace) as events:
+            api.create_pods([latency.pod(name, namespace, image, claim=True)], timeline)
+            latency.follow(timeline, events, [])
+        at = timeline.moments[name]
+        rows.append((number, *at.stages, at.total))
+        playground.delete_pod(name)
+        playground.wait_gone(name)
+    table(*sheets.START, rows)
+    middle, slowest = statistics.median(row[-1] for row in rows), max(row[-1] for row in rows)
+    assert middle <= START_SECONDS
+    seen(f"{STARTS} pods: median {middle:.2f} s from created to running, at most {slowest:.2f} s")
 
 
 def cdi_files(stack: LiveStack, node: str) -> list[str]:

@@ -1,18 +1,23 @@
 """Module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import yaml
 
 from components.mps_clients import PIPE_FOLDER
+from modules import feature_gates
 from mps_limits import granted_multiprocessors
+from report import aims
+from report import measured as sheets
 from settings import GPU_MODELS
-from tests.e2e.live import LiveStack, Playground, wait_for
-from tests.e2e.mps import CLIENTS, Client, Daemon, clients_of_the_stack, deployed, outside, shared_gpu
+from tests.e2e import throughput
+from tests.e2e.live import RESTRICTED, LiveStack, Playground, wait_for
+from tests.e2e.mps import CLIENTS, Client, Daemon, clients_of_the_stack, deployed, model_of, outside, shared_gpu
 from tests.e2e.privileges import beyond, of_every_pod, reviewed
 
 RPC_FAILURE = "CUDA_ERROR_MPS_RPC_FAILURE"
+SHARE = 0.02  # by which speed may differ from the share of the SMs
 
 
 @pytest.fixture
@@ -94,15 +99,8 @@ def test_client_without_the_pipe_runs_without_mps_and_without_limits(
     stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
 ) -> None:
     only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
-    # The namespace has no class, so no policy asks for the pipe.
-    with outside(stack, shared_gpu(stack), {"pod-security.kubernetes.io/enforce": "restricted"}) as playground:
-        pod = Client.manifest(stack, ["info", "--context"], {}, playground.namespace)
-        for container in pod["spec"]["containers"]:
-            for key in ("volumeMounts", "env"):
-                container.pop(key)
-        for key in ("volumes", "initContainers"):
-            pod["spec"].pop(key)
-        report, context = Client.create(stack, pod).ended().lines
+    with outside(stack, shared_gpu(stack), RESTRICTED) as playground:
+        report, context = without_the_pipe(stack, playground, ["info", "--context"]).ended().lines
     (gpu,) = report["gpus"]
     assert gpu["uuid"] == shared_gpu(stack)
     client = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")
@@ -112,6 +110,66 @@ def test_client_without_the_pipe_runs_without_mps_and_without_limits(
         f"{context['sms']} SMs and {context['free_mib']} MiB free; "
         f"a client of the daemon has {client['sms']} and {client['free_mib']}"
     )
+
+
+def without_the_pipe(stack: LiveStack, playground: Playground, args: Sequence[str]) -> Client:
+    """A pod of a namespace without a class, whose policy does not ask for the daemon's pipe."""
+    pod = Client.manifest(stack, args, {}, playground.namespace)
+    for container in pod["spec"]["containers"]:
+        for key in ("volumeMounts", "env"):
+            container.pop(key)
+    for key in ("volumes", "initContainers"):
+        pod["spec"].pop(key)
+    return Client.create(stack, pod)
+
+
+@pytest.fixture
+def unlimited(stack: LiveStack, daemon: Daemon) -> Iterator[Daemon]:
+    """The daemon without limits, on a real GPU; the stack's limits are put back afterwards."""
+    throughput.only_real(stack)
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so nothing is exclusive beside it")
+    if stack.settings.capacity_enforced:
+        pytest.skip("module 07 gives every client limits of its own; a stack without it measures this")
+    with daemon.limits():
+        daemon.apply(100, "0")
+        yield daemon
+
+
+@pytest.mark.gpu
+def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
+    stack: LiveStack, unlimited: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    # The stack's own clients hold memory meanwhile, and run nothing.
+    uuid = shared_gpu(stack)
+    with outside(stack, uuid, RESTRICTED) as playground:
+        exclusive = throughput.finished(without_the_pipe(stack, playground, throughput.ALONE))
+    whole = throughput.finished(Client.start(stack, *throughput.ALONE))
+    unlimited.apply(50, "0")
+    halves = throughput.at_once(
+        [throughput.finished(client) for client in [Client.start(stack, *throughput.TOGETHER) for _ in range(2)]]
+    )
+    ways = ((sheets.EXCLUSIVE, [exclusive]), (sheets.WHOLE, [whole]), (sheets.HALVES, halves))
+    rows = [
+        (who, number, *throughput.row(burning)) for who, clients in ways for number, burning in enumerate(clients, 1)
+    ]
+    # Kept whether the aims are met or not.
+    table(*sheets.TOGETHER, rows)
+    chip = throughput.chip(stack, uuid, exclusive[0].sms)
+    facts = (chip.name, chip.compute_capability, chip.multiprocessors, chip.lanes, chip.clock, chip.peak)
+    table(*sheets.CHIP, [facts])
+    alone, by_mps = throughput.mean(exclusive), throughput.mean(whole)
+    each = [throughput.mean(half) for half in halves]
+    seen(
+        f"exclusive {alone:.2f} of {chip.peak:.2f} TFLOPS, MPS at 100 % {by_mps:.2f}, two at 50 % "
+        f"{' and '.join(f'{half:.2f}' for half in each)}"
+    )
+    assert alone >= aims.PEAK_SHARE * chip.peak
+    assert by_mps == pytest.approx(alone, rel=aims.MPS_COST)
+    assert max(each) - min(each) <= aims.UNFAIRNESS * max(each)
+    (sms,) = {burn.sms for half in halves for burn in half}
+    if model := model_of(stack):
+        assert sms == granted_multiprocessors(model, 50)
+    assert sum(each) == pytest.approx(alone * 2 * sms / exclusive[0].sms, rel=SHARE)
 
 
 def test_second_daemon_on_the_node_is_refused(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
@@ -158,7 +216,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
         stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
     count = clients_of_the_stack(stack)
     wait_for("the daemon has its clients", lambda: daemon.clients() == count)
-    if model := stack.settings.gpu_model:
+    if model := model_of(stack):
         sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
         assert sms == {granted_multiprocessors(model, percentage)}
     assert daemon.default_percentage() == percentage
@@ -177,6 +235,8 @@ def again(stack: LiveStack, pod: str, count: int) -> bool:
 
 
 def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    if not feature_gates(stack.settings).get("TimeSlicingSettings"):
+        pytest.skip("the driver's gate TimeSlicingSettings is off: with it the driver sets compute modes")
     with stack.free_gpu(), stack.playground() as playground:
         pods = playground.create("04-mps/time-slicing")
         reports = [playground.report(pod) for pod in pods]

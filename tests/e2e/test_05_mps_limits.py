@@ -8,9 +8,13 @@ import yaml
 
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION
 from mps_limits import MIB, context_mib, granted_multiprocessors, mps_memory, quantity_mib
+from report import aims
+from report import measured as sheets
 from settings.blocks import Mps, MpsLimits
+from tests.e2e import throughput
 from tests.e2e.live import LiveStack, Playground
-from tests.e2e.mps import CLIENTS, MEMORY, PERCENTAGE, Client, Daemon, Ended, deployed, run
+from tests.e2e.mps import CLIENTS, MEMORY, PERCENTAGE, Client, Daemon, Ended, deployed, model_of, run
+from tests.e2e.throughput import Burn, only_real
 
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 NEEDS_A_REAL_GPU = 4  # gpu-probe's exit code for a simulated GPU that is asked for a speed
@@ -22,6 +26,10 @@ LIFTED = [("1=1024M", None), ("0=junk", None), ("0=8192M", 2048)]
 HIDES_THE_PIPE = {"name": "nothing", "mountPath": "/tmp/nvidia-mps/control"}
 # Driver and context round to 2 MiB each.
 ROUNDING_MIB = 4
+GRANT_LIMIT_MIB = 4096  # under which a context's own part is seen
+NEIGHBOURS = ("flops", "1", "--warmup", "0.5", "--repeats", "12")
+HARM = 0.05  # of its speed, that a neighbour may lose
+SHARE = 0.05  # by which speed may differ from the share of the SMs
 
 
 @pytest.fixture
@@ -39,9 +47,9 @@ def unlimited(daemon: Daemon) -> Iterator[Daemon]:
 
 def granted(stack: LiveStack, percentage: float) -> int:
     """SMs by the rule, on the stack's GPU."""
-    model = stack.settings.gpu_model
+    model = model_of(stack)
     if model is None:
-        pytest.skip("the rule's constants are known for the simulated models only")
+        pytest.skip("the rule's constants are known for the GPUs of images/gpu-sim/models only")
     return granted_multiprocessors(model, percentage)
 
 
@@ -72,7 +80,9 @@ def describe(stack: LiveStack, limits: Mps | MpsLimits) -> str:
     return f"{granted(stack, percentage)} SMs at {percentage} %, {memory}"
 
 
-def test_memory_within_the_limit_succeeds_and_beyond_it_fails(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_memory_within_the_limit_succeeds_and_beyond_it_fails(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
     neighbour = deployed(stack, "clients")[0]
     before = neighbour["status"]["containerStatuses"][0]["restartCount"]
     small = stack.settings.mps.classes["small"]
@@ -80,6 +90,7 @@ def test_memory_within_the_limit_succeeds_and_beyond_it_fails(stack: LiveStack, 
     beyond = f"{quantity_mib(small.pinned_device_memory_limit) + 1024}Mi"
     ended = run(stack, "alloc", "100Mi", beyond, percentage=percentage, memory=memory)
     results = [line["result"] for line in ended.lines if "result" in line]
+    record_memory(table, quantity_mib(small.pinned_device_memory_limit), ended)
     assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
     assert ended.code == REFUSED_MEMORY
     assert ended.lines[-1]["error"] == OUT_OF_MEMORY
@@ -88,21 +99,28 @@ def test_memory_within_the_limit_succeeds_and_beyond_it_fails(stack: LiveStack, 
     seen(f"under 0={memory}: 100Mi {results[0]}, {beyond} {results[1]}; the neighbour runs on")
 
 
+def record_memory(table: Callable[..., None], limit_mib: int, ended: Ended) -> None:
+    """Keep what became of each allocation under a limit."""
+    said = [line for line in ended.lines if "result" in line]
+    table(*sheets.MEMORY, [(limit_mib, line["requested_bytes"] // MIB, line["result"]) for line in said])
+
+
 def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
-    stack: LiveStack, seen: Callable[[str], None]
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
 ) -> None:
     limit = quantity_mib(stack.settings.mps.effective_memory_limit)
     ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
     results = [line["result"] for line in ended.lines if "result" in line]
+    record_memory(table, limit, ended)
     assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
     seen(f"under {limit} MiB: 100Mi {results[0]}, {limit}Mi {results[1]}")
 
 
 @pytest.mark.parametrize("by", ["client", "default"])
 def test_throttle_curve_grants_exactly_what_the_rule_says(
-    stack: LiveStack, unlimited: Daemon, by: str, seen: Callable[[str], None]
+    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], seen: Callable[[str], None]
 ) -> None:
-    found = {}
+    found: dict[float, int] = {}
     if by == "client":
         # The policy holds every client of this namespace to the stack's own limits.
         most = stack.settings.mps.active_thread_percentage
@@ -110,9 +128,16 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
         clients = {p: Client.start(stack, "info", "--context", percentage=p) for p in asked}
         found = {percentage: context(client.ended())["sms"] for percentage, client in clients.items()}
     else:
+        rows = []
         for percentage in THROTTLE:
-            unlimited.apply(percentage, "0")
-            found[percentage] = context(run(stack, "info", "--context"))["sms"]
+            unlimited.apply(percentage, f"{GRANT_LIMIT_MIB}M")
+            client = context(run(stack, "info", "--context"))
+            sms = found[percentage] = client["sms"]
+            own = GRANT_LIMIT_MIB - client["free_mib"]
+            rows.append((percentage, sms, granted(stack, percentage), own, context_mib(sms)))
+        table(*sheets.GRANTS, rows)
+        for _, _, _, own, rule in rows:
+            assert own == pytest.approx(rule, abs=ROUNDING_MIB)
     assert found == {percentage: granted(stack, percentage) for percentage in found}
     seen(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in found.items()))
 
@@ -150,8 +175,86 @@ def test_client_can_only_lower_what_it_is_given(stack: LiveStack, daemon: Daemon
     )
 
 
+# What a program sets for itself: the variable's value, and whose limit then holds.
+OWN_PERCENTAGE = {
+    "nothing": (None, "daemon"),
+    "a lower value": ("{lower}", "client"),
+    "a higher value": ("{higher}", "daemon"),
+    "0": ("0", "daemon"),
+    "101": ("101", "daemon"),
+    "junk": ("junk", "daemon"),
+}
+OWN_MEMORY = {
+    "nothing": (None, "daemon"),
+    "a lower value": ("0={lower}M", "client"),
+    "a higher value": ("0={higher}M", "daemon"),
+    "junk": ("0=junk", "lifted"),
+    "another GPU's": ("1={lower}M", "lifted"),
+}
+
+
+def test_who_wins_between_default_live_change_and_client(
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    """A program sets its own variables, where no policy sees them. Asserted by the rules of the simulated GPU."""
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
+    changed, changed_mib, lower, lower_mib = most * 3 / 5, memory // 4, most / 5, memory // 8
+    shares, limits = [], []
+
+    def share(case: str, holds: float, found: dict) -> None:
+        shares.append((case, holds, granted(stack, holds), found["sms"]))
+
+    def limit(case: str, holds: int | str, found: dict) -> None:
+        mib = found["free_mib"] + context_mib(found["sms"])
+        # More than any limit that was set for it.
+        limits.append((case, holds, sheets.NO_LIMIT if mib > memory + ROUNDING_MIB else mib))
+
+    def start(variable: str = "", value: str | None = None) -> Client:
+        return Client.start(stack, "info", "--context", *(("--setenv", f"{variable}={value}") if value else ()))
+
+    def both(case: str) -> None:
+        found = context(start().ended())
+        share(case, most, found)
+        limit(case, memory, found)
+
+    both("the stack's own limits, the client sets nothing")
+    with daemon.limits():
+        of_memory = [f"set_default_device_pinned_mem_limit {device} {changed_mib}M" for device in daemon.devices()]
+        daemon.ask(f"set_default_active_thread_percentage {changed:g}", *of_memory)
+        both("the default is changed, the server runs on")
+        daemon.apply(changed, f"{changed_mib}M")
+        of_shares = {
+            case: (start(PERCENTAGE, value and value.format(lower=f"{lower:g}", higher="100")), wins)
+            for case, (value, wins) in OWN_PERCENTAGE.items()
+        }
+        of_limits = {
+            case: (start(MEMORY, value and value.format(lower=lower_mib, higher=memory)), wins)
+            for case, (value, wins) in OWN_MEMORY.items()
+        }
+        for case, (client, wins) in of_shares.items():
+            holds = {"daemon": changed, "client": lower}[wins]
+            share(f"the server's limit is changed, the client sets {case}", holds, context(client.ended()))
+        for case, (client, wins) in of_limits.items():
+            mib = {"daemon": changed_mib, "client": lower_mib, "lifted": sheets.NO_LIMIT}[wins]
+            limit(f"the server's limit is changed, the client sets {case}", mib, context(client.ended()))
+    table(*sheets.WINS_PERCENTAGE, shares)
+    table(*sheets.WINS_MEMORY, limits)
+    wrong = [f"{case}: {sms} SMs instead of {rule}" for case, _, rule, sms in shares if sms != rule]
+    wrong += [f"{case}: {found} MiB instead of {rule}" for case, rule, found in limits if not same(rule, found)]
+    assert not wrong, "; ".join(wrong)
+    seen(f"{len(shares)} cases of the percentage and {len(limits)} of memory are as the rules say")
+
+
+def same(mib: int | str, holds: int | str) -> bool:
+    """Whether a limit holds to what the driver rounds."""
+    if isinstance(mib, str) or isinstance(holds, str):
+        return mib == holds
+    return abs(mib - holds) <= ROUNDING_MIB
+
+
 def test_live_change_reaches_new_clients_and_leaves_running_ones(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
 ) -> None:
     running = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"])
     before = running.wait_line("holding")["sms"]
@@ -162,11 +265,15 @@ def test_live_change_reaches_new_clients_and_leaves_running_ones(
         daemon.apply(percentage, "4096M")
         new = context(run(stack, "info", "--context"))
         seconds = time.monotonic() - started
+        again = set(daemon.servers()) - set(servers)
+        table(*sheets.LIVE, [(sheets.LIVE_SECONDS, seconds), (sheets.LIVE_SERVERS, len(again))])
         assert daemon.servers() == servers
     assert new["sms"] == granted(stack, percentage)
     assert new["free_mib"] == pytest.approx(4096 - context_mib(new["sms"]), abs=ROUNDING_MIB)
     assert deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"] == restarts
     assert running.wait_line("holding")["sms"] == before
+    if stack.settings.gpu.source == "host":
+        assert seconds < aims.LIVE_SECONDS
     seen(f"a new pod has {new['sms']} SMs {seconds:.1f} s after the change, the running one keeps {before}")
 
 
@@ -217,22 +324,128 @@ def test_speed_of_a_simulated_gpu_is_not_invented(stack: LiveStack, seen: Callab
     seen(f"gpu-probe flops: {ended.lines[-1]['error']}")
 
 
+@pytest.fixture(scope="module")
+def curve(stack: LiveStack) -> dict[int, list[Burn]]:
+    """The repeats of a client alone on a real GPU, by the daemon's percentage; the stack's limits are put back."""
+    only_real(stack)
+    daemon, found = Daemon(stack), {}
+    with daemon.limits():
+        for percentage in THROTTLE:
+            daemon.apply(percentage, "0")
+            found[percentage] = throughput.finished(Client.start(stack, *throughput.ALONE))
+    return found
+
+
 @pytest.mark.gpu
 def test_speed_follows_the_granted_multiprocessors(
-    stack: LiveStack, unlimited: Daemon, seen: Callable[[str], None]
+    stack: LiveStack,
+    curve: dict[int, list[Burn]],
+    table: Callable[..., None],
+    plot: Callable[..., None],
+    seen: Callable[[str], None],
 ) -> None:
-    if stack.settings.gpu.source == "simulated":
-        pytest.skip("needs a real GPU")
-    speeds = {}
-    for percentage in THROTTLE:
-        unlimited.apply(percentage, "0")
-        ended = run(stack, "flops", "2", "--repeats", "3")
-        runs = [line for line in ended.lines if "tflops" in line]
-        speeds[percentage] = (runs[0]["sms"], max(line["tflops"] for line in runs))
-    (all_sms, whole) = speeds[100]
-    for sms, speed in speeds.values():
-        assert speed == pytest.approx(whole * sms / all_sms, rel=0.05)
-    seen(", ".join(f"{p} %: {sms} SMs, {speed:.2f} TFLOPS" for p, (sms, speed) in speeds.items()))
+    rows = []
+    for percentage, burning in curve.items():
+        sms, *speeds = throughput.row(burning)
+        rows.append((percentage, sms, granted(stack, percentage), *speeds))
+    table(*sheets.THROTTLE, rows)
+    means = {percentage: throughput.mean(burning) for percentage, burning in curve.items()}
+    points = sorted((float(percentage), speed) for percentage, speed in means.items())
+    plot(sheets.THROTTLE.title, "thread percentage in %", "FP32 TFLOPS", {"mean of three repeats": points})
+    assert [sms for _, sms, *_ in rows] == [rule for _, _, rule, *_ in rows]
+    for percentage, sms, *_ in rows:
+        assert means[percentage] == pytest.approx(means[100] * sms / rows[0][1], rel=SHARE)
+    seen(", ".join(f"{percentage} %: {sms} SMs, {means[percentage]:.2f} TFLOPS" for percentage, sms, *_ in rows))
+
+
+@pytest.mark.gpu
+def test_three_clients_at_20_percent_are_equally_fast(
+    stack: LiveStack,
+    curve: dict[int, list[Burn]],
+    daemon: Daemon,
+    table: Callable[..., None],
+    seen: Callable[[str], None],
+) -> None:
+    with daemon.limits():
+        daemon.apply(20, "0")
+        clients = [Client.start(stack, *throughput.TOGETHER) for _ in range(3)]
+        together = throughput.at_once([throughput.finished(client) for client in clients])
+    rows = [(sheets.FIFTHS, number, *throughput.row(burning)) for number, burning in enumerate(together, 1)]
+    table(*sheets.TOGETHER, rows)
+    speeds = [throughput.mean(burning) for burning in together]
+    (sms,) = {burn.sms for burning in together for burn in burning}
+    assert sms == granted(stack, 20)
+    assert max(speeds) - min(speeds) <= aims.UNFAIRNESS * max(speeds)
+    # What they have together is what their SMs would give one.
+    whole = throughput.mean(curve[100]) * 3 * sms / curve[100][0].sms
+    assert sum(speeds) == pytest.approx(whole, rel=SHARE)
+    each = " / ".join(f"{speed:.2f}" for speed in speeds)
+    seen(f"{each}, together {sum(speeds):.2f} TFLOPS, {sum(speeds) / throughput.mean(curve[100]):.1%} of 100 %")
+
+
+@pytest.mark.gpu
+def test_client_that_is_refused_memory_slows_no_neighbour(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    limit = quantity_mib(stack.settings.mps.effective_memory_limit)
+    neighbour = Client.start(stack, *NEIGHBOURS)
+    neighbour.wait_line("tflops")
+    ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
+    burning = throughput.finished(neighbour)
+    parts = around(burning, ended.began, ended.finished)
+    rows = []
+    for when, part in parts.items():
+        speeds = [burn.tflops for burn in part]
+        rows.append((when, len(part), min(speeds), throughput.mean(part), max(speeds)))
+    table(*sheets.NEIGHBOUR, rows)
+    assert ended.lines[-1]["error"] == OUT_OF_MEMORY
+    least, before = min(burn.tflops for burn in burning), throughput.mean(parts["before"])
+    assert least >= before * (1 - HARM)
+    seen(f"{before:.2f} TFLOPS before, at least {least:.2f} while and after another was refused {limit} MiB")
+
+
+def around(burning: list[Burn], began: float, finished: float) -> dict[str, list[Burn]]:
+    """The repeats before, while and after a pod ran, whose times are whole seconds. AssertionError if one has none."""
+    parts: dict[str, list[Burn]] = {"before": [], "meanwhile": [], "after": []}
+    for burn in burning:
+        when = "before" if burn.end <= began else "after" if burn.begin >= finished + 1 else "meanwhile"
+        parts[when].append(burn)
+    empty = [when for when, part in parts.items() if not part]
+    assert not empty, f"no repeat was {', '.join(empty)}: the other pod ran from {began} to {finished}"
+    return parts
+
+
+@pytest.mark.gpu
+def test_clients_of_different_users_run_at_once(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    most = stack.settings.mps.active_thread_percentage
+    asked = {"65532": most, "1000": most * 2 / 5}
+    clients = []
+    for user, percentage in asked.items():
+        pod = Client.manifest(stack, throughput.TOGETHER, {PERCENTAGE: f"{percentage:g}"})
+        pod["spec"]["securityContext"]["runAsUser"] = int(user)
+        clients.append(Client.create(stack, pod))
+    together = throughput.at_once([throughput.finished(client) for client in clients])
+    rows = [
+        (user, percentage, *throughput.row(burning))
+        for (user, percentage), burning in zip(asked.items(), together, strict=True)
+    ]
+    table(*sheets.USERS, rows)
+    sms = [burning[0].sms for burning in together]
+    assert sms == [granted(stack, percentage) for percentage in asked.values()]
+    ratio = throughput.mean(together[0]) / throughput.mean(together[1])
+    assert ratio == pytest.approx(sms[0] / sms[1], rel=SHARE)
+    # Root could change the daemon's limits through its pipe.
+    as_root = {"runAsNonRoot": False, "runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    said = stack.kubectl_fails(
+        *("create", "--dry-run=server", "-f", "-"), stdin=pod_of(stack, {}, securityContext=as_root)
+    )
+    assert "runAsNonRoot" in said
+    words = ", ".join(f"uid {user}: {count} SMs" for user, count in zip(asked, sms, strict=True))
+    seen(f"{words}, at once; a pod of root is refused")
 
 
 def pod_of(stack: LiveStack, env: dict[str, str], **changed: object) -> str:

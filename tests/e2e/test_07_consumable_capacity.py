@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from mps_limits import MIB, context_mib
-from tests.e2e import capacity
+from report import measured as sheets
+from tests.e2e import capacity, throughput
 from tests.e2e.capacity import NAMES, NAMESPACE, WAITING, claim_manifest, consumed, mib, pod_of, results, sizes, start
 from tests.e2e.live import LiveStack, Playground, wait_for
 from tests.e2e.mps import Client
@@ -17,6 +18,8 @@ from tests.e2e.mps import Client
 BURST, ALIVE_AT_ONCE, BURST_SECONDS = 50, 12, 600
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 ROUNDING_MIB = 3
+NEIGHBOURS = ("flops", "1", "--warmup", "3", "--repeats", "10")
+HARM = 0.05  # of its speed, that a neighbour may lose
 
 
 @pytest.fixture
@@ -223,6 +226,35 @@ def test_pod_that_allocates_beyond_its_request_is_held_to_it_by_mps_alone(
     else:
         assert said == ["CUDA_SUCCESS", "CUDA_SUCCESS"]
         seen(f"requested {asked} MiB and got {beyond}: the scheduler only counts, and nothing else holds the pod to it")
+
+
+@pytest.mark.gpu
+def test_pod_that_is_held_to_its_request_slows_no_neighbour(
+    shared: LiveStack, space: Playground, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    throughput.only_real(shared)
+    if not shared.settings.capacity_enforced:
+        pytest.skip("consumableCapacity.enforcement is none: nothing limits the pods")
+    uuid, asked = shared.devices()[device_of(shared, "small")]["uuid"], min(1024, free_mib(shared) // 3)
+    names = ("first", "second")
+    neighbours = [start(shared, space.namespace, name, asked, NEIGHBOURS, uuid) for name in names]
+    for neighbour in neighbours:
+        neighbour.wait_line("tflops")
+    beyond = asked + 512
+    greedy = start(shared, space.namespace, "greedy", asked, ["alloc", "64Mi", f"{beyond}Mi"], uuid).ended()
+    burning = [throughput.finished(neighbour) for neighbour in neighbours]
+    rows, least = [], []
+    for name, repeats in zip(names, burning, strict=True):
+        before = [burn.tflops for burn in repeats if burn.end <= greedy.began]
+        later = [burn.tflops for burn in repeats if burn.end > greedy.began]
+        assert before and later, f"{name} did not run before and after another one began at {greedy.began}"
+        rows.append((name, asked, repeats[0].sms, min(before), min(later)))
+        least.append(min(later) / min(before))
+    table(*sheets.CAPACITY, rows)
+    assert [line["result"] for line in greedy.lines if "result" in line] == ["CUDA_SUCCESS", OUT_OF_MEMORY]
+    assert min(least) >= 1 - HARM
+    speeds = " and ".join(f"{later:.2f} after {before:.2f}" for *_, before, later in rows)
+    seen(f"{beyond} MiB under {asked} were refused; two neighbours: {speeds} TFLOPS")
 
 
 def test_claim_without_a_memory_request_or_with_a_configuration_is_refused(

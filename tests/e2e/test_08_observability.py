@@ -10,7 +10,8 @@ import yaml
 
 from components import admin_access, gpu_exporter, prometheus
 from mps_limits import context_mib
-from tests.e2e import metrics
+from report import measured as sheets
+from tests.e2e import metrics, throughput
 from tests.e2e.capacity import consumed
 from tests.e2e.live import RESTRICTED, LiveStack, Playground, mebibytes, wait_for
 from tests.e2e.metrics import (
@@ -27,6 +28,7 @@ from tests.e2e.metrics import (
     of_driver,
     of_every_node,
     one_too_many,
+    part_of_a_gpu,
     pod_with_claim,
     request,
     told,
@@ -47,6 +49,19 @@ INVENTED = (
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
 )
 ALLOCATED_MIB, ROUNDING_MIB = 512, 3
+# What nvidia-smi calls it, and by how much the exporter may be beyond what that says before and after a scrape.
+BESIDE_SMI = {
+    "DCGM_FI_DEV_FB_TOTAL": ("memory.total", 0),
+    "DCGM_FI_DEV_FB_USED": ("memory.used", 2),
+    "DCGM_FI_DEV_FB_FREE": ("memory.free", 2),
+    "DCGM_FI_DEV_SM_CLOCK": ("clocks.sm", 60),
+    "DCGM_FI_DEV_MEM_CLOCK": ("clocks.mem", 0),
+    "DCGM_FI_DEV_GPU_TEMP": ("temperature.gpu", 2),
+    "DCGM_FI_DEV_POWER_USAGE": ("power.draw", 25),
+    "DCGM_FI_DEV_GPU_UTIL": ("utilization.gpu", 10),
+}
+LOAD = ("flops", "8", "--warmup", "2")
+BUSY_PERCENT = 90  # utilization under a kernel that always runs
 DURATION = "nvidia_dra_request_duration_seconds"
 KUBELET_DURATION = "dra_operations_duration_seconds"
 OURS = ("gpu-admin", "gpu-health", "gpu-metrics", "monitoring", "tenant")
@@ -129,9 +144,8 @@ def test_admin_claim_has_to_fit_where_claims_share_gpus(
 
 
 def test_admin_claim_takes_nothing(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    with stack.free_gpu():
+    with part_of_a_gpu(stack) as (free, exactly):
         before = sorted(stack.allocations()), consumed(stack)
-        free = next(device for device in stack.devices() if device not in before[0])
         with looks_on(stack, free[0]) as playground:
             admin = stack.one(CLAIMS, "admin", playground.namespace)
             results = admin["status"]["allocation"]["devices"]["results"]
@@ -140,7 +154,6 @@ def test_admin_claim_takes_nothing(stack: LiveStack, seen: Callable[[str], None]
                 device for device in stack.devices() if device[0] == free[0]
             }
             assert (sorted(stack.allocations()), consumed(stack)) == before
-            exactly = request(stack.devices()[free]["uuid"])
             stack.kubectl(
                 "create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "tenant", exactly, free[0])
             )
@@ -185,10 +198,8 @@ def test_tenant_cannot_label_its_namespace(stack: LiveStack, seen: Callable[[str
 def test_tenant_can_use_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
     name, tenant = "check-tenant", Playground(stack, admin_access.TENANT)
     objects = (f"pod/{name}", f"resourceclaim/{name}")
-    with stack.free_gpu():
-        taken = stack.allocations()
-        free = next(device for device in stack.devices() if device not in taken)
-        manifests = pod_with_claim(stack, tenant.namespace, name, request(stack.devices()[free]["uuid"]), free[0])
+    with part_of_a_gpu(stack) as (free, exactly):
+        manifests = pod_with_claim(stack, tenant.namespace, name, exactly, free[0])
         stack.kubectl("create", "-f", "-", TENANT, stdin=manifests)
         try:
             (gpu,) = tenant.report(name)["gpus"]
@@ -249,10 +260,7 @@ def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, seen:
             print("only the exporter:", sorted(by_exporter - by_api), "only the API:", sorted(by_api - by_exporter))
         return by_exporter == by_api
 
-    with stack.free_gpu(), stack.playground() as playground:
-        taken = stack.allocations()
-        node, device = next(device for device in stack.devices() if device not in taken)
-        exactly = request(stack.devices()[node, device]["uuid"])
+    with part_of_a_gpu(stack) as ((node, device), exactly), stack.playground() as playground:
         stack.kubectl("create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "holder", exactly, node))
         playground.wait_running("holder")
         wait_for("exporters and API name the same holders", same, 30)
@@ -322,6 +330,56 @@ def test_used_memory_follows_an_allocation(
     title = f"Memory in use on the shared GPU while a pod allocates {ALLOCATED_MIB} MiB"
     plot(title, "seconds", "MiB", {"DCGM_FI_DEV_FB_USED": points})
     seen(f"{before:.0f} -> {most:.0f} -> {points[-1][1]:.0f} of {total:.0f} MiB in {len(points)} scrapes")
+
+
+@pytest.mark.gpu
+def test_exporter_says_what_nvidia_smi_says(
+    ours: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    throughput.only_real(ours)
+    uuid, rows = shared_gpu(ours), []
+    fields = [field for field, _ in BESIDE_SMI.values()]
+
+    def look(load: str) -> list[str]:
+        """Compares once, records what was seen, and returns what differs."""
+        first = throughput.query(ours, daemon.node, uuid, *fields)
+        samples = exported(ours, daemon.node)
+        last = throughput.query(ours, daemon.node, uuid, *fields)
+        found, differs = [], []
+        for (metric, (_, tolerance)), *said in zip(BESIDE_SMI.items(), first, last, strict=True):
+            before, after = map(float, said)
+            exporter = figure(samples, metric, uuid)
+            found.append((metric, load, before, exporter, after, tolerance))
+            if not min(before, after) - tolerance <= exporter <= max(before, after) + tolerance:
+                differs.append(f"{metric} {load}: {exporter:g}, and nvidia-smi {before:g} and {after:g}")
+        rows[:] = [row for row in rows if row[1] != load] + found
+        return differs
+
+    wrong: list[str] = []
+
+    def agree(load: str) -> bool:
+        wrong[:] = look(load)
+        return not wrong
+
+    # Clocks and power follow a load within a second or two, so that one look may fall between.
+    try:
+        wait_for("both say the same at rest", lambda: agree("at rest"), 20)
+        client = Client.start(ours, *LOAD)
+        wait_for("the GPU is busy", lambda: busy(ours, daemon.node, uuid), 20)
+        wait_for("both say the same under load", lambda: agree("under load"), 6)
+        throughput.finished(client)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {'; '.join(wrong)}") from None
+    finally:
+        if rows:
+            table(*sheets.BESIDE_SMI, rows)
+    power = {row[1]: row[3] for row in rows if row[0] == "DCGM_FI_DEV_POWER_USAGE"}
+    seen(f"{len(BESIDE_SMI)} metrics at rest and under load; {power['at rest']:.0f} and {power['under load']:.0f} W")
+
+
+def busy(stack: LiveStack, node: str, uuid: str) -> bool:
+    (percent,) = throughput.query(stack, node, uuid, "utilization.gpu")
+    return int(percent) >= BUSY_PERCENT
 
 
 def test_simulated_gpus_say_so_and_invent_nothing(ours: LiveStack, seen: Callable[[str], None]) -> None:

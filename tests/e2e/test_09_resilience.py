@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from mps_limits import granted_multiprocessors
+from mps_limits import granted_multiprocessors, quantity_mib
 from tests.e2e import faults, metrics
 from tests.e2e.faults import CLAIMS, Fault, Ground, shortened
-from tests.e2e.live import LiveStack, wait_for
-from tests.e2e.mps import CLIENTS, Client, Daemon, deployed
+from tests.e2e.live import LiveStack, mebibytes, wait_for
+from tests.e2e.mps import CLIENTS, Client, Daemon, deployed, model_of
 from tests.e2e.test_04_mps import RPC_FAILURE, again, restarts
 
 Record = Callable[[Fault, float, str, str, str], None]
@@ -46,7 +46,15 @@ def as_it_was(stack: LiveStack) -> Iterator[None]:
 
 @pytest.fixture
 def ground(stack: LiveStack) -> Iterator[Ground]:
-    """The last node that has a free GPU: the first one is where the stack's own pods share theirs."""
+    """The last node that has a free GPU: the first one is where the stack's own pods share theirs.
+
+    Where every GPU is in use and claims share them, the first node: its pods ask for little.
+    """
+    taken = len(set(stack.allocations())) >= len(stack.devices())
+    if taken and stack.settings.consumable_shares != "disabled":
+        with stack.playground() as playground:
+            yield Ground(stack, stack.settings.gpu_nodes[0].node, playground)
+        return
     with stack.free_gpu(), stack.playground() as playground:
         grounds = [Ground(stack, node.node, playground) for node in stack.settings.gpu_nodes]
         yield next(ground for ground in reversed(grounds) if ground.free())
@@ -75,6 +83,12 @@ def room_for(ground: Ground, pods: int) -> None:
     free = len(ground.free())
     if not ground.shared and free < pods:
         pytest.skip(f"{free} free GPUs on {ground.node}, {pods} needed: raise gpu.count, or let claims share them")
+    if free or ground.stack.settings.consumable_shares != "memory":
+        return
+    needed = pods * quantity_mib(faults.LITTLE)
+    left = sum(mebibytes(values["memory"]) for values in metrics.left_of(ground.stack, ground.node).values())
+    if left < needed:
+        pytest.skip(f"{left} MiB are left on {ground.node}, {needed} needed: lower consumableCapacity.requests")
 
 
 def unharmed(ground: Ground, name: str, life: tuple[str, int], gpus: list[str]) -> str:
@@ -196,7 +210,7 @@ def started_again(stack: LiveStack, ended: list[Client], before: dict[str, int])
 def granted(stack: LiveStack, client: Client) -> int:
     """The SMs that a new client got, which are those of the stack's limit."""
     sms = client.wait_line("holding")["sms"]
-    if model := stack.settings.gpu_model:
+    if model := model_of(stack):
         assert sms == granted_multiprocessors(model, stack.settings.mps.active_thread_percentage)
     return sms
 
@@ -560,7 +574,7 @@ def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(stack: LiveStack, 
     gpus, (uuid,) = pods.sees("stays"), pods.sees("goes")
     devices = sorted({device["device"] for name in ("goes", "stays") for device in pods.allocated(name)})
     looking = faults.onlookers(stack, node)
-    with faults.no_execute(stack, node, devices, MAINTENANCE) as began:
+    with faults.nobody_waits(stack, node, devices), faults.no_execute(stack, node, devices, MAINTENANCE) as began:
         wait_for("goes is evicted", lambda: ground.gone("goes"), faults.EVICTED.bound)
         evicted = time.monotonic() - began
         said = wait_for(

@@ -7,10 +7,13 @@ from unittest import mock
 
 import yaml
 
+import host_gpus
 import modules
 import prerequisites
 from components.commands import kind_cluster
 from components.images import Images
+from host_driver import Found, HostDriver, Mount
+from host_gpus import HostGpu, HostGpus
 from settings import PROJECT, Settings
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
 
@@ -27,6 +30,38 @@ IMAGES = Images(
     mps_daemon="localhost/dra-workshop/mps-daemon:v1-0123456789ab",
     gpu_agents="localhost/dra-workshop/gpu-agents:v1-0123456789ab",
 )
+NVIDIA, VERSION = Path("/usr/local/nvidia"), "580.159.04"
+LIBRARY_FOLDERS = ("/driver/usr/lib/x86_64-linux-gnu", "/driver/lib")
+# A machine with two H100s and their driver in a folder of its own, whatever this one has.
+HOST_DRIVER = HostDriver(
+    version=VERSION,
+    version_from="/proc/driver/nvidia/version",
+    kernel_version=VERSION,
+    architecture="x86_64",
+    libraries=tuple(
+        Found(
+            f"{name}.so.1", NVIDIA / "lib64" / f"{name}.so.1", NVIDIA / "lib64" / f"{name}.so.{VERSION}", "ldconfig -p"
+        )
+        for name in ("libnvidia-ml", "libcuda", "libnvidia-ptxjitcompiler")
+    ),
+    programs=(Found("nvidia-smi", NVIDIA / "bin" / "nvidia-smi", NVIDIA / "bin" / "nvidia-smi", "PATH"),),
+    toolkit=False,
+    mounts=(
+        Mount(str(NVIDIA / "bin"), "/driver/usr/bin"),
+        *(Mount(str(NVIDIA / "lib64"), folder) for folder in LIBRARY_FOLDERS),
+    ),
+)
+HOST_GPUS = tuple(
+    HostGpu(number, uuid, "NVIDIA H100 80GB HBM3", 81559, "Default", "Enabled", "Disabled", number)
+    for number, uuid in enumerate(
+        ("GPU-00000000-0000-0000-0000-000000000000", "GPU-11111111-1111-1111-1111-111111111111")
+    )
+)
+
+
+def host(_driver_root: str | None, devices: tuple[int | str, ...]) -> HostGpus:
+    """What discovery finds there."""
+    return HostGpus(HOST_DRIVER, HOST_GPUS, devices)
 
 
 def load(stack: str, **changed: Any) -> Settings:
@@ -41,6 +76,7 @@ def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
     with (
         mock.patch.object(kind_cluster, "incarnation", return_value="1"),
         mock.patch.object(prerequisites, "require"),
+        mock.patch.object(host_gpus, "discover", side_effect=host),
         mock.patch.object(Images, "made_by_setup", side_effect=lambda chosen, _version: replace(IMAGES, **chosen)),
     ):
         images = modules.images_of(settings)

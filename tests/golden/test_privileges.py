@@ -68,4 +68,5 @@ def test_no_container_is_privileged_or_runs_beside_the_nodes_own_processes(stack
 @pytest.mark.parametrize("stack", FILES)
 def test_only_what_makes_device_nodes_adds_a_capability(stack: str):
     adding = [line.strip() for line in render(recorded(stack)).splitlines() if '"add"' in line]
-    assert adding == ['capabilities: {"add": ["MKNOD"], "drop": ["ALL"]}']
+    made = load(stack).gpu.source == "simulated"  # a real GPU's are there
+    assert adding == (['capabilities: {"add": ["MKNOD"], "drop": ["ALL"]}'] if made else [])

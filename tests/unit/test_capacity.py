@@ -143,10 +143,17 @@ def test_policy_of_module_05_lets_module_07_ask_for_its_requests():
     assert labels["dra-workshop/mps-class"] == "consumable-capacity"
 
 
-def test_requests_of_a_hosts_gpu_follow_what_its_driver_publishes():
-    gpu = {"source": "host", "driverRoot": "/usr"}
+def test_requests_of_a_hosts_gpu_follow_what_nvidia_smi_says():
+    recording = stacks.record(parse(("01", "02", "04", "07"), gpu={"source": "host"}))
+    claim = recording.resources["shared-gpus-small-claim"].inputs["spec"]["devices"]["requests"][0]["exactly"]
+    wanted = capacity.default_requests(stacks.HOST_GPUS[0].memory_mib - 17408)["small"]
+    assert claim["capacity"]["requests"]["memory"] == mib_quantity(wanted)
+
+
+def test_requests_of_another_clusters_gpu_follow_what_its_driver_publishes():
+    gpu = {"source": "host", "nodes": [{"name": "host-worker"}]}
     # The mocked driver publishes one GPU of 80Gi on this node.
-    cluster = {"workers": 1, "name": "host"}
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
     with mock.patch.dict(recorder.GPU, node="host-worker"):
         published = json.dumps({"clusterUid": "", "gpus": [recorder.GPU]})
         with mock.patch.object(recorder, "PUBLISHED", published):

@@ -34,7 +34,6 @@ def build(version: str, **options: Any) -> Recording:
             node_image="node:v1",
             kubeconfig_file=Path("/nowhere/kubeconfig"),
             load_images=[image, PROBE],
-            driver_root=None,
             timeout_seconds=60,
         )
         DraDriver(

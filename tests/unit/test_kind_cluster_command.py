@@ -120,6 +120,65 @@ def test_create_never_takes_a_network_that_bears_no_mark_of_ours(world: World):
     assert world.networks == {"kind-a"} and world.calls("kind ") == []
 
 
+def test_device_files_are_taken_from_every_node_now_and_at_each_start(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLUSTER_HIDDEN_DEVICES", '["/dev/nvidia1", "/dev/nvidia3"]')
+    rc, _, err = world.run("create")
+    assert rc == 0 and "a-control-plane has no /dev/nvidia1, /dev/nvidia3" in err
+    assert "rm -f /dev/nvidia1 /dev/nvidia3\n" in (world.root / "script-of-a-control-plane").read_text()
+    installed = (world.root / "installed-in-a-control-plane").read_text()
+    assert installed == kind_cluster.INSTALL_HIDING
+    subprocess.run(["sh", "-n"], input=installed, text=True, check=True)
+    # systemd runs it before containerd, so before any pod that could see the files.
+    assert "/etc/systemd/system/containerd.service.d/50-hide-devices.conf" in installed
+    assert installed.endswith(f"{kind_cluster.HIDING_SCRIPT}\n"), "not only at the next start"
+
+
+def test_cluster_whose_nodes_keep_a_hidden_device_file_is_taken_down(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLUSTER_HIDDEN_DEVICES", '["/dev/nvidia1"]')
+    (world.root / "stubborn").touch()
+    rc, out, err = world.run("create")
+    assert (rc, out) == (1, "") and "`docker exec --interactive` ended with 1; see above" in err
+    assert world.containers == set()
+
+
+def test_without_hidden_devices_nothing_is_run_in_a_node(world: World):
+    world.run("create")
+    assert world.calls("docker exec") == []
+
+
+@pytest.mark.parametrize("modifies", [True, False])
+def test_hiding_removes_the_files_and_keeps_nvidias_programs_from_making_them_anew(tmp_path: Path, modifies: bool):
+    hidden, kept, masked = (tmp_path / name for name in ("nvidia1", "nvidia0", "masked"))
+    for file in (hidden, kept):
+        file.touch()
+    (tmp_path / "params").write_text(f"ModifyDeviceFiles: {int(modifies)}\nDeviceFileMode: 438\n")
+    (tmp_path / "mounts").write_text("overlay / overlay rw 0 0\ntmpfs /dev tmpfs rw 0 0\n")
+    rc, _ = hide(tmp_path, hidden)
+    assert rc == 0 and kept.exists() and not hidden.exists()
+    assert masked.exists() == modifies
+    if modifies:
+        assert masked.read_text() == "ModifyDeviceFiles: 0\nDeviceFileMode: 438\n"
+
+
+def test_hiding_touches_nothing_where_dev_is_the_hosts_own(tmp_path: Path):
+    (tmp_path / "nvidia1").touch()
+    (tmp_path / "mounts").write_text("overlay / overlay rw 0 0\ndevtmpfs /dev devtmpfs rw 0 0\n")
+    rc, err = hide(tmp_path, tmp_path / "nvidia1")
+    assert rc == 1 and err == "/dev is not of this node's own\n"
+    assert (tmp_path / "nvidia1").exists()
+
+
+def hide(folder: Path, device: Path) -> tuple[int, str]:
+    """Run the node's script on files of a folder; its mount is a copy there."""
+    script = kind_cluster.HIDING.format(devices=device)
+    places = {"/proc/self/mounts": "mounts", "/proc/driver/nvidia/params": "params", "/run/nvidia-params": "made"}
+    for place, name in places.items():
+        script = script.replace(place, str(folder / name))
+    script = f"mount() {{ cp $2 {folder / 'masked'}; }}\n{script}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
 def test_failed_creation_is_taken_down_and_leaves_the_nodes_logs(world: World):
     (world.root / "fail").touch()
     rc, out, err = world.run("create")

@@ -142,3 +142,32 @@ def test_look_at_every_gpu_is_that_of_the_components(shares: str):
 def test_checks_say_where_no_node_is_ever_full():
     with pytest.raises(pytest.skip.Exception, match="is unlimited: a node is never full"):
         metrics.left_of(plain(shares="unlimited"), "a")
+
+
+def full(*, shares: str, left: str = "1Mi") -> Any:
+    """A stack of which every GPU is taken, but for some memory of node b's last one."""
+    most = {"x": "1Gi", "y": "1Gi"}
+    taken = [{**claim_of(f"{node}-{device}", device, "first"), "node": node} for node in "ab" for device in most]
+    for one in taken:
+        (result,) = results(one)
+        last = (one["node"], result["device"]) == ("b", "y")
+        used = f"{1024 - int(left.removesuffix('Mi'))}Mi" if last else "1Gi"
+        result |= {"pool": one["node"], "consumedCapacity": {"memory": used}}
+    stack = plain(*taken, shares=shares)
+    nodes = [type("Node", (), {"node": node}) for node in "ab"]
+    stack.settings = type("Settings", (), {"consumable_shares": shares, "gpu_nodes": nodes})
+    return stack
+
+
+def test_little_is_asked_of_a_shared_gpu_where_every_one_is_taken():
+    with metrics.part_of_a_gpu(full(shares="memory", left="100Mi")) as (device, asked):
+        assert device == ("b", "y")
+        assert asked == metrics.request("b-y", capacity={"requests": {"memory": "64Mi"}})
+
+
+def test_full_gpus_are_said_to_be_with_the_remedy():
+    with (
+        pytest.raises(pytest.skip.Exception, match="every GPU is full: lower consumableCapacity"),
+        metrics.part_of_a_gpu(full(shares="memory", left="50Mi")),
+    ):
+        pass

@@ -1,13 +1,17 @@
 """The module graph: its order, what each module brings, and that a switched-off one brings nothing."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pulumi
 import pytest
 
+import changes
+import host_gpus
 import modules
 import prerequisites
 from components import images
@@ -25,6 +29,8 @@ BRINGS = {
     "03": {"exclusive-gpu"},
     "04": {"mps-daemon", "shared-gpu"},
     "05": {"mps-policy", "limited-client"},
+    "06": {"vllm"},
+    "06.5": set(),
     "07": {"shared-gpus-policy", "shared-gpus"},
     "08": {"admin-access", "gpu-exporter"},
     "09": {"taint-keeper"},
@@ -35,10 +41,19 @@ def closed(numbers: tuple[str, ...]) -> bool:
     return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
 
 
+# vLLM runs CUDA code, so its modules need a real GPU; the others do not care.
+SIMULATED = tuple(number for number in MODULES if number not in ("06", "06.5"))
+REAL = [
+    ("01", "02", "04", "06"),
+    ("01", "02", "04", "06", "06.5"),
+    tuple(number for number in MODULES if number != "03"),
+]
+
+
 # Two that are free to choose beside those that need none but a cluster and a driver, then all and all but one. What
 # is between would only be more of the same neighbours.
-SIZES = [size for size in range(1, len(MODULES) + 1) if size <= 4 or size >= len(MODULES) - 1]
-SUBSETS = [numbers for size in SIZES for numbers in combinations(MODULES, size) if closed(numbers)]
+SIZES = [size for size in range(1, len(SIMULATED) + 1) if size <= 4 or size >= len(SIMULATED) - 1]
+SUBSETS = [numbers for size in SIZES for numbers in combinations(SIMULATED, size) if closed(numbers)]
 
 
 def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
@@ -85,7 +100,7 @@ def test_module_has_a_page(module: modules.Module):
 
 
 def test_module_has_an_end_to_end_test(module: modules.Module):
-    assert (CHECKOUT / "tests" / "e2e" / f"test_{module.name.replace('-', '_')}.py").is_file()
+    assert (CHECKOUT / "tests" / "e2e" / module.check_file).is_file()
 
 
 def test_manifests_belong_to_modules():
@@ -105,6 +120,12 @@ def test_every_module_is_in_the_table_of_what_it_brings():
 def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, ...]):
     top = {resource.name for resource in record(numbers).children(None)}
     assert top == set().union(*(BRINGS[number] for number in numbers))
+
+
+@pytest.mark.parametrize("numbers", REAL, ids="-".join)
+def test_exactly_the_modules_that_are_on_register_resources_on_real_gpus(numbers: tuple[str, ...]):
+    top = {resource.name for resource in record(numbers, gpu={"source": "host"}).children(None)}
+    assert top == set().union(*(BRINGS[number] for number in numbers)) - {"simulated-gpus"}
 
 
 def test_modules_that_exclude_each_other_by_default_are_refused_without_what_they_need():
@@ -153,7 +174,7 @@ def test_failed_prerequisite_comes_before_any_registration():
         (("01", "02", "08"), {"cluster", "kubeconfig", "gpus", "clusterUid", "observability"}),
         (("01", "02", "09"), {"cluster", "kubeconfig", "gpus", "clusterUid"}),
         (
-            tuple(MODULES),
+            SIMULATED,
             {"cluster", "kubeconfig", "gpus", "clusterUid", "mps", "consumableCapacity", "observability"},
         ),
     ],
@@ -163,6 +184,12 @@ def test_outputs_are_those_of_the_modules_that_are_on(numbers: tuple[str, ...], 
     outputs = record(numbers).outputs["dra-workshop-test"]
     assert set(outputs) == keys | {"modules", "next"}
     assert outputs["modules"] == list(numbers)
+
+
+def test_outputs_of_vllm_are_those_of_its_modules():
+    outputs = record(REAL[1], gpu={"source": "host"}).outputs["dra-workshop-test"]
+    assert {"vllm", "vllmExperiment"} <= set(outputs)
+    assert "vllmExperiment" not in record(REAL[0], gpu={"source": "host"}).outputs["dra-workshop-test"]
 
 
 @pytest.mark.parametrize(
@@ -194,25 +221,81 @@ def test_next_step_names_the_stack_unless_it_is_the_first(stack: str, line: str)
     assert record(("00",), stack).outputs[f"dra-workshop-{stack}"]["next"] == line
 
 
-@pytest.fixture
-def host_driver(tmp_path: Path) -> Path:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "lib64").mkdir()
-    return tmp_path
-
-
-def test_gpus_of_the_host_are_mounted_and_nothing_is_simulated(host_driver: Path):
-    recording = record(("01", "02"), gpu={"source": "host", "driverRoot": str(host_driver)})
+def test_gpus_of_the_host_are_mounted_and_nothing_is_simulated():
+    recording = record(("01", "02"), gpu={"source": "host"})
     assert {resource.name for resource in recording.children(None)} == {"cluster", "dra-driver"}
     _, worker = recording.resources["cluster-kind"].inputs["triggers"][1]["nodes"]
     assert {mount["containerPath"]: mount["hostPath"] for mount in worker["extraMounts"]} == {
-        "/driver/usr/bin": str(host_driver / "bin"),
-        "/driver/usr/lib/x86_64-linux-gnu": str(host_driver / "lib64"),
+        "/driver/usr/bin": "/usr/local/nvidia/bin",
+        "/driver/usr/lib/x86_64-linux-gnu": "/usr/local/nvidia/lib64",
+        "/driver/lib": "/usr/local/nvidia/lib64",
     }
     (release,) = recording.of_type(RELEASE)
     assert release.inputs["values"]["nvidiaDriverRoot"] == "/driver"
     assert "containers" not in release.inputs["values"]["kubeletPlugin"]
-    assert '": 0' in recording.resources["dra-driver-gpus"].inputs["environment"]["EXPECTED_GPUS"]
+    environment = recording.resources["dra-driver-gpus"].inputs["environment"]
+    assert environment["EXPECTED_GPUS"] == '{"dra-workshop-test-worker": 2}' and "ONLY_GPUS" not in environment
+    assert "maskNvidiaDriverParams" not in release.inputs["values"]
+    assert "CLUSTER_HIDDEN_DEVICES" not in recording.resources["cluster-kind"].inputs["environment"]
+
+
+def test_gpus_of_the_host_that_are_not_chosen_are_hidden_from_nodes_and_plugin():
+    recording = record(("01", "02", "03"), gpu={"source": "host", "devices": [1]})
+    cluster = recording.resources["cluster-kind"]
+    assert cluster.inputs["environment"]["CLUSTER_HIDDEN_DEVICES"] == '["/dev/nvidia0"]'
+    # A node that had the file would have to be made anew, so another choice makes another cluster.
+    assert cluster.inputs["triggers"][2] == ["/dev/nvidia0"]
+    (release,) = recording.of_type(RELEASE)
+    assert release.inputs["values"]["maskNvidiaDriverParams"] is True
+    environment = recording.resources["dra-driver-gpus"].inputs["environment"]
+    chosen = stacks.HOST_GPUS[1].uuid
+    assert (environment["EXPECTED_GPUS"], environment["ONLY_GPUS"]) == (
+        '{"dra-workshop-test-worker": 1}',
+        f'["{chosen}"]',
+    )
+    claim = recording.resources["exclusive-gpu-one-gpu-claim"].inputs["spec"]["spec"]["devices"]["requests"][0]
+    assert chosen in claim["exactly"]["selectors"][0]["cel"]["expression"]
+
+
+def test_outputs_tell_what_of_the_host_is_used():
+    told = record(("01",), gpu={"source": "host", "devices": [1]}).outputs["dra-workshop-test"]["host"]
+    assert told["gpus"] == [str(stacks.HOST_GPUS[1])] and told["notTouched"] == [str(stacks.HOST_GPUS[0])]
+    assert told["mounts"][0] == "/usr/local/nvidia/bin -> /driver/usr/bin"
+
+
+def test_host_without_a_driver_registers_nothing_even_where_module_00_is_off(monkeypatch: pytest.MonkeyPatch):
+    nothing = host_gpus.HostGpus(replace(stacks.HOST_DRIVER, libraries=()), (), ())
+    monkeypatch.setattr(stacks, "host", lambda *_: nothing)
+    monitor = Recorder()
+    with pytest.raises(host_gpus.HostGpusError, match="install NVIDIA's driver"):
+        stacks.record(Settings.parse({"modules": ["01"], "gpu": {"source": "host"}}, "test"), monitor)
+    assert monitor.recording().resources == {}
+
+
+def test_claims_that_change_a_real_gpu_go_before_the_cluster_and_say_so(monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    blocks: dict[str, Any] = {"gpu": {"source": "host", "allowComputeModeChange": True}, "mps": {"mode": "claim"}}
+    recording = record(("01", "02", "04", "05"), **blocks)
+    first = {"shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"}
+    assert {name for name in first if recording.resources[name].deleted_with is None} == first
+    # What has to undo the change goes after them: they depend on it.
+    assert "dra-driver-gpus" in recording.resources["shared-gpu-shared-gpu-claim"].depends_on
+    assert "shared-gpu-shared-gpu-claim" in recording.resources["shared-gpu-clients"].depends_on
+    assert said == [changes.COMPUTE_MODE] and "EXCLUSIVE_PROCESS" in said[0]
+    said.clear()
+    assert record(("01", "02", "04"), mps={"mode": "claim"}).resources["shared-gpu-clients"].deleted_with
+    assert said == []
+
+
+def test_warnings_of_the_prerequisites_are_shown(monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    warning = prerequisites.Finding("persistence of GPU 0", "Disabled", True, "switch it on", warning=True)
+    settings = Settings.parse({"modules": ["00"]}, "test")
+    with mock.patch.object(prerequisites, "require", return_value=[warning]):
+        run(lambda: modules.build(settings, stacks.IMAGES), "test")
+    assert said == ["persistence of GPU 0: Disabled; switch it on"]
 
 
 @pytest.mark.parametrize(("gpu", "root"), [({}, "/"), ({"driverRoot": "/opt/nvidia"}, "/opt/nvidia")])
@@ -287,13 +370,13 @@ def test_only_images_that_something_runs_are_loaded(
     blocks: dict[str, Any],
     mps_daemon: str,
     gpu_agents: str,
-    host_driver: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     names = ("node", "dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
-    (host_driver / "images.json").write_text(json.dumps({name: f"{name}:v1" for name in names}))
-    monkeypatch.setattr(images, "INDEX", host_driver / "images.json")
-    gpu = {"source": "host", "driverRoot": str(host_driver)}
+    (tmp_path / "images.json").write_text(json.dumps({name: f"{name}:v1" for name in names}))
+    monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
+    gpu: dict[str, Any] = {"source": "host", "allowComputeModeChange": True}
     made = modules.images_of(Settings.parse({"modules": list(numbers), "gpu": gpu, **blocks}, "test"))
     assert (made.mps_daemon, made.gpu_agents) == (mps_daemon, gpu_agents)
 

@@ -1,14 +1,18 @@
 """The block `mps` of Settings: several problems at once, what is accepted, and what follows from it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import host_gpus
 import modules
 from gpu_models import simulated_gpus
+from host_gpus import HostGpus
 from settings import Settings, SettingsError
 from settings.blocks import Mps, MpsLimits
 from settings.rules import GPU_MODELS
+from tests.golden.stacks import HOST_DRIVER, HOST_GPUS
 
 
 def parse(**blocks: Any) -> Settings:
@@ -117,7 +121,7 @@ def test_gates_that_mps_by_claim_excludes_do_not_matter_to_a_daemon_on_the_node(
 def test_nothing_is_known_of_the_hosts_gpus_and_nothing_is_refused_for_it():
     mps = {"mode": "claim", "activeThreadPercentage": 1, "pinnedDeviceMemoryLimit": "900Gi"}
     classes = {"small": {"activeThreadPercentage": 1, "pinnedDeviceMemoryLimit": "1Mi"}}
-    gpu = {"source": "host", "driverRoot": "/usr"}
+    gpu = {"source": "host", "allowComputeModeChange": True}
     made = parse(gpu=gpu, mps={**mps, "classes": classes, "perDevicePinnedMemoryLimit": {"0": "1Mi"}})
     assert made.gpu_model is None and made.gpu_uuid(0) is None
 
@@ -149,9 +153,26 @@ def test_outputs_have_the_limit_that_holds_on_the_claims_gpu():
     assert modules.mps_outputs(parse(mps=mps))["pinnedDeviceMemoryLimit"] == "4Gi"
 
 
-def test_outputs_promise_nothing_of_the_hosts_gpus():
-    outputs = modules.mps_outputs(parse(gpu={"source": "host", "driverRoot": "/usr"}, mps={"mode": "claim"}))
-    assert outputs == {"mode": "claim", "activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8Gi", **CLASSES}
+@pytest.mark.parametrize(
+    ("product", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", {"grantedMultiprocessors": "66 of 132 (h100-80gb)"}),
+        ("NVIDIA GB300", {}),
+    ],
+)
+def test_outputs_promise_of_the_hosts_gpus_what_is_known_of_their_model(
+    product: str, known: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    gpus = tuple(replace(gpu, name=product) for gpu in HOST_GPUS)
+    monkeypatch.setattr(host_gpus, "discover", lambda *_: HostGpus(HOST_DRIVER, gpus, ()))
+    outputs = modules.mps_outputs(parse(gpu={"source": "host"}))
+    left = outputs.pop("memoryLeftForAClient", None)
+    assert outputs == {
+        **{"mode": "daemon", "activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8Gi"},
+        **known,
+        **CLASSES,
+    }
+    assert bool(left) == bool(known)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +182,9 @@ def test_outputs_promise_nothing_of_the_hosts_gpus():
         ({}, {"TimeSlicingSettings": True}),
         ({"mps": {"mode": "claim"}}, {"TimeSlicingSettings": True, "MPSSupport": True}),
         ({"driver": {"featureGates": {"TimeSlicingSettings": False}}}, {"TimeSlicingSettings": False}),
+        # It sets compute mode and time slice of a GPU, which is nobody's business on the host unless it is asked for.
+        ({"gpu": {"source": "host"}}, {}),
+        ({"gpu": {"source": "host", "allowComputeModeChange": True}}, {"TimeSlicingSettings": True}),
     ],
 )
 def test_driver_gets_the_gates_that_the_modules_need_and_the_stack_has_the_last_word(

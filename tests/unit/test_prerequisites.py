@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+import host_gpus
 import prerequisites
 from components.commands import kind_cluster
 from prerequisites import Finding, PrerequisiteError, look, require
 from settings import Settings, rules
-from tests.golden.stacks import FOLDER, IMAGES
+from tests.golden.stacks import FOLDER, IMAGES, host
 from toolchain import versions
 
 CLUSTER = "dra-workshop-test"
@@ -76,7 +77,7 @@ def test_machine_that_has_everything_passes(machine: Machine):
 
 
 def test_simulated_gpus_never_look_for_a_driver(machine: Machine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prerequisites, "_host_driver", lambda root: pytest.fail("looked for a driver"))
+    monkeypatch.setattr(host_gpus, "discover", lambda *_: pytest.fail("looked for a driver"))
     names = {finding.name for finding in look(on_kind(), IMAGES)}
     assert names == {"kind", "kubectl", "kernel", "memory", "inotify", "docker", "disk", "image", "cluster"}
     assert not [line for line in machine.asked if "nvidia-smi" in line]
@@ -235,19 +236,22 @@ def test_existing_cluster_that_does_not_answer_is_told_by_its_own_error(machine:
     assert finding.seen == error and finding.remedy == f"check it with `{kubectl} {command}`"
 
 
-def test_host_gpus_on_kind_ask_for_the_driver_below_its_root(machine: Machine, tmp_path: Path):
-    root = tmp_path / "driver"
-    (root / "usr" / "bin").mkdir(parents=True)
-    (root / "lib64").mkdir()
-    gpu = {"source": "host", "driverRoot": str(root)}
-    found = {finding.name: finding for finding in look(on_kind(gpu=gpu), IMAGES)}
-    assert not found["nvidia-smi"].ok and not found["libnvidia-ml"].ok
-    assert "set gpu.driverRoot to the folder" in found["nvidia-smi"].remedy
-    (root / "usr" / "bin" / "nvidia-smi").touch()
-    (root / "lib64" / "libnvidia-ml.so.1").touch()
-    found = {finding.name: finding for finding in look(on_kind(gpu=gpu), IMAGES)}
-    assert found["nvidia-smi"].ok and found["libnvidia-ml"].ok
-    assert found["devices"].remedy == "load NVIDIA's kernel module"
+def test_host_gpus_on_kind_are_looked_at_after_the_machine(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str | None, tuple[int | str, ...]]] = []
+    monkeypatch.setattr(host_gpus, "discover", lambda *words: asked.append(words) or host(*words))
+    names = [
+        finding.name
+        for finding in look(on_kind(gpu={"source": "host", "devices": [0]}, modules=["00", "01", "02", "03"]), IMAGES)
+    ]
+    assert asked == [(None, (0,))]
+    assert names.index("cluster") < names.index("driver") < names.index("compute mode of GPU 0")
+    assert "compute mode of GPU 1" not in names
+
+
+def test_warnings_are_handed_on_and_no_obstacle(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    warning = Finding("persistence of GPU 0", "Disabled", True, "switch it on", warning=True)
+    monkeypatch.setattr(prerequisites, "_cluster_name", lambda settings: warning)
+    assert require(on_kind(), IMAGES) == [warning]
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from components.images import Images
 from settings import NodeGpus, Problem, Settings, SettingsError
 from settings import rules as module
 from tests.golden import recorder
-from tests.unit import wrong_capacity, wrong_clusters, wrong_mps, wrong_mps_memory, wrong_settings
+from tests.unit import wrong_capacity, wrong_clusters, wrong_host, wrong_mps, wrong_mps_memory, wrong_settings
 from tests.unit.wrong_settings import Wrong
 
 WRONG = (
     *wrong_settings.WRONG,
     *wrong_clusters.WRONG,
+    *wrong_host.WRONG,
     *wrong_mps.WRONG,
     *wrong_mps_memory.WRONG,
     *wrong_capacity.WRONG,

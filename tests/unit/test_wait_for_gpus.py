@@ -52,6 +52,7 @@ def device(name: str, type_: str = "gpu") -> dict[str, Any]:
     attributes = {
         "type": {"string": type_},
         "minor": {"int": int(name[-1])},
+        "uuid": {"string": f"uuid-of-{name}"},
         "resource.kubernetes.io/pcieRoot": {"string": "pci0000:00"},
         "gpu.nvidia.com/driverVersion": {"version": "580.0.0"},
     }
@@ -80,6 +81,7 @@ def test_gpus_are_flattened_and_in_the_order_of_nodes_and_names():
         "name": "gpu-1",
         "type": "gpu",
         "minor": 1,
+        "uuid": "uuid-of-gpu-1",
         "pcieRoot": "pci0000:00",
         "driverVersion": "580.0.0",
         "memory": "80Gi",
@@ -149,6 +151,23 @@ def test_time_out_says_what_is_missing_and_shows_the_end_of_the_plugins_log(wait
         'pod plugin on a: Running\n  container gpus: {"running": {"startedAt": "now"}}\n    gpus: line 30\n'
     )
     assert err.endswith("    gpus: line 49\n") and len(err.splitlines()) == 3 + wait_for_gpus.LOG_LINES
+
+
+@pytest.mark.parametrize("slices", [[["gpu-0", "gpu-1"]], [[], ["gpu-0", "gpu-1"]]])
+@pytest.mark.parametrize("expected", [1, 2])
+def test_gpu_that_may_not_be_published_ends_the_wait_at_once(
+    wait, slices: list[list[str]], expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ONLY_GPUS", '["uuid-of-gpu-0"]')
+    rc, out, err = wait(Api([[slice_("a", *map(device, names))] for names in slices]), {"a": expected}, 60)
+    assert (rc, out) == (1, "")
+    assert err == "a gpu-1: uuid-of-gpu-1 is published, and gpu.devices does not name it\n"
+
+
+def test_gpu_that_may_be_published_is_waited_for(wait, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ONLY_GPUS", '["uuid-of-gpu-1"]')
+    rc, out, _ = wait(Api([[], [slice_("a", device("gpu-1"))]]), {"a": 1}, 60)
+    assert rc == 0 and json.loads(out)["gpus"][0]["uuid"] == "uuid-of-gpu-1"
 
 
 def test_time_out_without_a_plugin_asks_for_the_label(wait):

@@ -237,14 +237,6 @@ GPUS = (
         "drop it",
     ),
     Wrong(
-        "no driver root for the host",
-        {"gpu": {"source": "host"}},
-        "gpu.driverRoot",
-        None,
-        "is missing: a Kind node sees only what is mounted into it",
-        "name the folder with the driver's bin and lib64",
-    ),
-    Wrong(
         "relative driver root", _host(driverRoot="usr"), "gpu.driverRoot", "usr", "must be an absolute path", "in full"
     ),
     Wrong("host's GPUs for two", _host(workers=2), "cluster.workers", 2, "several nodes the same GPUs", "use 0 or 1"),

@@ -1,0 +1,115 @@
+"""A vLLM server as a process beside this one, with limits of MPS of its own."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+PERCENTAGE, MEMORY = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+LOOK_SECONDS = 0.5
+STOP_SECONDS = 60
+EXTENSION = ("--worker-extension-cls=loadgen.granted.Granted", "--host=127.0.0.1", "--no-enable-prefix-caching")
+# How vLLM 0.26 ends a start that failed; the last of them is the nearest to the cause.
+CAUSE = re.compile(r"^.*?((?:\w+\.)*\w*(?:Error|Exception): .+|CUDA out of memory.+)$", re.M)
+
+
+class ServerFailed(Exception):
+    """The server did not start, or ended; the message has its cause."""
+
+
+def cause(log: str) -> str:
+    """Why a server says that it could not start; the end of what it said where it names no error.
+
+    The first error is the engine's own; what follows is that the engine has failed.
+    """
+    found = CAUSE.findall(log)
+    return found[0].strip()[:500] if found else " / ".join(log.strip().splitlines()[-3:])[:500]
+
+
+class Server:
+    """Owns the process group of one server, and its log."""
+
+    def __init__(self, command: Sequence[str], percentage: int, memory: str, port: int, folder: Path) -> None:
+        self.command, self.percentage, self.memory, self.port = command, percentage, memory, port
+        self.log = folder / f"server-{percentage}-{port}.log"
+        self.process: subprocess.Popen | None = None
+        self.multiprocessors = 0
+        self.start_seconds = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self, own: Mapping[str, str]) -> dict[str, str]:
+        """`own` with this server's limits, and vLLM's questions to its workers allowed: it listens here only."""
+        path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), own.get("PYTHONPATH"))))
+        limits = {PERCENTAGE: str(self.percentage), MEMORY: f"0={self.memory}"}
+        return {**own, **limits, "PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"}
+
+    async def start(self, seconds: float) -> None:
+        """Start it and wait until it answers. Raises `ServerFailed` with the cause."""
+        began = time.perf_counter()
+        # The last --port counts.
+        command = [*self.command, *EXTENSION, f"--port={self.port}"]
+        with open(self.log, "wb") as log:
+            environment = self.environment(os.environ)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while not await self._healthy(session):
+                if self.process.poll() is not None:
+                    raise ServerFailed(f"ended with {self.process.returncode}: {cause(self._said())}")
+                if time.perf_counter() - began > seconds:
+                    raise ServerFailed(f"did not answer within {seconds:g} s: {cause(self._said())}")
+                await asyncio.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+            self.start_seconds = round(time.perf_counter() - began, 1)
+            (granted,) = await self._ask(session, "granted_multiprocessors")
+            self.multiprocessors = int(granted)  # vLLM answers with text, but for lists and mappings
+
+    async def _healthy(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get(f"{self.url}/health") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False  # not yet, or no longer: the caller looks at the process
+
+    async def _ask(self, session: aiohttp.ClientSession, method: str) -> list[Any]:
+        async with session.post(f"{self.url}/collective_rpc", json={"method": method}) as response:
+            if response.status != 200:
+                raise ServerFailed(f"/collective_rpc answered {response.status}: {(await response.text())[:200]}")
+            return (await response.json())["results"]
+
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    async def stop(self) -> None:
+        """End it with all of its processes: the next one needs what they hold of the GPU."""
+        if self.process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                break  # nobody of the group is left
+            began = time.perf_counter()
+            while self._alive() and time.perf_counter() - began < STOP_SECONDS:
+                await asyncio.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+        self.process.wait()
+
+    def _alive(self) -> bool:
+        """Whether anybody of the group runs. The group's first process is a zombie until it is waited for."""
+        self.process and self.process.poll()
+        try:
+            os.killpg(self.process.pid if self.process else 0, 0)
+        except ProcessLookupError:
+            return False
+        return True

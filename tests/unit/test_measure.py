@@ -1,0 +1,266 @@
+"""`make measure`: which stacks, in which order, what it keeps, and where it goes on; without a cluster."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from report.measured import Measured
+from tests import measure
+from tests.measure import Folder, main
+from tests.unit import measured_sample
+
+STACKS = ("gpu-exclusive", "gpu-mps")
+MODULES = {"gpu-exclusive": ["03"], "gpu-mps": ["04", "05"]}
+
+
+class Machine:
+    """Runs what `make measure` would: notes the commands, and writes what the checks write."""
+
+    def __init__(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.checkout, self.commands, self.fails = checkout, [], {}
+        monkeypatch.setattr(measure, "run", self.run)
+        monkeypatch.setattr(measure.LiveStack, "find", lambda checkout, stack: SimpleNamespace(stack=stack))
+        monkeypatch.setattr(measure, "gpus", lambda live: measured_sample.run(live.stack, "03").gpus)
+        monkeypatch.setattr(measure, "first_gpu_pod", lambda live, began: 42.0)
+
+    def run(self, command: list[str], checkout: Path) -> int:
+        words = " ".join(word for word in command if "python" not in word)
+        self.commands.append(words)
+        stack = words.split("--stack ")[1].split()[0] if "--stack " in words else ""
+        step = next((step for step in ("up", "tests.verify", "destroy") if step in words.split()), "select")
+        if step == "up":
+            state = checkout / ".state" / stack
+            state.mkdir(parents=True, exist_ok=True)
+            (state / "kubeconfig").touch()
+        if step == "destroy":
+            (checkout / ".state" / stack / "kubeconfig").unlink(missing_ok=True)
+        outcome = self.fails.get((stack, step), 0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        if step == "tests.verify":
+            modules = [part.split()[0] for part in words.split("--module ")[1:]] or MODULES[stack]
+            results = checkout / "results" / stack / "verify.json"
+            results.parent.mkdir(parents=True, exist_ok=True)
+            failed = outcome != 0
+            measured_sample.results(stack, modules, failed=failed).write(results)
+        return outcome
+
+    def steps(self) -> list[str]:
+        return [command for command in self.commands if "stack select" not in command]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    (tmp_path / "stacks").mkdir()
+    for stack in STACKS:
+        (tmp_path / "stacks" / f"Pulumi.{stack}.yaml").write_text("config:\n  dra-workshop:gpu: {source: host}\n")
+    claim = "config:\n  dra-workshop:mps: {mode: claim}\n"
+    (tmp_path / "stacks" / "Pulumi.gpu-claim.yaml").write_text(claim)
+    (tmp_path / "stacks" / "Pulumi.phase1.yaml").write_text("config: {}\n")
+    return Machine(tmp_path, monkeypatch)
+
+
+def written(machine: Machine) -> Measured:
+    (file,) = (machine.checkout / "results").glob("*.json")
+    return Measured.read(file)
+
+
+UP, DOWN = "pulumi up --yes --skip-preview --stack {}", "pulumi destroy --yes --skip-preview --stack {}"
+VERIFY = "-m tests.verify --stack {}"
+
+
+def test_every_stack_is_brought_up_checked_and_taken_down(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    assert main([], machine.checkout) == 0
+    assert machine.steps() == [step.format(stack) for stack in STACKS for step in (UP, VERIFY, DOWN)]
+    found = written(machine)
+    assert [run.stack for run in found.runs] == list(STACKS)
+    assert all(run.timeline.first_gpu_pod == 42 and run.timeline.up is not None for run in found.runs)
+    assert {check.module for check in found.merged().checks} == {"03", "04", "05"}
+    page = machine.checkout / "results" / f"{found.name}.html"
+    assert "Real GPUs." in page.read_text()
+    printed = capsys.readouterr().out
+    assert "gpu-claim is left out: it changes the GPU's compute mode" in printed
+    assert "[2/2] stack gpu-mps" in printed and f"results/{found.name}.json" in printed
+
+
+def test_failed_check_is_kept_and_the_next_stack_follows(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    machine.fails["gpu-exclusive", "tests.verify"] = 1
+    assert main([], machine.checkout) == 1
+    assert len(machine.steps()) == 6
+    assert [check.result for check in written(machine).merged().checks] == ["failed", "passed", "passed"]
+    assert "failed: gpu-exclusive: verify" in capsys.readouterr().out
+
+
+def test_stack_that_does_not_come_up_is_taken_down_unchecked(machine: Machine):
+    machine.fails["gpu-exclusive", "up"] = 255
+    assert main([], machine.checkout) == 1
+    assert machine.steps()[:3] == [UP.format(STACKS[0]), DOWN.format(STACKS[0]), UP.format(STACKS[1])]
+    assert [run.stack for run in written(machine).runs] == ["gpu-mps"]
+
+
+def test_interrupted_run_leaves_the_stack_and_goes_on_with_it(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    machine.fails["gpu-mps", "tests.verify"] = KeyboardInterrupt()
+    assert main([], machine.checkout) == 130
+    assert DOWN.format("gpu-mps") not in machine.steps()
+    assert "`make down STACK=gpu-mps` takes it down" in capsys.readouterr().out
+    machine.fails.clear()
+    machine.commands.clear()
+    assert main([], machine.checkout) == 0
+    assert machine.steps() == [step.format("gpu-mps") for step in (UP, VERIFY, DOWN)]
+    assert "gpu-exclusive" not in " ".join(machine.commands)
+    # It was not from nothing the second time, but the first time's figure is still true.
+    assert all(run.timeline.up is not None for run in written(machine).runs)
+
+
+def test_stack_that_was_there_has_no_time_from_nothing(machine: Machine):
+    folder = machine.checkout / ".state" / "gpu-mps"
+    folder.mkdir(parents=True)
+    (folder / "kubeconfig").touch()
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    (run,) = written(machine).runs
+    assert (run.timeline.up, run.timeline.first_gpu_pod) == (None, None)
+    assert run.timeline.down is not None
+
+
+def test_slices_make_the_same_measurement(machine: Machine):
+    steps = (["up"], ["verify", "--modules", "04"], ["verify", "--modules", "05"], ["down"])
+    for step in steps:
+        assert not list((machine.checkout / "results").glob("*.json"))
+        assert main(["--stacks", "gpu-mps", "--steps", *step], machine.checkout) == 0
+    (run,) = written(machine).runs
+    assert [[module.number for module in results.modules] for results in run.results] == [["04"], ["05"]]
+    assert [check.module for check in written(machine).merged().checks] == ["04", "05"]
+
+
+def test_module_can_be_checked_in_parts(machine: Machine):
+    assert main(["--stacks", "gpu-mps", "--steps", "up"], machine.checkout) == 0
+    for words in (["plugin", "kubelet"], ["node"]):
+        step = ["--stacks", "gpu-mps", "--steps", "verify", "--modules", "05", "--checks", *words]
+        assert main(step, machine.checkout) == 0
+    assert machine.steps()[-2:] == [
+        "-m tests.verify --stack gpu-mps --module 05 --check plugin --check kubelet",
+        "-m tests.verify --stack gpu-mps --module 05 --check node",
+    ]
+    folder = Folder(machine.checkout / measure.MEASURED / "gpu-mps")
+    assert [file.name for file in folder.results()] == ["verify-05+node.json", "verify-05+plugin+kubelet.json"]
+
+
+def test_what_was_measured_is_measured_again_on_request_only(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    assert len(machine.steps()) == 3
+    assert "was measured before; MEASURE=--again" in capsys.readouterr().out
+    assert main(["--stacks", "gpu-mps", "--again"], machine.checkout) == 0
+    assert len(machine.steps()) == 6
+
+
+def test_stacks_of_several_runs_are_merged(machine: Machine):
+    for stack in STACKS:
+        assert main(["--stacks", stack], machine.checkout) == 0
+    assert [run.stack for run in written(machine).runs] == list(STACKS)
+    assert main(["--merge"], machine.checkout) == 0
+    assert main(["--merge", "--stacks", "gpu-mps"], machine.checkout) == 0
+    assert [run.stack for run in written(machine).runs] == ["gpu-mps"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stacks", "gpu-none"], "stack gpu-none: there is no stacks/Pulumi.gpu-none.yaml; correct it"),
+        (["--merge"], "results/measure has no checks of these stacks; run `make measure` first"),
+    ],
+)
+def test_nothing_to_measure_is_said_with_its_remedy(
+    machine: Machine, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+):
+    assert main(words, machine.checkout) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+    assert not machine.commands
+
+
+def test_checkout_without_stacks_of_a_gpu_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "stacks").mkdir()
+    assert main([], tmp_path) == 2
+    assert "there is no stacks/Pulumi.gpu*.yaml" in capsys.readouterr().err
+
+
+def test_results_of_an_earlier_run_are_not_taken_for_those_of_this_one(machine: Machine, tmp_path: Path):
+    folder = machine.checkout / "results" / "gpu-mps"
+    folder.mkdir(parents=True)
+    measured_sample.results("gpu-mps", ["04"]).write(folder / "verify.json")
+    # The checks that do not begin write nothing.
+    machine.fails["gpu-mps", "tests.verify"] = SystemExit(3)
+    with pytest.raises(SystemExit):
+        main(["--stacks", "gpu-mps"], machine.checkout)
+    assert Folder(machine.checkout / measure.MEASURED / "gpu-mps").results() == []
+
+
+class Live:
+    """A stack with a holder, one that looks on and one that waits."""
+
+    def get(self, kind: str, **options: Any) -> list[dict[str, Any]]:
+        if kind == "pods":
+            return [pod("holder", "2026-11-20T10:00:40Z"), pod("exporter", "2026-11-20T10:00:30Z"), pod("waiter", None)]
+        return [claim("holder"), claim("exporter", adminAccess=True), {"status": {}}, claim("waiter")]
+
+    def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
+        gpu = {
+            "type": "gpu",
+            "productName": "NVIDIA H100 80GB HBM3",
+            "cudaComputeCapability": "9.0.0",
+            "memory": "81559Mi",
+            "driverVersion": "580.159.4",
+            "cudaDriverVersion": "13.0.0",
+        }
+        return {("n", "gpu-0"): gpu, ("n", "gpu-0-mig-1"): {**gpu, "type": "mig"}}
+
+
+def pod(uid: str, started: str | None) -> dict[str, Any]:
+    state = {"running": {"startedAt": started}} if started else {"waiting": {}}
+    return {"metadata": {"uid": uid}, "status": {"containerStatuses": [{"state": state}]}}
+
+
+def claim(uid: str, **more: Any) -> dict[str, Any]:
+    results = [{"driver": "gpu.nvidia.com", **more}]
+    return {"status": {"allocation": {"devices": {"results": results}}, "reservedFor": [{"uid": uid}]}}
+
+
+def test_first_pod_is_the_first_that_has_a_gpu():
+    began = datetime(2026, 11, 20, 10, 0, 0, tzinfo=UTC)
+    live: Any = Live()
+    assert measure.first_gpu_pod(live, began) == 40
+
+
+def test_gpus_are_those_that_the_driver_publishes():
+    live: Any = Live()
+    (gpu,) = measure.gpus(live)
+    assert (gpu.compute_capability, gpu.memory_mib, gpu.cuda_driver_version) == ("9.0", 81559, "13.0")
+
+
+def test_machine_is_described_without_its_name():
+    found = measure.machine()
+    assert found.cores > 0 and found.memory_mib > 0 and found.processor
+    assert json.loads(found.model_dump_json(by_alias=True)).keys() == {"cores", "memoryMib", "kernel", "processor"}
+
+
+def test_interrupted_program_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    waits: list[int] = []
+
+    class Process:
+        def __init__(self, command: list[str], cwd: Path) -> None:
+            pass
+
+        def wait(self) -> int:
+            waits.append(1)
+            if len(waits) == 1:
+                raise KeyboardInterrupt
+            return 0
+
+    monkeypatch.setattr(measure.subprocess, "Popen", Process)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(["pulumi"], tmp_path)
+    assert len(waits) == 2

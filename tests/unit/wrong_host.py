@@ -1,0 +1,102 @@
+"""Configurations of the host's GPUs that must be refused."""
+
+from typing import Any
+
+from tests.unit.wrong_settings import Wrong
+
+UUID, OTHER = (f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in (1, 2))
+EXISTING = {"provider": "existing", "kubeconfig": "<tmp>/good", "context": "lab"}
+
+
+def host(gpu: dict[str, Any] | None = None, **blocks: Any) -> dict[str, Any]:
+    return {"modules": ["01", "02", "04"], "gpu": {"source": "host", **(gpu or {})}, **blocks}
+
+
+def devices(*named: Any, **blocks: Any) -> dict[str, Any]:
+    return host({"devices": list(named)}, **blocks)
+
+
+WRONG = (
+    *(
+        Wrong(
+            f"device {device!r}", devices(device), "gpu.devices[0]", device, "names no GPU", "use its index (0) or UUID"
+        )
+        for device in (-1, "0", "all", "gpu-0", True, 0.5, None, "GPU-ABCDEF00-0000-0000-0000-000000000000", [0])
+    ),
+    Wrong("devices that are one", host({"devices": 0}), "gpu.devices", 0, "must be a list", "give a list"),
+    Wrong("no device", devices(), "gpu.devices", [], "names no GPU", "name some, or drop it for all"),
+    Wrong("device twice", devices(0, 1, 0), "gpu.devices", 0, "is there more than once", "name each GPU once"),
+    Wrong(
+        "devices of simulated GPUs",
+        {"gpu": {"devices": [0]}},
+        "gpu.devices",
+        [0],
+        "is for the host's GPUs",
+        "drop it or set gpu.source to host",
+    ),
+    Wrong(
+        "devices of an existing cluster",
+        host({"devices": [0], "nodes": [{"name": "a"}]}, cluster=EXISTING),
+        "gpu.devices",
+        [0],
+        "is for the GPUs of this machine",
+        "name the nodes to use in gpu.nodes",
+    ),
+    Wrong(
+        "fewer devices than the modules use",
+        devices(1, modules=["01", "02", "03", "04"]),
+        "gpu.devices",
+        [1],
+        "are too few: modules 03, 04 use 2 GPUs of the first node",
+        "name 2 or more, or switch one of them off",
+    ),
+    Wrong(
+        "limit of a GPU that is not chosen",
+        host(
+            {"devices": [UUID], "allowComputeModeChange": True},
+            mps={"mode": "claim", "perDevicePinnedMemoryLimit": {OTHER: "8Gi"}},
+        ),
+        "mps.perDevicePinnedMemoryLimit",
+        OTHER,
+        "is none of gpu.devices",
+        "use one of them, or add it there",
+    ),
+    Wrong(
+        "compute mode of simulated GPUs",
+        {"gpu": {"allowComputeModeChange": True}},
+        "gpu.allowComputeModeChange",
+        True,
+        "is for the host's GPUs",
+        "drop it or set gpu.source to host",
+    ),
+    Wrong(
+        "MPS by claim that nobody allowed",
+        host(mps={"mode": "claim"}),
+        "mps.mode",
+        "claim",
+        "lets NVIDIA's driver set the compute mode EXCLUSIVE_PROCESS on a GPU of the host while the claim lives",
+        "set gpu.allowComputeModeChange to true if that is meant, or mps.mode to daemon",
+    ),
+    Wrong(
+        "MPS by claim that nobody allowed on an existing cluster",
+        host({"nodes": [{"name": "a"}]}, mps={"mode": "claim"}, cluster=EXISTING),
+        "mps.mode",
+        "claim",
+        "lets NVIDIA's driver set the compute mode EXCLUSIVE_PROCESS",
+        "mps.mode to daemon",
+    ),
+    *(
+        Wrong(
+            f"gate {gate} that nobody allowed",
+            host(driver={"featureGates": {gate: True}}),
+            f"driver.featureGates.{gate}",
+            True,
+            f"{what}, here on GPUs of the host",
+            "drop it, or set gpu.allowComputeModeChange to true",
+        )
+        for gate, what in (
+            ("MPSSupport", "EXCLUSIVE_PROCESS"),
+            ("TimeSlicingSettings", "the time slice to its default whenever a claim ends"),
+        )
+    ),
+)
