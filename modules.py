@@ -118,7 +118,11 @@ def _build_driver(settings: "Settings", built: Built) -> None:
         expected_gpus={node.node: node.count or 0 for node in settings.gpu_nodes},
         timeout_seconds=settings.timeouts.driver,
     )
-    built.outputs |= {"gpus": built.driver.gpus, "clusterUid": built.driver.cluster_uid}
+    built.outputs |= {
+        "gpus": built.driver.gpus,
+        "clusterUid": built.driver.cluster_uid,
+        "driver": {"version": settings.driver.version, "consumableShares": settings.consumable_shares},
+    }
 
 
 def feature_gates(settings: "Settings") -> dict[str, bool]:

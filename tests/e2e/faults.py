@@ -26,8 +26,8 @@ class Fault:
     """One fault. `name` is its row in docs/09-resilience.md, `bound` the seconds within which all is well again.
 
     The bounds are for two cores: what was measured, the kubelet's ten seconds between two starts of a container and
-    its up to fifteen between two tries at a pod, and as much again for a machine that is busy. The kubelet also waits
-    longer and longer, up to two minutes, between two tries to reach a plugin that did not answer.
+    its up to ninety between two tries at a claim (fifteen where syncFrequency is 10s, as on the stack's own clusters),
+    and as much again for a machine that is busy.
     """
 
     name: str

@@ -12,7 +12,7 @@ import yaml
 
 from components.mps_daemon import NAME, NAMESPACE
 from mps_limits import mps_memory
-from tests.e2e.live import HOPELESS, LiveStack, Playground, wait_for
+from tests.e2e.live import HOPELESS, WAIT_SECONDS, LiveStack, Playground, wait_for
 
 CLIENTS = "mps"
 DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
@@ -165,7 +165,7 @@ class Client:
 
         return wait_for(f"{self.name} prints {key}", look)
 
-    def ended(self, seconds: float = 60) -> Ended:
+    def ended(self, seconds: float = WAIT_SECONDS) -> Ended:
         """How it ended; removes the pod."""
         state = wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
         ended = Ended(state["exitCode"], self.lines())

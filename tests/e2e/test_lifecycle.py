@@ -20,6 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
+KIND_LABEL = '{{.Names}}\t{{.Label "io.x-k8s.kind.cluster"}}'
 RESOURCES = 42
 CONFIG = """\
 config:
@@ -39,12 +40,17 @@ def docker(*words: str) -> list[str]:
 
 
 def traces(workspace: Workspace) -> dict[str, object]:
-    """Everything on this machine that a stack could leave."""
+    """Everything on this machine that a stack could leave; not what other tests have meanwhile, which is Kind's."""
     kubeconfig = Path.home() / ".kube" / "config"
+    containers = [line.split("\t") for line in docker("ps", "--all", "--format", KIND_LABEL) if line]
     return {
-        "containers": docker("ps", "--all", "--format", "{{.Names}}"),
-        "networks": docker("network", "ls", "--format", "{{.Name}}"),
-        "volumes": docker("volume", "ls", "--quiet"),
+        "containers": [name for name, cluster in containers if cluster in ("", CLUSTER)],
+        "networks": [
+            name
+            for name in docker("network", "ls", "--format", "{{.Name}}")
+            if not name.startswith("kind") or name == f"kind-{CLUSTER}"
+        ],
+        "volumes": docker("volume", "ls", "--quiet", "--filter", "dangling=true"),
         "image tags": docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}"),
         "kubeconfig": kubeconfig.read_text() if kubeconfig.exists() else None,
         # Pulumi's own history and the checkout's mark stay: they are the checkout's, not the cluster's.
