@@ -3,6 +3,9 @@
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
 ACTIVATE := source ./activate
+# Files of tests side by side: most of an end-to-end test is a wait. WORKERS=0 runs them one after another.
+WORKERS ?= 2
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export STACK
 
 .DEFAULT_GOAL := help
@@ -52,10 +55,10 @@ go-test: setup ## tests of our own Go programs
 	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for module in mps-daemon pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
-	@$(ACTIVATE) && pytest tests/e2e -m e2e
+	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)
 
 test: lint types go-test browser ## everything: lint, types, unit, golden, end to end on a live cluster
-	@$(ACTIVATE) && pytest tests -m "not bench" --cov --cov-report=term-missing:skip-covered
+	@$(ACTIVATE) && pytest tests -m "not bench" $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered
 
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s

@@ -18,8 +18,16 @@ def main() -> None:
     try:
         before = changes.outputs_before()
         settings = Settings.from_pulumi()
+        changes.refuse(before, settings)
         outputs = modules.build(settings, modules.images_of(settings))
-    except (SettingsError, PrerequisiteError, HostGpusError, ImagesMissing, GpuConfigError) as error:
+    except (
+        SettingsError,
+        PrerequisiteError,
+        HostGpusError,
+        ImagesMissing,
+        GpuConfigError,
+        changes.ChangeError,
+    ) as error:
         # The message has all that a person needs; a traceback would bury it.
         raise pulumi.RunError(str(error)) from None
     changes.explain(before, outputs)

@@ -1,12 +1,15 @@
-"""What a changed limit means, in words, beside the diff that Pulumi prints.
+"""What a change means, in words, beside the diff that Pulumi prints; and which one a running stack cannot make.
 
 Reads the outputs of the stack's last update from the backend; asks no cluster.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
+
+if TYPE_CHECKING:
+    from settings import Settings
 
 READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
 # Those of them that are set; the others follow, from the GPU's model too.
@@ -37,10 +40,48 @@ def outputs_before() -> dict[str, Any]:
     return (answer.value or {}).get("outputs", {})
 
 
+class ChangeError(Exception):
+    """The running stack cannot become the one that the config describes; the message has the remedy."""
+
+
+def refuse(before: Mapping[str, Any], settings: "Settings") -> None:
+    """Raise `ChangeError` for a change that would end in a time-out: claims share, and the driver no longer does.
+
+    The scheduler does not give a GPU out again while a claim has a share of it and the driver no longer publishes it as
+    one that can be shared, not even to an admin claim.
+    """
+    old, new = before.get("driver", {}).get("consumableShares", "disabled"), settings.consumable_shares
+    if new == "disabled" and _number(old) != new:
+        why = "" if "07" in settings.modules else " (its default without module 07)"
+        raise ChangeError(
+            f"driver.consumableShares: {_number(old)} -> {new}{why} cannot be done under the claims that share a GPU; "
+            f"set it to {_number(old)}, or run `make down STACK={settings.stack}` first"
+        )
+
+
+def driver_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
+    """What another version of NVIDIA's driver means for pods that run."""
+    if not before or not after or before.get("version") == after.get("version"):
+        return
+    old, new = before["version"], after["version"]
+    yield f"version: {old} -> {new}; pods with claims run on, new ones wait until the plugin is registered again"
+    if _release(new) < _release(old):
+        yield "that is a downgrade, which NVIDIA does not test: delete pods with claims first, or their claims may stay"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
 def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Say what changes in the way that GPUs are shared, if anything does."""
-    if lines := list(mps_changes(before.get("mps"), outputs.get("mps"))):
-        pulumi.log.info("\n".join(["MPS changes:", *(f"  {line}" for line in lines)]))
+    """Say what changes in NVIDIA's driver and in the way that GPUs are shared, if anything does."""
+    found = {
+        "NVIDIA's driver changes": driver_changes(before.get("driver"), outputs.get("driver")),
+        "MPS changes": mps_changes(before.get("mps"), outputs.get("mps")),
+    }
+    for title, changed in found.items():
+        if lines := list(changed):
+            pulumi.log.info("\n".join([f"{title}:", *(f"  {line}" for line in lines)]))
 
 
 def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:

@@ -157,7 +157,11 @@ def _build_driver(settings: "Settings", built: Built) -> None:
         timeout_seconds=settings.timeouts.driver,
         only_gpus=[gpu.uuid for gpu in found.chosen] if found and found.others else [],
     )
-    built.outputs |= {"gpus": built.driver.gpus, "clusterUid": built.driver.cluster_uid}
+    built.outputs |= {
+        "gpus": built.driver.gpus,
+        "clusterUid": built.driver.cluster_uid,
+        "driver": {"version": settings.driver.version, "consumableShares": settings.consumable_shares},
+    }
 
 
 def feature_gates(settings: "Settings") -> dict[str, bool]:

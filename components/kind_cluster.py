@@ -15,6 +15,16 @@ from components.commands import kind_cluster as commands
 from host_driver import Mount
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/
+KUBELET_CONFIGURATION = {
+    "kind": "KubeletConfiguration",
+    "apiVersion": "kubelet.config.k8s.io/v1beta1",
+    # The kubelet refuses cgroup v1 from 1.35 on unless it is told not to; on v2 this says nothing.
+    "failCgroupV1": False,
+    # A claim that could not be prepared is tried again when the pod is next synchronized, which by default is after 60
+    # to 90 s. It needs no fault: the API server's node authorizer may not know of the pod yet when the kubelet asks.
+    "syncFrequency": "10s",
+}
 
 
 class KindCluster(Cluster):
@@ -122,9 +132,6 @@ def kind_config(
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster_name,
-        # The kubelet refuses cgroup v1 from 1.35 on unless it is told not to; on v2 this says nothing.
-        "kubeadmConfigPatches": [
-            "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nfailCgroupV1: false\n"
-        ],
+        "kubeadmConfigPatches": [yaml.safe_dump(KUBELET_CONFIGURATION, sort_keys=False)],
         "nodes": nodes,
     }

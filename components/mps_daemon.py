@@ -118,7 +118,9 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
         self.ready = [applied]
         for document in load(manifests) if manifests else ():
             if document["kind"] in RESTART_KINDS:
-                self.ready.append(_untyped(f"{name}-{RESTART_KINDS[document['kind']]}", document, cluster.inside(self)))
+                # The binding comes after the policy that it names, in the manifest too.
+                inside = cluster.inside(self, self.ready[1:])
+                self.ready.append(_untyped(f"{name}-{RESTART_KINDS[document['kind']]}", document, inside))
         self.register_outputs({"limits": limits.words})
 
     def share(self, document: dict[str, Any]) -> None:

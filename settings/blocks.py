@@ -222,7 +222,7 @@ class Timeouts(_Block):
 
     cluster: Annotated[int, Field(ge=10, le=3600)] = 240
     driver: Annotated[int, Field(ge=10, le=3600)] = 180
-    workload: Annotated[int, Field(ge=10, le=3600)] = 120
+    workload: Annotated[int, Field(ge=10, le=3600)] = 180
 
 
 BLOCKS: dict[str, Any] = {

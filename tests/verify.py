@@ -29,6 +29,7 @@ from toolchain.progress import duration
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLAIN_WIDTH = 160  # of a log, which has no width of its own
+LAST_LINES = 20  # of pytest's own log, where it says why it stopped
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -152,7 +153,9 @@ def main() -> int:
     if failed:
         console.print(f"what was there when they failed: {(results / 'diagnostics').relative_to(CHECKOUT)}")
     elif code:
-        console.print(f"[red]error:[/red] the checks did not run to their end; see {results / 'pytest.log'}")
+        log = results / "pytest.log"
+        console.print(f"[red]error:[/red] the checks did not run to their end; {log.relative_to(CHECKOUT)} ends with:")
+        console.print(escape("\n".join(log.read_text().splitlines()[-LAST_LINES:])), soft_wrap=True)
     return 1 if failed or code else 0
 
 

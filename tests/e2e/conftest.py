@@ -12,6 +12,7 @@ from report.results import Fault, Plot, Table, check_of
 from tests.e2e.live import LiveStack, Playground
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+LONGEST = ("test_phase2.py", "test_lifecycle.py", "test_existing_cluster.py", "test_driver_upgrade.py")
 MODULE_CHECKS = re.compile(r"test_\d\d_\w+\.py")
 
 
@@ -24,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+    # Where files run side by side, the last one to start must not be a long one.
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

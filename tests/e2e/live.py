@@ -23,7 +23,8 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.2
 # What no waiting will mend.
 HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError")
-WAIT_SECONDS = 60
+# The kubelet tries a claim that it could not prepare again after up to 90 s, where its syncFrequency is the default.
+WAIT_SECONDS = 120
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -171,8 +172,20 @@ class LiveStack:
         """Scale a Deployment of module 03; returns once the holder is ready, if it is to be."""
         self.kubectl("scale", "-n", "workloads", f"deployment/{name}", f"--replicas={replicas}")
         if replicas and name == "holder":
-            ready = "jsonpath={.status.readyReplicas}=1"
-            self.kubectl("wait", "-n", "workloads", "deployment/holder", f"--for={ready}", "--timeout=60s")
+            self.wait_deployed("workloads", name)
+
+    def wait_deployed(self, namespace: str, name: str, seconds: float = WAIT_SECONDS) -> None:
+        """Until a Deployment has its pods ready; says what its pods wait for if they are not."""
+
+        def ready() -> bool:
+            deployment = self.one("deployments.apps", name, namespace)
+            return deployment["status"].get("readyReplicas", 0) == deployment["spec"]["replicas"]
+
+        try:
+            wait_for(f"deployment {namespace}/{name} is ready", ready, seconds)
+        except AssertionError as error:
+            events = self.kubectl("get", "events", "-n", namespace, "--field-selector", "type=Warning")
+            raise AssertionError(f"{error}; warnings there:\n{events}") from None
 
     @contextmanager
     def playground(self, labels: dict[str, str] | None = None) -> Iterator["Playground"]:

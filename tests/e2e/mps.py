@@ -15,7 +15,7 @@ import gpu_models
 from components.mps_daemon import NAME, NAMESPACE
 from gpu_models import GpuModel
 from mps_limits import mps_memory
-from tests.e2e.live import HOPELESS, LiveStack, Playground, wait_for
+from tests.e2e.live import HOPELESS, WAIT_SECONDS, LiveStack, Playground, wait_for
 
 CLIENTS = "mps"
 DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
@@ -179,7 +179,7 @@ class Client:
 
         return wait_for(f"{self.name} prints {key}", look)
 
-    def ended(self, seconds: float = 60) -> Ended:
+    def ended(self, seconds: float = WAIT_SECONDS) -> Ended:
         """How it ended; removes the pod."""
         state = self.wait_end(seconds)
         began, finished = (datetime.fromisoformat(state[key]).timestamp() for key in ("startedAt", "finishedAt"))

@@ -224,7 +224,7 @@ def test_exporter_tells_every_gpu_once_for_each_holder(stack: LiveStack, seen: C
     of_gpus = [sample for sample in samples if {"UUID", "Hostname"} & sample.labels.keys()]
     series = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in of_gpus]
     assert len(series) == len(set(series))
-    for metric in ("DCGM_FI_DEV_FB_TOTAL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_XID_ERRORS"):
+    for metric in ("DCGM_FI_DEV_FB_TOTAL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"):
         found = named(samples, metric)
         for uuid in uuids(stack):
             mine = [sample for sample in found if sample.labels["UUID"] == uuid]
@@ -390,10 +390,11 @@ def test_simulated_gpus_say_so_and_invent_nothing(ours: LiveStack, seen: Callabl
         for metric in INVENTED:
             assert {sample.labels["UUID"] for sample in named(samples, metric)} <= uuids(ours)
         assert named(samples, "DCGM_FI_DEV_GPU_TEMP")
+        assert {sample.labels["UUID"] for sample in named(samples, "DCGM_FI_DEV_XID_ERRORS")} == uuids(ours)
         seen("real GPUs: no gpu_simulated, and a temperature")
         return
     assert simulated == dict.fromkeys(uuids(ours), 1)
-    assert not [sample.name for sample in samples if sample.name in INVENTED]
+    assert not [sample.name for sample in samples if sample.name in (*INVENTED, "DCGM_FI_DEV_XID_ERRORS")]
     assert {sample.value for sample in named(samples, "DCGM_FI_DEV_GPU_UTIL")} == {0}
     seen(f"gpu_simulated 1 for {len(simulated)} GPUs; no {', '.join(INVENTED)}")
 

@@ -536,9 +536,6 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, 
         # Only the taint keeps it off: one that tolerates it gets the GPU.
         ground.run("tolerates", uuid=uuid, tolerations=[TOLERATES_XID])
         assert pods.sees("tolerates") == [uuid]
-        if "08" in stack.settings.modules:
-            # 0 as well: an XID of a simulated GPU is read by one process that has the whole driver root, the plugin.
-            assert metrics.figure(metrics.exported(stack, node), "DCGM_FI_DEV_XID_ERRORS", uuid) in (0, XID_NUMBER)
         pods.delete_pod("tolerates")
         wait_for("tolerates is gone", lambda: ground.gone("tolerates"), faults.START_SECONDS)
 

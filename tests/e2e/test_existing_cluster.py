@@ -63,7 +63,7 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
     )
     try:
         subprocess.run(["kind", "create", "cluster", "--name", CLUSTER, *options], check=True, capture_output=True)
-        refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon")]
+        refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")]
         subprocess.run(["kind", "load", "docker-image", "--name", CLUSTER, *refs], check=True, capture_output=True)
         alias = f"{images['gpu-probe'].rpartition(':')[0]}:v1"
         tag = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", images["gpu-probe"], alias]
@@ -83,12 +83,15 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
 def workspace(somebodys: Somebodys, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
     settings = {
-        "modules": ["00", "01", "02", "03", "04", "05"],
+        "modules": ["00", "01", "02", "03", "04", "05", "07", "08"],
         "cluster": {"provider": "existing", "kubeconfig": str(somebodys.kubeconfig), "context": f"kind-{CLUSTER}"},
-        "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 2}]},
+        "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 3}]},
+        # As before consumable capacity: a claim has the whole GPU. test_phase2.py has the other ways.
+        "driver": {"consumableShares": "disabled"},
     }
+    # As JSON, which is YAML too: PyYAML writes 08 without quotes, and Pulumi reads a number.
     made.write_stack(
-        STACK, yaml.safe_dump({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}})
+        STACK, json.dumps({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}}, indent=2)
     )
     return made
 
@@ -112,13 +115,14 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: S
         assert "created" not in output
         assert "updated" not in output
         # The others ask the same things of any cluster: test_lifecycle.py has them.
-        status, printed = workspace.verify(STACK, "00", "01", "02", "04")
+        status, printed = workspace.verify(STACK, "00", "01", "02", "04", "07", "08")
         assert status == 0, printed
         results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
         found = {check["name"]: check["result"] for check in results["checks"]}
         # It has one GPU node.
-        assert found.pop("test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu") == "skipped"
-        assert set(found.values()) == {"passed"}
+        assert found["test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu"] == "skipped"
+        assert found["test_without_consumable_shares_a_claim_has_the_whole_gpu"] == "passed"
+        assert set(found.values()) == {"passed", "skipped"}
         assert (workspace.root / "results" / STACK / "verify.xml").exists()
     # The kubelet removes the ResourceSlices of a driver that is gone after half a minute.
     wait_for("the driver's slices are gone", lambda: somebodys.contents()["objects"] == before["objects"], 90)

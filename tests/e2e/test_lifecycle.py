@@ -20,6 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
+KIND_LABEL = '{{.Names}}\t{{.Label "io.x-k8s.kind.cluster"}}'
 RESOURCES = 42
 CONFIG = """\
 config:
@@ -39,12 +40,17 @@ def docker(*words: str) -> list[str]:
 
 
 def traces(workspace: Workspace) -> dict[str, object]:
-    """Everything on this machine that a stack could leave."""
+    """Everything on this machine that a stack could leave; not what other tests have meanwhile, which is Kind's."""
     kubeconfig = Path.home() / ".kube" / "config"
+    containers = [line.split("\t") for line in docker("ps", "--all", "--format", KIND_LABEL) if line]
     return {
-        "containers": docker("ps", "--all", "--format", "{{.Names}}"),
-        "networks": docker("network", "ls", "--format", "{{.Name}}"),
-        "volumes": docker("volume", "ls", "--quiet"),
+        "containers": [name for name, cluster in containers if cluster in ("", CLUSTER)],
+        "networks": [
+            name
+            for name in docker("network", "ls", "--format", "{{.Name}}")
+            if not name.startswith("kind") or name == f"kind-{CLUSTER}"
+        ],
+        "volumes": docker("volume", "ls", "--quiet", "--filter", "dangling=true"),
         "image tags": docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}"),
         "kubeconfig": kubeconfig.read_text() if kubeconfig.exists() else None,
         # Pulumi's own history and the checkout's mark stay: they are the checkout's, not the cluster's.
@@ -185,6 +191,11 @@ def test_another_mode_is_another_way_to_the_same_checks(workspace: Workspace) ->
     status, printed = workspace.verify(STACK, "04", "05")
     assert status == 0, printed
     print(printed)
+    # The one fault of module 09 that takes this mode; the others are made to the stack of test_phase2.py.
+    killed = "test_killed_mps_daemon_of_a_claim_ends_its_clients"
+    check = f"tests/e2e/test_09_resilience.py::{killed}"
+    output = workspace.run("pytest", check, "--stack", STACK, "-p", "no:cacheprovider")
+    assert "1 passed" in output
     shutil.rmtree(workspace.root / "results")
 
 

@@ -4,7 +4,8 @@ import pulumi
 import pytest
 
 import changes
-from changes import mps_changes
+from changes import ChangeError, driver_changes, mps_changes, refuse
+from settings import Settings
 
 DAEMON = {
     "mode": "daemon",
@@ -67,3 +68,31 @@ def test_outputs_that_cannot_be_read_fail_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pulumi, "get_stack", lambda: "test")
     monkeypatch.setattr(pulumi.log, "debug", lambda text: None)
     assert changes.outputs_before() == {}
+
+
+def stack(**raw: object) -> Settings:
+    return Settings.parse(raw, "test")
+
+
+@pytest.mark.parametrize("shares", ["memory", "unlimited", 5, 5.0])
+def test_shares_cannot_be_switched_off_under_claims_that_share(shares: object):
+    before = {"driver": {"version": "0.5.0", "consumableShares": shares}}
+    with pytest.raises(ChangeError, match=r"-> disabled \(its default without module 07\) cannot be done.*make down"):
+        refuse(before, stack(modules=["01", "02", "04"]))
+    with pytest.raises(ChangeError, match=r"-> disabled cannot be done.*make down STACK=test"):
+        refuse(before, stack(modules=["01", "02", "07"], driver={"consumableShares": "disabled"}))
+
+
+def test_every_other_change_of_shares_is_let_through():
+    refuse({}, stack())
+    refuse({"driver": {"version": "0.5.0", "consumableShares": "disabled"}}, stack())
+    refuse({"driver": {"version": "0.5.0", "consumableShares": "memory"}}, stack(modules=["01", "02", "07"]))
+
+
+def test_another_version_of_the_driver_is_told_and_a_downgrade_with_its_risk():
+    old, new = ({"version": version, "consumableShares": "disabled"} for version in ("0.4.1", "0.5.0"))
+    assert not list(driver_changes(old, old))
+    assert not list(driver_changes(None, new))
+    (line,) = driver_changes(old, new)
+    assert line.startswith("version: 0.4.1 -> 0.5.0; ")
+    assert "NVIDIA does not test" in list(driver_changes(new, old))[1]

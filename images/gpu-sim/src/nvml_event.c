@@ -68,28 +68,45 @@ nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t handle)
     return session_leave(NVML_SUCCESS);
 }
 
+/* What is injected reaches one reader, who is the driver's plugin: a container is told of no event, not of none yet. */
+static nvmlReturn_t find_supported(unsigned long long *types)
+{
+    struct inventory *inventory;
+    nvmlReturn_t result = session_enter(&inventory);
+    if (result != NVML_SUCCESS)
+        return result;
+    *types = inventory->driver_root ? supported_events : 0;
+    return session_leave(NVML_SUCCESS);
+}
+
 nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t handle, unsigned long long *types)
 {
     struct gpu *gpu;
-    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    unsigned long long supported;
+    nvmlReturn_t result = find_supported(&supported);
+    if (result == NVML_SUCCESS)
+        result = session_enter_gpu(handle, &gpu);
     if (result != NVML_SUCCESS)
         return result;
     if (types == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    *types = supported_events;
+    *types = supported;
     return session_leave(NVML_SUCCESS);
 }
 
 nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t handle, unsigned long long types, nvmlEventSet_t set_handle)
 {
     struct gpu *gpu;
-    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    unsigned long long supported;
+    nvmlReturn_t result = find_supported(&supported);
+    if (result == NVML_SUCCESS)
+        result = session_enter_gpu(handle, &gpu);
     if (result != NVML_SUCCESS)
         return result;
     struct nvmlEventSet_st *set = find_set(set_handle);
     if (set == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    if ((types & ~supported_events) != 0)
+    if ((types & ~supported) != 0)
         return session_leave(NVML_ERROR_NOT_SUPPORTED);
     set->types[gpu->index] |= types;
     return session_leave(NVML_SUCCESS);

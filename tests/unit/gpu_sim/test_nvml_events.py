@@ -2,6 +2,8 @@
 
 import textwrap
 
+from tests.unit.gpu_sim.driver_root import container_of
+
 WAIT = textwrap.dedent("""
     events = n.nvmlEventSetCreate()
     for i in range(n.nvmlDeviceGetCount()):
@@ -30,3 +32,16 @@ def test_an_unfinished_or_wrong_xid_file_raises_no_event(make_root):
     assert (root.path / "run/xid").read_text() == "1 7"
     (root.path / "run/xid").write_text("9 79\nnonsense\n")
     assert root.nvml(WAIT + "result = wait(100)") == 10
+
+
+def test_a_container_is_told_that_it_gets_no_events(make_root, tmp_path):
+    container = container_of(make_root(), tmp_path, "nvidia0")
+    code = """
+        gpu = n.nvmlDeviceGetHandleByIndex(0)
+        result = [n.nvmlDeviceGetSupportedEventTypes(gpu)]
+        try:
+            n.nvmlDeviceRegisterEvents(gpu, n.nvmlEventTypeXidCriticalError, n.nvmlEventSetCreate())
+        except n.NVMLError as error:
+            result.append(error.value)
+    """
+    assert container.nvml(textwrap.dedent(code)) == [0, 3]  # 3: NVML_ERROR_NOT_SUPPORTED
