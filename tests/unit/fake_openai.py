@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ class FakeServer:
     """Tokens that it counts but does not send."""
     error: str | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    sent: list[float] = field(default_factory=list)
+    """When tokens went, by time.perf_counter(): a busy machine waits longer than it is told to."""
     url: str = ""
     limit: asyncio.Semaphore | None = None
 
@@ -41,6 +44,8 @@ class FakeServer:
         async with self._slot():
             for event, wait in self._events(body["max_tokens"]):
                 await asyncio.sleep(wait)
+                if b'"choices": [{' in event:
+                    self.sent.append(time.perf_counter())
                 await response.write(b"data: " + event + b"\n\n")
         return response
 

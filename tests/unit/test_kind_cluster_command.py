@@ -16,7 +16,7 @@ from components.commands.kind_cluster import KindCluster
 
 CHECKOUT = Path(kind_cluster.__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_docker")
-WAIT_SECONDS = 10
+WAIT_SECONDS = 60
 
 
 @dataclass

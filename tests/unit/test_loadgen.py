@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ async def answer_of(server: FakeServer, output_tokens: int = 5) -> Answer:
 
 
 def test_tokens_are_timed_as_they_come():
-    answer = asyncio.run(answer_of(FakeServer(first=0.2, between=0.1)))
+    server = FakeServer(first=0.2, between=0.1)
+    answer = asyncio.run(answer_of(server))
     assert answer.failure is None and answer.counted_by == "token ids"
     assert answer.count == 5 and len(answer.tokens) == 5
-    assert answer.first - answer.sent == pytest.approx(0.2, abs=LATE)
-    assert time_of_a_token(answer) == pytest.approx(0.1, abs=LATE / 2)
-    assert between_tokens(answer) == pytest.approx([0.1] * 4, abs=LATE)
+    gaps = [later - earlier for earlier, later in pairwise(server.sent)]
+    assert answer.first - answer.sent >= 0.2 and min(gaps) >= 0.1
+    assert answer.first == pytest.approx(server.sent[0], abs=LATE)
+    assert time_of_a_token(answer) == pytest.approx(sum(gaps) / 4, abs=LATE / 2)
+    assert between_tokens(answer) == pytest.approx(gaps, abs=LATE)
 
 
 def test_server_without_token_ids_is_counted_by_chunks():
@@ -79,12 +83,14 @@ def test_closed_loop_keeps_so_many_under_way_and_counts_tokens_in_its_window():
         async with server.serving():
             return await closed(Load(server.url, "m", 8, 4), 4, warmup=0.3, seconds=1.2, drain=1)
 
-    found = figures(asyncio.run(run()))
-    # Each caller has 4 tokens every 0.2 s.
-    assert found["outputTokensPerSecond"] == pytest.approx(80, rel=0.3)
+    window = asyncio.run(run())
+    found = figures(window)
+    # Each caller has 4 tokens every 0.2 s, or later where the machine is busy.
+    sent = sum(window.begin <= at < window.end for at in server.sent)
+    assert 0 < sent <= 4 * 4 * 1.2 / 0.2 + 16
+    assert found["outputTokensPerSecond"] == pytest.approx(sent / (window.end - window.begin), rel=0.3)
     assert found["failed"] == found["unfinished"] == 0
-    assert found["ttft"]["p50"] == pytest.approx(50, abs=LATE * 1000)
-    assert found["tpot"]["p50"] == pytest.approx(50, abs=LATE * 1000)
+    assert found["ttft"]["p50"] >= 50 and found["tpot"]["p50"] >= 50
     assert found["itl"]["count"] == found["requests"] * 3
     assert {len(body["prompt"]) for body in server.bodies} == {8}
 
@@ -125,7 +131,10 @@ def test_noise_lasts_as_long_as_its_block():
     async def run() -> int:
         async with server.serving():
             async with noise(Load(server.url, "m", 8, 2), 3) as answers:
-                await asyncio.sleep(0.3)
+                async with asyncio.timeout(30):
+                    while len(answers) <= 3:
+                        await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)  # what was on its way when the block ended
             begun = len(server.bodies)
             await asyncio.sleep(0.1)
             assert len(server.bodies) == begun

@@ -138,7 +138,7 @@ def test_probe_knows_how_long_a_start_may_take():
     recording = record({"startupSeconds": 302})
     probe = server(recording)["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 305
-    assert recording.resources["vllm-server"].options["customTimeouts"]["create"] == "422s"
+    assert recording.resources["vllm-server"].options["customTimeouts"]["create"] == "482s"
 
 
 @pytest.mark.parametrize(
