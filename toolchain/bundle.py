@@ -29,8 +29,8 @@ from toolchain.source import Source
 from toolchain.steps import Runner, Step, StepError, Store, Work
 
 LEVEL = 19
-# Matches reach back 1 GiB: the node image, the tools and the engine share whole programs. It is also the memory that
-# unpacking takes.
+# Matches reach back 1 GiB: the node image, the tools and the engine share whole programs. Unpacking takes twice as much
+# memory.
 WINDOW_LOG = 30
 ROOT = "dra-workshop"  # the folder in the archive; without a version, so that a new one compresses nothing again
 PARTS = ("wheels", "agents", "programs")  # in the archive's order, after the repository
@@ -85,7 +85,7 @@ def make(
     level: int,
 ) -> None:
     """Write the bundle of `plan`, whose steps are made, into `out`."""
-    store = runner.store
+    store, files = runner.store, repository()
     # The checkout's own Go is for building, and nothing is built on the other machine.
     plan = replace(plan, tools={step: names for step, names in plan.tools.items() if step not in go.needs})
     engine, wheels = bundle_engine.engine(go), bundle_wheels.wheels()
@@ -107,7 +107,7 @@ def make(
     manifest = _manifest(plan, store, source, parts)
     bill = bundle_sbom.bill(manifest, plan, store, go, store.path(wheels), store.path(engine), store.path(packages))
     name = f"dra-workshop-{manifest['version']}-{manifest['architecture']}.tar.zst"
-    _write(console, out / name, _frames(manifest, bill, [store.path(steps[part]) for part in PARTS]), piece_size)
+    _write(console, out / name, _frames(files, manifest, bill, [store.path(steps[part]) for part in PARTS]), piece_size)
     for file in (store.path(unzstd) / "unzstd", UNPACK):
         shutil.copy(file, out / file.name)
     _sums(out, name)
@@ -244,6 +244,8 @@ def _git(*words: str) -> str:
 
 def repository() -> list[Member]:
     """What git would take: tracked and new files, without what it ignores."""
+    if conflicts := sorted(set(filter(None, _git("diff", "--name-only", "--diff-filter=U", "-z").split("\0")))):
+        raise StepError(f"repository: {', '.join(conflicts)} has conflicts of a merge; resolve them, then bundle again")
     names = _git("ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     kept = (
         name for name in sorted(filter(None, names)) if not name.startswith(tuple(f"{n}/" for n in NOT_IN_THE_BUNDLE))
@@ -251,11 +253,13 @@ def repository() -> list[Member]:
     return [Member(name, CHECKOUT / name) for name in kept if (CHECKOUT / name).is_file()]
 
 
-def _frames(manifest: dict[str, Any], bill: dict[str, Any], parts: list[Path]) -> Iterator[Path | bytes]:
+def _frames(
+    repository: list[Member], manifest: dict[str, Any], bill: dict[str, Any], parts: list[Path]
+) -> Iterator[Path | bytes]:
     """The archive's frames in order: the repository with manifest and SBOM, the parts, the end of a tar."""
     own = io.BytesIO()
     listed = {}
-    for member in repository():
+    for member in repository:
         with open(member.source, "rb") as content:
             executable = bool(member.source.stat().st_mode & 0o100)
             listed[member.name] = _add(own, member.name, content, member.source.stat().st_size, executable)

@@ -51,10 +51,9 @@ class Daemon:
         """What it answers to commands of nvidia-cuda-mps-control."""
         namespace, pod = self.pod
         if not self.by_claim:
-            words = [
-                self.stack.kubectl("exec", "-n", namespace, pod, "--", "nvidia-cuda-mps-control", c) for c in commands
-            ]
-            return "".join(words)
+            # On standard input: NVIDIA's program reads no command from its command line, and says nothing of it.
+            words = ("exec", "-i", "-n", namespace, pod, "--", "nvidia-cuda-mps-control")
+            return "".join(self.stack.kubectl(*words, stdin=f"{command}\n") for command in commands)
         script = (
             "cd /driver-root; export CUDA_MPS_PIPE_DIRECTORY=/driver-root/tmp/nvidia-mps; "
             "for control in usr/bin usr/local/bin bin; do [ -x $control/nvidia-cuda-mps-control ] && break; done; "

@@ -136,6 +136,12 @@ def test_bundle_for_another_machine_is_not_unpacked(bundle_files: Path, tmp_path
     assert f"not for this machine, which is {platform.machine()}; make a bundle on a machine that is" in done.stderr
 
 
+def test_repository_with_a_conflict_is_not_bundled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundle, "_git", lambda *words: "a.py\0" if "--diff-filter=U" in words else "a.py\0b.py\0")
+    with pytest.raises(StepError, match=r"repository: a.py has conflicts of a merge; resolve them"):
+        bundle.repository()
+
+
 @needs_zstd
 def test_new_pieces_replace_all_of_an_older_bundle(bundle_files: Path, silent: Console):
     bundle._write(silent, bundle_files / NAME, iter([b"short"]), 1000)

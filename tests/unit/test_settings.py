@@ -273,3 +273,11 @@ def test_main_exports_what_the_modules_give(monkeypatch: pytest.MonkeyPatch, che
         "modules": ["01"],
         "next": "make verify STACK=mine",
     }
+
+
+def test_limit_of_a_chosen_gpu_of_the_host_is_accepted():
+    uuid = wrong_host.UUID
+    gpu = {"source": "host", "devices": [uuid], "allowComputeModeChange": True}
+    mps = {"mode": "claim", "perDevicePinnedMemoryLimit": {uuid: "8Gi"}}
+    settings = Settings.parse({"modules": ["01", "02", "04"], "gpu": gpu, "mps": mps}, "test")
+    assert settings.gpu.devices == (uuid,)

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from components.vllm import LOADGEN, NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE
 from settings import Settings
-from tests.golden import stacks
+from tests.golden import recorder, stacks
 from tests.golden.recorder import CHECKOUT, Recording
 
 CLAIM = {"mps": {"mode": "claim"}, "gpu": {"source": "host", "allowComputeModeChange": True}}
@@ -181,3 +182,15 @@ def test_programs_need_nothing_of_this_project():
     for file in (CHECKOUT / "loadgen").glob("*.py"):
         imported = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert not [line for line in imported if line.split()[1].startswith(("settings", "components", "modules"))]
+
+
+def test_share_of_memory_on_another_cluster_is_that_of_the_published_gpu():
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    # The mocked driver publishes one GPU of 80Gi on this node.
+    with mock.patch.dict(recorder.GPU, node="gpu-node-1"):
+        published = json.dumps({"clusterUid": "", "gpus": [recorder.GPU]})
+        with mock.patch.object(recorder, "PUBLISHED", published):
+            recording = record(cluster=cluster, gpu={"source": "host", "nodes": [{"name": "gpu-node-1"}]})
+    (share,) = [word for word in server(recording)["args"] if word.startswith("--gpu-memory-utilization=")]
+    limit = 8 * 1024  # the block's own, less the context and what is to spare
+    assert 0 < float(share.partition("=")[2]) < limit / (80 * 1024)

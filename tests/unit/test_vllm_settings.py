@@ -210,3 +210,8 @@ def test_manifest_for_kubectl_has_the_preset_and_the_share_of_the_defaults():
     deployment, _ = yaml.safe_load_all((MODELS / "2-server.yaml").read_text())
     args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     assert f"--gpu-memory-utilization={vllm_memory.utilization(8192, 66, 81079)}" in args
+
+
+def test_block_beside_malformed_limits_of_mps_is_looked_at_all_the_same():
+    found = problems(config({"pythonEnvironment": "no/absolute/path"}, mps={"mode": "none"}))
+    assert {problem.key for problem in found} == {"mps.mode", "vllm.pythonEnvironment"}

@@ -11,7 +11,7 @@ import pytest
 
 from gpu_models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS
-from tests.unit.gpu_sim.mps import MIB, close_to
+from tests.unit.gpu_sim.mps import MIB, close_to, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
 GPU = MODELS["h100-80gb"]
@@ -125,7 +125,8 @@ def test_a_server_stays_when_its_clients_have_left(make_mps):
     client("start()")
     server = mps.server
     client.end()
-    assert mps.control("ps", "get_server_list") == f"{server}\n"
+    # The server learns of an end by the connection's, which takes a moment on a busy machine.
+    wait_until(lambda: mps.control("ps", "get_server_list") == f"{server}\n", "the client has left, its server not")
     late = mps.client()
     late("start()")
     assert mps.server == server
