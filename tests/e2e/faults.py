@@ -68,6 +68,7 @@ FAULTS = (
     DRAINED,
 )
 
+KILLS = 3  # the kubelet waits 10, 20, 40 s before it starts a container again
 NOTICE_SECONDS = 20  # until somebody notices: the kubelet, the scheduler, the driver
 START_SECONDS = 60  # until what a check needs before its fault is there
 RESTORE_SECONDS = 120  # until everything is as it was
@@ -207,6 +208,29 @@ def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None]
     between()
     send(stack, node, process, "KILL")
     return time.monotonic()
+
+
+def seen_while_down(
+    stack: LiveStack, node: str, process: str, killed: float, signs: dict[str, Callable[[], bool]]
+) -> float:
+    """Look until each sign was seen while the process is away; returns the time of the last kill.
+
+    Where it is back before that, it is killed again: the kubelet waits twice as long each time. An AssertionError after
+    `KILLS` names what was not seen.
+    """
+    left = dict(signs)
+    for _ in range(KILLS):
+        while left and not pids(stack, node, process):
+            # A sign counts if the process is still away after it was seen.
+            seen = [name for name, look in left.items() if look()]
+            if not pids(stack, node, process):
+                left = {name: look for name, look in left.items() if name not in seen}
+        if not left:
+            return killed
+        wait_for(f"{process} is started again", lambda: pids(stack, node, process), START_SECONDS)
+        send(stack, node, process, "KILL")
+        killed = time.monotonic()
+    raise AssertionError(f"{process} was back {KILLS} times before this was seen: {', '.join(left)}")
 
 
 @contextmanager
