@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from findings import Finding
 from host_driver import ARCHITECTURES, LIBRARIES, PROGRAMS, THIS_MACHINE, Machine, default_runtime
 from host_gpus import HostGpu, HostGpus, names_of
-from prerequisites import Finding
 from settings import Settings
 
 # NVIDIA's DRA driver: https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/dra-intro-install.html. What

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import host_gpus
+import host_prerequisites
 from components.commands import kind_cluster
 from components.images import Images
+from findings import Finding
 from settings import Settings
 from toolchain import versions
 
@@ -34,25 +35,11 @@ DRA_SINCE = (1, 34)  # resource.k8s.io/v1
 class PrerequisiteError(Exception):
     """The machine cannot run the stack; `findings` has all that fails."""
 
-    def __init__(self, findings: list["Finding"]) -> None:
+    def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
         count = "1 prerequisite is" if len(findings) == 1 else f"{len(findings)} prerequisites are"
         lines = (f"  {finding.name}: {finding.seen}; {finding.remedy}" for finding in findings)
         super().__init__(f"{count} not met:\n" + "\n".join(lines))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One look at the machine: what was seen, whether it will do, what to do if not.
-
-    A `warning` will do, and its remedy says what would do better.
-    """
-
-    name: str
-    seen: str
-    ok: bool
-    remedy: str = ""
-    warning: bool = False
 
 
 def require(settings: Settings, images: Images) -> list[Finding]:
@@ -75,9 +62,6 @@ def look(settings: Settings, images: Images) -> Iterator[Finding]:
         yield from _gates(settings, images)
         yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
-        # Imported here: it makes findings of its own.
-        import host_prerequisites
-
         yield from host_prerequisites.look(settings, host_gpus.discover(settings.gpu.driver_root, settings.gpu.devices))
 
 

@@ -4,17 +4,16 @@ A file has every stack that `make measure` brought up, each with the runs of its
 docs/results.md is made of the newest one. Nothing here computes what was not measured.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 import gpu_models
 from gpu_models import GpuModel
-from report.results import Check, ModuleTitle, ReportError, Results, Table, Text, Words, _Record
+from report.results import Check, ModuleTitle, Record, ReportError, Results, Table, Text, Words, read
 
 SCHEMA = 1
 REPEATS = ("1st TFLOPS", "2nd TFLOPS", "3rd TFLOPS")
@@ -67,7 +66,7 @@ START = Sheet("Start of a pod with a claim", ("pod", "claim made", "scheduled", 
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Part(_Record):
+class _Part(Record):
     """As the records of a run, but made by the names of its fields as well."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -206,21 +205,9 @@ class Measured(_Part):
     def read(cls, file: Path) -> "Measured":
         """Raises `ReportError` if there is no such file, or it is of another version."""
         remedy = "name one that `make measure` wrote"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ReportError(f"{file}: there is no such file; {remedy}") from None
-        try:
-            schema = json.loads(text).get("schema")
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise ReportError(f"{file}: is not what `make measure` writes ({error}); {remedy}") from None
-        if schema != SCHEMA:
-            raise ReportError(f"{file}: has schema {schema}, and schema {SCHEMA} is needed; {remedy}")
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ReportError(f"{file}: is not what `make measure` writes ({problems}); {remedy}") from None
+        return read(
+            cls, file, SCHEMA, writer="make measure", missing="", needed=f"schema {SCHEMA} is needed", remedy=remedy
+        )
 
 
 def newest(folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ Every text is free of control characters and every number is finite, whoever wro
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -44,11 +44,13 @@ def title_of(check: str) -> str:
     return " ".join(SPELT.get(word, word) for word in words)
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What is kept in a file: field names of JSON, nothing unknown, nothing that is no number."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, alias_generator=to_camel)
 
 
-class Check(_Record):
+class Check(Record):
     """One check's outcome. `seen` is what it saw, why it was skipped or how it failed."""
 
     module: str
@@ -62,7 +64,7 @@ class Check(_Record):
         return title_of(self.name)
 
 
-class _OfCheck(_Record):
+class _OfCheck(Record):
     module: str
     check: str
 
@@ -103,14 +105,14 @@ class Fault(_OfCheck):
     lost: Words
 
 
-class ModuleTitle(_Record):
+class ModuleTitle(Record):
     """A module that was checked."""
 
     number: str
     title: str
 
 
-class Results(_Record):
+class Results(Record):
     """One run of `make verify`: `seconds` it took, and `complete` unless pytest could not run it to its end."""
 
     schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
@@ -149,21 +151,37 @@ class Results(_Record):
     def read(cls, file: Path, stack: str) -> "Results":
         """The last run's. Raises `ReportError` if there is none, or it is of another version."""
         remedy = f"run `make verify STACK={stack}` first"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ReportError(f"{file}: there is no such file, so stack {stack} was not checked; {remedy}") from None
-        try:
-            schema = json.loads(text).get("schema", 1)
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise ReportError(f"{file}: is not what `make verify` writes ({error}); {remedy}") from None
-        if schema != SCHEMA:
-            raise ReportError(f"{file}: has schema {schema}, and this report needs schema {SCHEMA}; {remedy}")
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ReportError(f"{file}: is not what `make verify` writes ({problems}); {remedy}") from None
+        return read(
+            cls,
+            file,
+            SCHEMA,
+            writer="make verify",
+            missing=f", so stack {stack} was not checked",
+            needed=f"this report needs schema {SCHEMA}",
+            remedy=remedy,
+        )
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read(model: type[R], file: Path, schema: int, *, writer: str, missing: str, needed: str, remedy: str) -> R:
+    """A file that `writer` wrote. Raises `ReportError` if there is none, or it is of another version or thing."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ReportError(f"{file}: there is no such file{missing}; {remedy}") from None
+    try:
+        found = json.loads(text).get("schema", 1)
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ReportError(f"{file}: is not what `{writer}` writes ({error}); {remedy}") from None
+    if found != schema:
+        raise ReportError(f"{file}: has schema {found}, and {needed}; {remedy}")
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ReportError(f"{file}: is not what `{writer}` writes ({problems}); {remedy}") from None
 
 
 def check_of(nodeid: str) -> tuple[str, str]:

@@ -215,19 +215,23 @@ def seen_while_down(
 ) -> float:
     """Look until each sign was seen while the process is away; returns the time of the last kill.
 
-    Where it is back before that, it is killed again: the kubelet waits twice as long each time. An AssertionError after
-    `KILLS` names what was not seen.
+    Where it is back before that, it is killed again: the kubelet waits twice as long each time. An AssertionError names
+    what was not seen, after `KILLS` or where the process stays away for `START_SECONDS`.
     """
     left = dict(signs)
+
+    def looked() -> bool:
+        seen = [name for name, look in left.items() if look()]
+        if pids(stack, node, process):
+            return True  # and what was seen just now may have come after it
+        for name in seen:
+            del left[name]
+        return not left
+
     for _ in range(KILLS):
-        while left and not pids(stack, node, process):
-            # A sign counts if the process is still away after it was seen.
-            seen = [name for name, look in left.items() if look()]
-            if not pids(stack, node, process):
-                left = {name: look for name, look in left.items() if name not in seen}
+        wait_for(f"{', '.join(left)}, while {process} is away", looked, START_SECONDS)
         if not left:
             return killed
-        wait_for(f"{process} is started again", lambda: pids(stack, node, process), START_SECONDS)
         send(stack, node, process, "KILL")
         killed = time.monotonic()
     raise AssertionError(f"{process} was back {KILLS} times before this was seen: {', '.join(left)}")

@@ -16,7 +16,7 @@ from toolchain import versions
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 1800
-FOLDER = "/root/workshop"
+FOLDER = "/opt/workshop"
 # Debian's smallest system with the Python that it calls python3: without make, zstd, iptables, Docker and ensurepip.
 PACKAGES = ("python3",)
 # In a mount, network and process namespace of its own. What it started ends with it.
@@ -33,7 +33,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
-exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -eu /root/script
+exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -eu /script
 """
 # A new network namespace's loopback device is down, and no program of a minimal Debian sets it up.
 LOOPBACK = """
@@ -82,7 +82,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Pat
 
 
 def test_stack_comes_up_from_the_bundle_on_a_machine_without_network_engine_or_make(root: Path):
-    (root / "root" / "script").write_text(SCRIPT)
+    (root / "script").write_text(SCRIPT)
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter", str(root)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=UP_SECONDS)
     print(done.stdout)

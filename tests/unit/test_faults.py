@@ -1,14 +1,16 @@
 """The faults of module 09: each has a check, a bound, and a row of a real run in its page, within that bound."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from report.markdown import BEGIN, COLUMNS, END
 from tests.e2e import faults
 from tests.e2e.faults import FAULTS, WORDS, Fault, asked, cdi_claims, differences, shortened
+from tests.e2e.live import LiveStack
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "09-resilience.md"
@@ -169,3 +171,58 @@ def test_nobody_is_sent_away_from_a_gpu_of_nobody_else(stack: Any):
     with faults.nobody_waits(stack, "n", ["gpu-0"]):
         pass
     assert stack.commands == []
+
+
+class Away:
+    """A process that is away, until a look finds it back or it was killed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *back_after: int) -> None:
+        self.looks, self.kills, self.back_after = 0, 0, list(back_after)
+        monkeypatch.setattr(faults, "pids", lambda *_: {"1"} if self.back else set())
+        monkeypatch.setattr(faults, "send", self.killed)
+
+    @property
+    def back(self) -> bool:
+        return bool(self.back_after) and self.looks >= self.back_after[0]
+
+    def killed(self, *_: object) -> None:
+        self.kills, self.looks = self.kills + 1, 0
+        self.back_after.pop(0)
+
+    def seen(self, after: int) -> Callable[[], bool]:
+        def look() -> bool:
+            self.looks += 1
+            return self.looks >= after
+
+        return look
+
+
+def looked(**signs: Callable[[], bool]) -> float:
+    return faults.seen_while_down(cast(LiveStack, None), "node", "daemon", -1.0, signs)
+
+
+def test_what_is_seen_before_the_process_is_back_takes_no_further_kill(monkeypatch: pytest.MonkeyPatch):
+    away = Away(monkeypatch)
+    assert looked(quiet=away.seen(2)) == -1.0
+    assert away.kills == 0
+
+
+def test_process_that_is_back_too_soon_is_killed_again_and_the_time_is_that_of_the_last_kill(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    away = Away(monkeypatch, 1)
+    assert looked(quiet=away.seen(2)) > 0
+    assert away.kills == 1
+
+
+def test_what_is_never_seen_ends_the_kills_and_is_named(monkeypatch: pytest.MonkeyPatch):
+    away = Away(monkeypatch, 1, 1, 1)
+    with pytest.raises(AssertionError, match=r"daemon was back 3 times before this was seen: quiet"):
+        looked(quiet=away.seen(9))
+
+
+def test_process_that_stays_away_ends_the_look(monkeypatch: pytest.MonkeyPatch):
+    Away(monkeypatch)
+    monkeypatch.setattr(faults, "START_SECONDS", 0)
+    with pytest.raises(AssertionError, match=r"still not so: quiet, while daemon is away"):
+        looked(quiet=lambda: False)
