@@ -144,12 +144,15 @@ def main() -> int:
     console.print(_table(found.checks))
     if found.faults:
         console.print(_fault_table(found.faults))
-    failed = sum(check.result == "failed" for check in recorder.checks)
+    failed = [check for check in recorder.checks if check.result == "failed"]
     console.print(
-        f"{len(recorder.checks) - failed} of {len(recorder.checks)} checks passed or were skipped with a reason, "
-        f"{failed} failed, in {duration(time.monotonic() - started)}; results in {results.relative_to(CHECKOUT)}",
+        f"{len(recorder.checks) - len(failed)} of {len(recorder.checks)} checks passed or were skipped with a reason, "
+        f"{len(failed)} failed, in {duration(time.monotonic() - started)}; results in {results.relative_to(CHECKOUT)}",
         soft_wrap=True,
     )
+    # Once more, and last: the table above may be hundreds of lines long.
+    for check in failed:
+        console.print(f"[{STYLES['failed']}]failed[/] {check.module}  {escape(check.title)}: {escape(check.seen)}")
     if failed:
         console.print(f"what was there when they failed: {(results / 'diagnostics').relative_to(CHECKOUT)}")
     elif code:

@@ -592,6 +592,9 @@ def test_verify_writes_what_the_report_reads(
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 of 5 checks passed or were skipped with a reason, 3 failed" in done.stdout
     assert "faults and recovery" in done.stdout and "daemon killed" in done.stdout
+    # What failed is told again where the output ends, which is all that is seen of a long one.
+    closing = done.stdout.rpartition("3 failed")[2].splitlines()
+    assert sum(line.startswith("failed 00  ") for line in closing) == 3, closing
     run = Results.read(tmp_path / "results" / "test" / "verify.json", "test")
     assert (run.simulated, run.complete, run.kubernetes) == (True, True, "v1.37.2")
     assert run.driver_version == settings.get("driver", {}).get("version", "0.5.0")
