@@ -12,7 +12,7 @@ static const char usage[] =
     "\n"
     "  Lets several CUDA processes share the simulated GPUs of images/gpu-sim, with their limits; no CUDA code runs.\n"
     "\n"
-    "nvidia-cuda-mps-control [options] [command]\n"
+    "nvidia-cuda-mps-control [options]\n"
     "OPTIONS:\n"
     "  -h,--help                Print this text\n"
     "  -v                       Print the version\n"
@@ -21,7 +21,7 @@ static const char usage[] =
     "  -M,--multiuser-server    One server for the clients of all users; for root only\n"
     "  -q,--ready-devices       Accepted; the simulated devices are always ready\n"
     "\n"
-    "COMMAND (or one a line on standard input):\n"
+    "COMMANDS, one a line on standard input; as with NVIDIA's program, arguments are ignored:\n"
     "  start_server -uid <user id>\n"
     "  quit [-t <seconds>]\n"
     "  get_server_list\n"
@@ -111,7 +111,7 @@ static bool run_command(int socket, const char *text)
     return mps_send(socket, &message, -1, true) && print_answer(socket);
 }
 
-static int run_interface(char **words)
+static int run_interface(void)
 {
     char line[MPS_TEXT_SIZE] = "";
     int socket = mps_connect("control");
@@ -119,19 +119,13 @@ static int run_interface(char **words)
         puts("Cannot find MPS control daemon process");
         return EXIT_FAILURE;
     }
-    if (*words != NULL) {
-        for (size_t length = 0; *words != NULL && length < sizeof line; words++)
-            length += (size_t)snprintf(line + length, sizeof line - length, "%s%s", length == 0 ? "" : " ", *words);
-        run_command(socket, line);
-    } else {
-        while (fgets(line, sizeof line, stdin) != NULL && run_command(socket, line))
-            continue;
-    }
+    while (fgets(line, sizeof line, stdin) != NULL && run_command(socket, line))
+        continue;
     close(socket);
     return EXIT_SUCCESS;
 }
 
-static int run(const struct options *options, char **words)
+static int run(const struct options *options)
 {
     if (options->help) {
         fputs(usage, stdout);
@@ -147,7 +141,7 @@ static int run(const struct options *options, char **words)
     }
     if (options->background || options->foreground)
         return mps_daemon_run(options->background, options->multiuser);
-    return run_interface(words);
+    return run_interface();
 }
 
 int main(int count, char **arguments)
@@ -160,5 +154,5 @@ int main(int count, char **arguments)
             return EXIT_FAILURE;
         }
     }
-    return run(&options, arguments + position);
+    return run(&options);
 }

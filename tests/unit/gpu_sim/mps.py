@@ -151,7 +151,8 @@ class Mps:
             )
         self.processes.append(process)
         wait_until(
-            lambda: process.poll() is not None or self.program("get_server_list").returncode == 0, "the daemon answers"
+            lambda: process.poll() is not None or self.program(text="get_server_list\n").returncode == 0,
+            "the daemon answers",
         )
         assert process.poll() is None, (self.folder / "foreground.log").read_text()
         return process

@@ -59,7 +59,7 @@ def test_the_server_does_nothing_by_itself(make_mps):
 
 def test_without_a_daemon_commands_fail(make_mps):
     mps = make_mps()
-    for done in (mps.program(text="get_server_list\n"), mps.program("get_server_list")):
+    for done in (mps.program(text="get_server_list\n"), mps.program()):
         assert (done.returncode, done.stdout) == (1, "Cannot find MPS control daemon process\n")
 
 
@@ -68,7 +68,7 @@ def test_a_pipe_directory_too_long_for_a_socket_is_told_to_the_daemon_and_no_mps
     long = str(mps.folder / ("x" * 100))
     done = mps.program("-d", CUDA_MPS_PIPE_DIRECTORY=long)
     assert done.returncode == 1 and "File name too long" in done.stdout
-    assert mps.program("ps", CUDA_MPS_PIPE_DIRECTORY=long).stdout == "Cannot find MPS control daemon process\n"
+    assert mps.program(text="ps\n", CUDA_MPS_PIPE_DIRECTORY=long).stdout == "Cannot find MPS control daemon process\n"
     assert mps.client(CUDA_MPS_PIPE_DIRECTORY=long)("init()") == "CUDA_SUCCESS"
 
 
@@ -84,7 +84,7 @@ def test_a_daemon_in_the_background_makes_the_measured_files(make_mps):
         "nvidia-cuda-mps-control.pid": "-rw-rw-rw-",
     }
     assert mps.control("get_server_list", "get_default_active_thread_percentage") == "100.0\n"
-    assert mps.program("quit").returncode == 0
+    assert mps.program(text="quit\n").returncode == 0
     wait_until(lambda: not is_running(pid), "the daemon ends after quit")
     assert texts((mps.log / "control.log").read_text())[:3] == [
         f"Starting control daemon using socket {mps.pipe}/control",
@@ -132,7 +132,7 @@ def test_a_daemon_starts_over_what_a_killed_one_left(make_mps):
     pid = in_background(mps)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid), "the killed daemon is gone")
-    assert mps.program("get_server_list").returncode == 1
+    assert mps.program().returncode == 1
     assert (mps.pipe / "control").exists()
     in_background(mps)
     assert mps.control("get_server_list") == ""
@@ -147,7 +147,7 @@ def test_only_root_may_ask_for_multiuser(make_mps):
             [program, "-d", option], user=1000, capture_output=True, text=True, env=mps.environment(LD_PRELOAD="")
         )
         assert done.returncode == 1 and done.stdout.endswith("\nOnly root user may enable -multiuser-server!\n")
-        assert "[options] [command]" in done.stdout
+        assert "[options]" in done.stdout
     assert list(mps.pipe.iterdir()) == []
 
 
@@ -221,13 +221,20 @@ def test_every_commands_answer_before_any_client(make_mps):
     assert [(command, mps.control(command)) for command, _ in BEFORE_ANY_CLIENT] == BEFORE_ANY_CLIENT
 
 
-def test_several_lines_blank_ones_and_one_command_as_arguments(make_mps):
+def test_several_lines_and_blank_ones(make_mps):
     mps = make_mps()
     mps.start()
     many = mps.program(text="\n  get_default_active_thread_percentage \r\n\nset_default_active_thread_percentage 20")
     assert (many.returncode, many.stdout) == (0, "100.0\n20.0\n")
-    one = mps.program("set_default_active_thread_percentage", "30")
-    assert (one.returncode, one.stdout) == (0, "30.0\n")
+
+
+def test_a_command_as_arguments_does_nothing_and_says_nothing(make_mps):
+    # As NVIDIA's program did on an H100 (driver 580.159.04): who checks its exit status only, believes that it worked.
+    mps = make_mps()
+    mps.start()
+    ignored = mps.program("set_default_active_thread_percentage", "30")
+    assert (ignored.returncode, ignored.stdout) == (0, "")
+    assert mps.control("get_default_active_thread_percentage") == "100.0\n"
 
 
 def test_the_log_has_command_and_answer_and_the_reason_that_the_answer_lacks(make_mps):
@@ -318,8 +325,8 @@ def test_the_programs_work_in_a_chroot_that_has_nothing_but_the_driver_root(make
     mps.background.append(int((mps.root.path / "tmp/nvidia-mps/nvidia-cuda-mps-control.pid").read_text()))
     client = mps.client(CUDA_MPS_PIPE_DIRECTORY=str(mps.root.path / "tmp/nvidia-mps"))
     assert client("[start(), synchronize()]") == ["CUDA_SUCCESS"] * 2
-    listed = subprocess.run([*program, "ps"], check=True, env=environment, timeout=PATIENCE, capture_output=True)
-    assert str(client.pid) in listed.stdout.decode()
+    asked = {"input": b"ps\n", "env": environment, "timeout": PATIENCE, "capture_output": True}
+    assert str(client.pid) in subprocess.run(program, check=True, **asked).stdout.decode()
     assert "Server has started" in (mps.root.path / "var/log/nvidia-mps/server.log").read_text()
 
 

@@ -107,7 +107,10 @@ def waiting_quit(mps) -> subprocess.Popen:
     """quit as a program that waits; the daemon has taken it when this returns."""
     program = mps.root.path / "usr/bin/nvidia-cuda-mps-control"
     env = {key: value for key, value in mps.environment().items() if key != "LD_PRELOAD"}
-    process = subprocess.Popen([program, "quit"], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([program], env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin
+    process.stdin.write(b"quit\n")
+    process.stdin.close()
     mps.processes.append(process)
     log = mps.folder / "foreground.log"
     wait_until(lambda: "Cmd:quit" in log.read_text(), "the daemon has the command")
@@ -134,7 +137,7 @@ def test_quit_with_a_time_ends_the_clients_connections(make_mps):
     client = mps.client()
     client("start()")
     waiting_quit(mps)
-    assert mps.program("quit -t 0").returncode == 0
+    assert mps.program(text="quit -t 0\n").returncode == 0
     assert daemon.wait(timeout=PATIENCE) == 0
     assert client("synchronize()") == "CUDA_ERROR_MPS_RPC_FAILURE"
 
@@ -183,7 +186,7 @@ def hello_size(mps) -> int:
         listener.bind(str(mps.pipe / "control"))
         listener.listen()
         listener.settimeout(PATIENCE)
-        asking = threading.Thread(target=mps.program, args=("ps",))
+        asking = threading.Thread(target=mps.program, kwargs={"text": "ps\n"})
         asking.start()
         connection, _ = listener.accept()
         with connection:
