@@ -21,7 +21,32 @@ from toolchain.steps import Step, StepError, Work
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCK = CHECKOUT / "requirements.lock"
 # For developers: nothing that brings up, checks or reports on a stack needs them, and they are a tenth of all.
-LEFT_OUT = ("pyrefly", "ruff", "types-pyyaml")
+TOOLS = ("cyclonedx-python-lib", "pyrefly", "ruff", "types-pyyaml")
+# And what only the tools need.
+LEFT_OUT = (
+    *TOOLS,
+    "arrow",
+    "boolean-py",
+    "defusedxml",
+    "fqdn",
+    "isoduration",
+    "jsonpointer",
+    "jsonschema",
+    "jsonschema-specifications",
+    "lark",
+    "license-expression",
+    "packageurl-python",
+    "py-serializable",
+    "referencing",
+    "rfc3339-validator",
+    "rfc3986-validator",
+    "rfc3987-syntax",
+    "rpds-py",
+    "six",
+    "sortedcontainers",
+    "uri-template",
+    "webcolors",
+)
 # Their compiled modules only make them faster, and are large: 26 MB for each Python with one's debug information.
 PURE = ("charset-normalizer", "coverage", "debugpy", "fonttools", "python-box", "wrapt")
 # It runs out of its own wheel, so the other machine's Python needs no ensurepip.
