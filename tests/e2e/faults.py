@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ FAULTS = (
 )
 
 KILLS = 3  # the kubelet waits 10, 20, 40 s before it starts a container again
-NOTICE_SECONDS = 20  # until somebody notices: the kubelet, the scheduler, the driver
+NOTICE_SECONDS = 45  # until somebody notices: the kubelet, which may look every fifteen; the scheduler, the driver
 START_SECONDS = 60  # until what a check needs before its fault is there
 RESTORE_SECONDS = 120  # until everything is as it was
 
@@ -164,14 +164,20 @@ class Ground:
         uid = self.playground.pod(name)["metadata"]["uid"]
         return running_containers(self.stack, self.node, uid)
 
-    def refusal(self, name: str, reason: str = "FailedPrepareDynamicResources") -> str:
-        """What the kubelet says of a pod that it cannot start, once it says so."""
-        found = wait_for(
-            f"the kubelet says {reason} of {name}", lambda: self.playground.messages(name, reason), NOTICE_SECONDS
-        )
-        status = self.playground.pod(name)["status"]
-        assert status["phase"] == "Pending", f"{name} is {status['phase']}, though the kubelet said: {found[-1]}"
-        return found[-1]
+    def refused(self, name: str, words: str) -> str | None:
+        """What the kubelet says of a pod that it cannot start, if that matches; None if not, or if the pod has begun.
+
+        `words` is a regular expression: the API server may not let the kubelet read a claim that its authorizer does
+        not know of yet, and of that, which it tries again, the kubelet says the same reason with other words.
+        """
+        said = self.playground.messages(name, "FailedPrepareDynamicResources")
+        found = [line for line in said if re.search(words, line)]
+        return found[-1] if found and self.playground.pod(name)["status"]["phase"] == "Pending" else None
+
+    def refusal(self, name: str, words: str) -> str:
+        """What `refused` returns, once it does."""
+        what = f"{name} is Pending, and the kubelet says why: {words}"
+        return wait_for(what, lambda: self.refused(name, words), NOTICE_SECONDS)
 
 
 def shortened(message: str) -> str:
@@ -211,12 +217,17 @@ def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None]
 
 
 def seen_while_down(
-    stack: LiveStack, node: str, process: str, killed: float, signs: dict[str, Callable[[], bool]]
+    stack: LiveStack,
+    node: str,
+    process: str,
+    killed: float,
+    signs: Mapping[str, Callable[[], object]],
+    between: Callable[[], None] = lambda: None,
 ) -> float:
     """Look until each sign was seen while the process is away; returns the time of the last kill.
 
-    Where it is back before that, it is killed again: the kubelet waits twice as long each time. An AssertionError names
-    what was not seen, after `KILLS` or where the process stays away for `START_SECONDS`.
+    Where it is back before that, it is killed again, after `between`: the kubelet waits twice as long each time. An
+    AssertionError names what was not seen, after `KILLS` or where the process stays away for `START_SECONDS`.
     """
     left = dict(signs)
 
@@ -232,6 +243,7 @@ def seen_while_down(
         wait_for(f"{', '.join(left)}, while {process} is away", looked, START_SECONDS)
         if not left:
             return killed
+        between()
         send(stack, node, process, "KILL")
         killed = time.monotonic()
     raise AssertionError(f"{process} was back {KILLS} times before this was seen: {', '.join(left)}")
@@ -494,9 +506,9 @@ def clients_restored(stack: LiveStack) -> Iterator[None]:
         if stack.settings.mps.mode == "daemon":
             words = ("-n", MPS_NAMESPACE, f"daemonset/{MPS_DAEMON}", f"--timeout={RESTORE_SECONDS}s")
             stack.kubectl("rollout", "status", *words)
-        if stack.settings.mps.mode == "claim" or stack.settings.cluster.provider == "existing":
-            # There, one that the kubelet started again may have come before the next daemon, and be without limits.
-            stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
+        # Fresh ones: the kubelet lets those that it started several times wait for minutes before the next time, and by
+        # claim or on an existing cluster one may have come before the next daemon, and be without limits.
+        stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
         wait_for("the daemon has its clients", lambda: Daemon(stack).clients() == contexts, RESTORE_SECONDS)
 
 

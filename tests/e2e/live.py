@@ -105,10 +105,15 @@ class LiveStack:
 
     def kubectl_fails(self, *words: str, stdin: str = "") -> str:
         """What kubectl says when it has to fail."""
+        said = self.refusal(*words, stdin=stdin)
+        assert said is not None, f"kubectl {' '.join(words)} was to fail, and did not"
+        return said
+
+    def refusal(self, *words: str, stdin: str = "") -> str | None:
+        """What kubectl says if it fails; None if it does not."""
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-        assert done.returncode != 0, f"kubectl {' '.join(words)} was to fail, and printed: {done.stdout}"
-        return done.stdout + done.stderr
+        return done.stdout + done.stderr if done.returncode else None
 
     def in_node(self, node: str, *words: str) -> str:
         """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""

@@ -197,8 +197,8 @@ class Away:
         return look
 
 
-def looked(**signs: Callable[[], bool]) -> float:
-    return faults.seen_while_down(cast(LiveStack, None), "node", "daemon", -1.0, signs)
+def looked(between: Callable[[], None] = lambda: None, **signs: Callable[[], bool]) -> float:
+    return faults.seen_while_down(cast(LiveStack, None), "node", "daemon", -1.0, signs, between)
 
 
 def test_what_is_seen_before_the_process_is_back_takes_no_further_kill(monkeypatch: pytest.MonkeyPatch):
@@ -215,6 +215,13 @@ def test_process_that_is_back_too_soon_is_killed_again_and_the_time_is_that_of_t
     assert away.kills == 1
 
 
+def test_what_a_further_kill_needs_is_made_before_it(monkeypatch: pytest.MonkeyPatch):
+    away = Away(monkeypatch, 1, 1)
+    kills: list[int] = []
+    looked(lambda: kills.append(away.kills), quiet=away.seen(2))
+    assert kills == [0, 1]
+
+
 def test_what_is_never_seen_ends_the_kills_and_is_named(monkeypatch: pytest.MonkeyPatch):
     away = Away(monkeypatch, 1, 1, 1)
     with pytest.raises(AssertionError, match=r"daemon was back 3 times before this was seen: quiet"):
@@ -226,3 +233,36 @@ def test_process_that_stays_away_ends_the_look(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(faults, "START_SECONDS", 0)
     with pytest.raises(AssertionError, match=r"still not so: quiet, while daemon is away"):
         looked(quiet=lambda: False)
+
+
+class Waiting:
+    """A playground of one pod, of which the kubelet has said this."""
+
+    def __init__(self, phase: str, *said: str) -> None:
+        self.phase, self.said = phase, said
+
+    def messages(self, name: str, reason: str) -> list[str]:
+        assert (name, reason) == ("waits", "FailedPrepareDynamicResources")
+        return list(self.said)
+
+    def pod(self, name: str) -> dict[str, Any]:
+        return {"status": {"phase": self.phase}}
+
+
+FORBIDDEN = "prepare dynamic resources: resourceclaims is forbidden: no relationship found between node and this object"
+NOT_THERE = "prepare dynamic resources: DRA driver gpu.nvidia.com is not registered"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "found"),
+    [
+        (Waiting("Pending"), None),
+        (Waiting("Pending", FORBIDDEN), None),
+        (Waiting("Pending", NOT_THERE, FORBIDDEN), NOT_THERE),
+        (Waiting("Running", NOT_THERE), None),
+    ],
+    ids=["nothing said", "claim may not be read yet", "told after that", "runs by now"],
+)
+def test_kubelet_refuses_a_pod_for_the_reason_that_is_asked_for(waiting: Any, found: str | None):
+    ground = faults.Ground(cast(LiveStack, None), "node", waiting)
+    assert ground.refused("waits", "not registered|NodePrepareResources") == found
