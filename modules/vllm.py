@@ -1,0 +1,102 @@
+"""Modules 06 and 06.5: vLLM as a client of MPS, and its speed by thread percentage."""
+
+import json
+from typing import TYPE_CHECKING
+
+from pulumi import Input
+
+import vllm_memory
+from components.vllm import NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE, Environment, Model, Resources, VllmServer
+from host_driver import Mount
+from loadgen.plan import PROFILES
+from modules.gpus import gpu_model
+from modules.module import Built, Module
+from mps_limits import granted_multiprocessors, quantity_mib
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+
+def image_of(settings: "Settings") -> str:
+    """The image for the GPU's compute capability where the stack has one, else the one for any."""
+    model = gpu_model(settings)
+    found = settings.vllm.images.get(model.cuda_compute_capability) if model else None
+    return found or settings.images.vllm or VLLM_IMAGE
+
+
+def images_to_load(settings: "Settings") -> list[str]:
+    """vLLM's image, where a Kind cluster cannot pull it, since it is only on this machine."""
+    image = image_of(settings) if "06" in settings.modules else ""
+    return [image] if image.startswith("localhost/") else []
+
+
+def mounts(settings: "Settings") -> list[Mount]:
+    """The folders of this machine that vLLM reads, for the GPU nodes of a Kind cluster."""
+    folders = ((settings.vllm.model.path, NODE_MODEL), (settings.vllm.python_environment, NODE_ENVIRONMENT))
+    return [Mount(path, node) for path, node in folders if path and "06" in settings.modules]
+
+
+def _utilization(settings: "Settings", built: Built) -> Input[str]:
+    """gpu_memory_utilization under the limit of MPS. Another cluster's GPU is known once it is published."""
+    assert built.driver, "GPUs are published by module 02"
+    limit, model = quantity_mib(settings.vllm_limit), gpu_model(settings)
+    if model:
+        granted = granted_multiprocessors(model, settings.vllm.active_thread_percentage)
+        return vllm_memory.utilization(limit, granted, model.memory_mib - model.reserved_memory_mib)
+    memory = built.driver.memory_mib(settings.gpu_nodes[0].node, settings.place("04"))
+    return memory.apply(lambda total: vllm_memory.utilization(limit, None, total))
+
+
+def build(module: Module, settings: "Settings", built: Built) -> None:
+    assert built.cluster, "module 06 requires 01"
+    assert built.sharing and built.shared, "module 06 requires 04"
+    vllm, chosen, on_kind = settings.vllm, settings.vllm.model, settings.cluster.provider == "kind"
+    folder = vllm.python_environment
+    model = Model(
+        served_name=settings.vllm_model_name,
+        dummy=json.dumps(settings.vllm_dummy, indent=2) + "\n" if settings.vllm_dummy else None,
+        path=NODE_MODEL if chosen.path and on_kind else chosen.path,
+        claim=chosen.claim,
+        hub=chosen.hub,
+        revision=chosen.revision,
+    )
+    utilization = _utilization(settings, built)
+    VllmServer(
+        "vllm",
+        manifests=module.name,
+        cluster=built.cluster,
+        image=image_of(settings),
+        node=settings.gpu_nodes[0].node,
+        sharing=built.sharing,
+        model=model,
+        utilization=utilization,
+        max_model_len=vllm.max_model_len,
+        resources=Resources(vllm.cpu, vllm.memory, vllm.startup_seconds),
+        extra_args=vllm.extra_args,
+        claims=built.shared.claims,
+        depends_on=built.shared.objects,
+        environment=Environment(folder, NODE_ENVIRONMENT if on_kind else folder) if folder else None,
+        cache_claim=vllm.cache_claim,
+        timeout_seconds=settings.timeouts.workload,
+    )
+    built.outputs["vllm"] = {
+        "model": model.served_name,
+        # Random weights: what it writes means nothing, and the one who reads its figures has to know.
+        "weights": "dummy" if model.dummy else "real",
+        "activeThreadPercentage": vllm.active_thread_percentage,
+        "pinnedDeviceMemoryLimit": settings.vllm_limit,
+        "gpuMemoryUtilization": utilization,
+        "service": "vllm.mps.svc.cluster.local:8000",
+    }
+
+
+def build_sweep(module: Module, settings: "Settings", built: Built) -> None:
+    """Nothing lasts of it: the checks make the Job that measures."""
+    assert built.outputs["vllm"], "module 06.5 requires 06"
+    sweep = settings.vllm.sweep
+    plan = PROFILES[sweep.profile]
+    built.outputs["vllmExperiment"] = {
+        "profile": sweep.profile,
+        "percentages": list(sweep.percentages or plan.alone),
+        "repeats": sweep.repeats or plan.repeats,
+    }
