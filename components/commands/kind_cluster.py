@@ -13,6 +13,7 @@ CLUSTER_HIDDEN_DEVICES, a JSON list of the host's device files that no node may 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -134,9 +135,15 @@ class KindCluster:
             if hidden:
                 self._hide(hidden)
         except BaseException as error:
-            if isinstance(error, subprocess.CalledProcessError):
-                self._save_diagnostics()
-            self._take_down()
+            # Ctrl-C goes to the whole group of processes, and may end the program before it arrives here.
+            interrupted = isinstance(error, subprocess.CalledProcessError) and error.returncode == -signal.SIGINT
+            try:
+                if isinstance(error, subprocess.CalledProcessError) and not interrupted:
+                    self._save_diagnostics()
+            finally:
+                self._take_down()
+            if interrupted:
+                raise KeyboardInterrupt from error
             raise
         self.kubeconfig.chmod(0o600)
         (self.folder / "incarnation").write_text(incarnation)

@@ -593,9 +593,8 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, 
     life = ground.run("stays", uuid=uuid)
     gpus = pods.sees("stays")
     with faults.xid(stack, node, device, XID_NUMBER) as began:
-        wait_for("the driver taints the GPU", lambda: faults.taints(stack, node, device), TAINT_SECONDS)
+        (taint,) = wait_for("the driver taints the GPU", lambda: faults.taints(stack, node, device), TAINT_SECONDS)
         noticed = time.monotonic() - began
-        (taint,) = faults.taints(stack, node, device)
         found = (taint["key"], taint["value"], taint["effect"])
         assert found == (faults.XID_KEY, str(XID_NUMBER), "NoSchedule")
         others = [other for place, other in stack.devices() if place == node and other != device]

@@ -41,6 +41,8 @@ class World:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Of a shell's background job they are ignored, and this would be inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *words: str) -> tuple[int, str, str]:
@@ -214,6 +216,16 @@ def test_interrupted_creation_is_taken_down(world: World):
     assert process.returncode == 130
     assert err.splitlines()[-1] == "cluster a: interrupted; what was made is taken down, the next run makes it anew"
     assert world.containers == set() and world.networks == set()
+
+
+def test_creation_whose_kind_is_interrupted_first_is_taken_down_as_well(world: World):
+    # A terminal signals the whole group, and kind may be gone before the signal is here.
+    (world.root / "interrupted").touch()
+    rc, _, err = world.run("create")
+    assert rc == 130
+    assert err.splitlines()[-1] == "cluster a: interrupted; what was made is taken down, the next run makes it anew"
+    assert world.containers == set() and world.networks == set()
+    assert not (world.folder / "diagnostics").exists()
 
 
 def test_what_a_killed_run_left_is_made_anew(world: World):
