@@ -106,10 +106,22 @@ class Server:
         self.process.wait()
 
     def _alive(self) -> bool:
-        """Whether anybody of the group runs. The group's first process is a zombie until it is waited for."""
-        self.process and self.process.poll()
+        """Whether anybody of the group runs; whoever has ended is a member until it is waited for."""
+        if self.process is None:
+            return False
+        if self.process.poll() is not None:
+            self._reap(self.process.pid)
         try:
-            os.killpg(self.process.pid if self.process else 0, 0)
+            os.killpg(self.process.pid, 0)
         except ProcessLookupError:
             return False
         return True
+
+    @staticmethod
+    def _reap(group: int) -> None:
+        """Wait for those of the group whose parent went before them: a container's first process is their parent."""
+        try:
+            while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return  # nobody of the group is a child of this process

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,10 +81,19 @@ class Folder:
         """The steps that ended well."""
         return self._read("steps.json", [])
 
+    def done(self, part: str) -> bool:
+        """Whether the stack was brought up, had these checks, or all, and was taken down."""
+        checked = {file.stem.removeprefix("verify-") for file in self.results()}
+        return {"up", "down"} <= set(self.steps) and bool(checked & {part, "all"})
+
     @property
-    def done(self) -> bool:
-        """Whether the stack was brought up, checked as a whole or by modules, and taken down."""
-        return {"up", "down"} <= set(self.steps) and bool(self.results())
+    def machine(self) -> Machine | None:
+        """The machine on which it was measured."""
+        found = self._read("machine.json", None)
+        return Machine(**found) if found else None
+
+    def keep_machine(self, found: Machine) -> None:
+        self._write("machine.json", found.model_dump())
 
     def keep(self, step: str, seconds: dict[str, float]) -> None:
         """Keep that a step ended well, and its times."""
@@ -101,6 +110,10 @@ class Folder:
 
     def results(self) -> list[Path]:
         return sorted(self.path.glob("verify-*.json"))
+
+    def begin(self) -> None:
+        """No step is done; what was measured is kept."""
+        self._write("steps.json", [])
 
     def forget(self) -> None:
         for file in self.path.glob("*.json"):
@@ -168,11 +181,13 @@ def measure(chosen: Chosen, checkout: Path) -> int:
     failed: list[str] = []
     for number, folder in enumerate(folders, 1):
         say(f"[{number}/{len(folders)}] stack {folder.stack}")
-        if folder.done and not chosen.again:
+        if folder.done(chosen.part) and not chosen.again:
             say("  was measured before; MEASURE=--again measures it once more")
             continue
-        if "up" in chosen.steps and (chosen.again or "down" in folder.steps):
+        if "up" in chosen.steps and chosen.again:
             folder.forget()
+        elif "up" in chosen.steps and "down" in folder.steps:
+            folder.begin()  # other checks of it are kept
         try:
             failed += [f"{folder.stack}: {step}" for step in one(folder, chosen, checkout)]
         except KeyboardInterrupt:
@@ -215,6 +230,7 @@ def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
             written = checkout / "results" / stack / "verify.json"
             if written.exists() and written.stat().st_mtime >= at.timestamp():
                 folder.keep_results(written, chosen.part)
+                folder.keep_machine(machine())
         elif step == "down" and code == 0:
             folder.keep(step, {"down": seconds})
     return failed
@@ -296,8 +312,11 @@ def machine() -> Machine:
     return Machine(cores=os.cpu_count() or 1, memory_mib=mib, kernel=platform.release(), processor=name or "unknown")
 
 
-def merge(folders: Sequence[Folder], checkout: Path, here: Callable[[], Machine] = machine) -> int:
-    """Write results/<gpu>-<date>.json and .html of what is known of the stacks. 1 if a check failed."""
+def merge(folders: Sequence[Folder], checkout: Path) -> int:
+    """Write results/<gpu>-<date>.json and .html of what is known of the stacks. 1 if a check failed.
+
+    The stacks' folders may have come from the machine that has the GPU, which is the one that is told.
+    """
     runs = [
         Run(
             stack=folder.stack,
@@ -310,7 +329,13 @@ def merge(folders: Sequence[Folder], checkout: Path, here: Callable[[], Machine]
     ]
     if not runs:
         raise NothingToMeasure("results/measure has no checks of these stacks; run `make measure` first")
-    found = Measured(machine=here(), runs=tuple(runs))
+    (where, *others) = {folder.machine for folder in folders if folder.results() and folder.machine} or {machine()}
+    if others:
+        raise NothingToMeasure(
+            f"{MEASURED} has checks of {1 + len(others)} machines, and a measurement is of one; "
+            "name the stacks of one of them in STACKS"
+        )
+    found = Measured(machine=where, runs=tuple(runs))
     # Imported here: it brings a template engine, which the stacks need none of.
     from report.document import document
     from report.page import render

@@ -410,6 +410,15 @@ def taints(stack: LiveStack, node: str, device: str) -> list[dict[str, str]]:
     ]
 
 
+def keeping_off(found: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+    """(key, effect) of the taints that keep pods off.
+
+    One of effect None only tells: the driver publishes so what an application has caused, as a process of MPS that was
+    killed on a real GPU may.
+    """
+    return [(taint["key"], taint["effect"]) for taint in found if taint["effect"] != "None"]
+
+
 def rules_of(stack: LiveStack, node: str, device: str) -> list[dict[str, Any]]:
     """The DeviceTaintRules that name a device."""
     wanted = {"driver": DRIVER, "pool": node, "device": device}
@@ -556,8 +565,7 @@ def state(stack: LiveStack) -> dict[str, Any]:
         "pods that are ready": _ready_pods(stack),
         "devices": sorted(stack.devices()),
         "taints of devices": {
-            f"{node} {device}": [(taint["key"], taint["effect"]) for taint in taints(stack, node, device)]
-            for node, device in sorted(stack.devices())
+            f"{node} {device}": keeping_off(taints(stack, node, device)) for node, device in sorted(stack.devices())
         },
         "allocations": sorted(
             (claim["metadata"]["namespace"], result["pool"], result["device"], str(result.get("consumedCapacity")))

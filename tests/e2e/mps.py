@@ -50,16 +50,16 @@ class Daemon:
     def ask(self, *commands: str) -> str:
         """What it answers to commands of nvidia-cuda-mps-control."""
         namespace, pod = self.pod
+        stdin = "".join(f"{command}\n" for command in commands)
         if not self.by_claim:
             # On standard input: NVIDIA's program reads no command from its command line, and says nothing of it.
             words = ("exec", "-i", "-n", namespace, pod, "--", "nvidia-cuda-mps-control")
-            return "".join(self.stack.kubectl(*words, stdin=f"{command}\n") for command in commands)
+            return self.stack.kubectl(*words, stdin=stdin)
         script = (
             "cd /driver-root; export CUDA_MPS_PIPE_DIRECTORY=/driver-root/tmp/nvidia-mps; "
             "for control in usr/bin usr/local/bin bin; do [ -x $control/nvidia-cuda-mps-control ] && break; done; "
             "exec $control/nvidia-cuda-mps-control"
         )
-        stdin = "".join(f"{command}\n" for command in commands)
         return self.stack.kubectl("exec", "-i", "-n", namespace, pod, "--", "sh", "-c", script, stdin=stdin)
 
     def servers(self) -> list[int]:
@@ -67,7 +67,7 @@ class Daemon:
 
     def clients(self) -> int:
         """How many contexts it serves. A daemon does not see the processes of other pods, so it has no more to say."""
-        return len(re.findall(r"^\d+\.\d+$", self.ask("get_device_client_list"), re.M))
+        return len(re.findall(r"^\d+\.\d+\s*$", self.ask("get_device_client_list"), re.M))
 
     def gpus_in_use(self) -> set[str]:
         """The beginnings of the UUIDs of the GPUs that clients use."""

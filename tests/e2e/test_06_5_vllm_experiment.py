@@ -15,7 +15,7 @@ from modules import gpu_model
 from mps_limits import granted_multiprocessors, mps_memory, quantity_mib
 from tests.e2e.live import LiveStack
 from tests.e2e.mps import Daemon
-from tests.e2e.vllm_server import MORE_SECONDS, Job, command, like_the_server, python, ready_pod
+from tests.e2e.vllm_server import MORE_SECONDS, Job, command, like_the_server, python, ready_pod, remove_left_over
 
 pytestmark = pytest.mark.gpu
 
@@ -74,6 +74,7 @@ def measure(stack: LiveStack, plan: Plan, points: Points) -> None:
         "folder": "/scratch/logs",
     }
     words = [python(stack), "-m", "loadgen", "sweep"]
+    remove_left_over(stack)
     failures, ended = [], False
     manifest = like_the_server(stack, words, {"SWEEP": json.dumps(arguments)}, deadline)
     (container,) = manifest["spec"]["template"]["spec"]["containers"]

@@ -324,7 +324,9 @@ def test_used_memory_follows_an_allocation(
             assert most == pytest.approx(before + ALLOCATED_MIB + context, abs=ROUNDING_MIB)
     finally:
         client.remove()
-    wait_for(f"{before} MiB are used again", lambda: used() <= before + ROUNDING_MIB, 30)
+    # A real server of MPS may keep something of its own after it had more clients than before.
+    kept = ROUNDING_MIB if ours.settings.gpu.source == "simulated" else ALLOCATED_MIB // 8
+    wait_for(f"{before} MiB are used again, but for {kept}", lambda: used() <= before + kept, 30)
     total = figure(exported(ours, daemon.node), "DCGM_FI_DEV_FB_TOTAL", uuid)
     assert most < total
     title = f"Memory in use on the shared GPU while a pod allocates {ALLOCATED_MIB} MiB"

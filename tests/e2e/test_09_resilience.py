@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gpu_models import GpuModel
 from mps_limits import granted_multiprocessors, quantity_mib
 from tests.e2e import faults, metrics
 from tests.e2e.faults import CLAIMS, Fault, Ground, shortened
@@ -263,10 +264,10 @@ def started_again(stack: LiveStack, ended: list[Client], before: dict[str, int])
     )
 
 
-def granted(stack: LiveStack, client: Client) -> int:
-    """The SMs that a new client got, which are those of the stack's limit."""
+def granted(stack: LiveStack, client: Client, model: GpuModel | None) -> int:
+    """The SMs that a new client got, which are those of the stack's limit on a known model."""
     sms = client.wait_line("holding")["sms"]
-    if model := model_of(stack):
+    if model:
         assert sms == granted_multiprocessors(model, stack.settings.mps.active_thread_percentage)
     return sms
 
@@ -277,6 +278,9 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
     assert len(before) == 2
     (namespace, name), observed = daemon.pod, observes_mps(stack)
+    model = model_of(stack)  # asks a client, which will have to wait for its next start
+    if observed:
+        wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
     life = restarts(stack.one("pods", name, namespace))
     new, words = None, []
     with faults.clients_restored(stack):
@@ -307,7 +311,7 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
 
             bound = faults.MPS_DAEMON_KILLED.bound
             wait_for("the new client runs", lambda: "running" in fresh().state(), bound)
-            sms = granted(stack, fresh())
+            sms = granted(stack, fresh(), model)
             if observed:
                 wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
             assert daemon.pod == (namespace, name)
@@ -343,7 +347,7 @@ def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
 def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record: Record) -> None:
     daemon = mps_daemon(stack, "claim")
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
-    namespace, old = daemon.pod
+    (namespace, old), model = daemon.pod, model_of(stack)
     new = None
     with faults.clients_restored(stack):
         ended = witnesses(stack)
@@ -357,7 +361,7 @@ def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record:
                 faults.CLAIM_MPS_DAEMON_KILLED.bound,
             )
             new = Client.start(stack, "hold", "0", "--alloc", "64Mi")
-            sms = granted(stack, new)
+            sms = granted(stack, new, model)
             words = started_again(stack, ended, before)
             record(
                 faults.CLAIM_MPS_DAEMON_KILLED,

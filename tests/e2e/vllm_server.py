@@ -13,6 +13,7 @@ from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.mps import CLIENTS, MEMORY, PERCENTAGE, deployed
 
 NAME = "vllm"
+CHECK = "vllm-check"
 PROGRAMS = "/opt/load"
 UTILIZATION = "--gpu-memory-utilization="
 # A pod's pull, mounts and end beside what runs in it.
@@ -65,11 +66,11 @@ def like_the_server(stack: LiveStack, words: Sequence[str], env: Mapping[str, st
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": f"{NAME}-{uuid.uuid4().hex[:8]}", "namespace": CLIENTS},
+        "metadata": {"name": f"{NAME}-{uuid.uuid4().hex[:8]}", "namespace": CLIENTS, "labels": {"app": CHECK}},
         "spec": {
             "backoffLimit": 0,
             "activeDeadlineSeconds": seconds,
-            "template": {"metadata": {"labels": {"app": "vllm-check"}}, "spec": spec},
+            "template": {"metadata": {"labels": {"app": CHECK}}, "spec": spec},
         },
     }
 
@@ -87,6 +88,12 @@ def caller(stack: LiveStack, *words: str) -> dict[str, Any]:
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in left_out]
     container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] not in left_out]
     return job
+
+
+def remove_left_over(stack: LiveStack) -> None:
+    """Remove the Jobs of a run that was killed: they would go on and use the GPU beside the next."""
+    words = ("delete", "jobs", "-n", CLIENTS, "-l", f"app={CHECK}", "--cascade=foreground", "--wait=true")
+    stack.kubectl(*words)
 
 
 class Job:

@@ -266,3 +266,8 @@ NOT_THERE = "prepare dynamic resources: DRA driver gpu.nvidia.com is not registe
 def test_kubelet_refuses_a_pod_for_the_reason_that_is_asked_for(waiting: Any, found: str | None):
     ground = faults.Ground(cast(LiveStack, None), "node", waiting)
     assert ground.refused("waits", "not registered|NodePrepareResources") == found
+
+
+def test_taint_that_only_tells_is_no_difference():
+    xid = {"key": "gpu.nvidia.com/xid", "value": "45", "effect": "None"}
+    assert faults.keeping_off([xid, {**xid, "value": "79", "effect": "NoSchedule"}]) == [(xid["key"], "NoSchedule")]

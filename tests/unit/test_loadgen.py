@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -18,11 +19,12 @@ from loadgen.figures import between_tokens, figures, percentile, spread, time_of
 from loadgen.load import Load, Window, closed, noise, opened, session
 from loadgen.plan import PROFILES, Plan, Point
 from loadgen.points import OtherMeasurement, Points
-from loadgen.server import MEMORY, PERCENTAGE, Server, ServerFailed, cause
+from loadgen.server import MEMORY, PERCENTAGE, STOP_SECONDS, Server, ServerFailed, cause
 from tests.unit.fake_openai import FakeServer
 
 # Two cores, and other work beside: what a timer and a socket may add to each wait.
 LATE = 0.06
+CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
 
@@ -275,6 +277,28 @@ def test_server_that_never_answers_is_given_up(tmp_path: Path, free_ports: None)
     with pytest.raises(ServerFailed, match="did not answer within 1 s"):
         asyncio.run(run())
     assert server.process is not None and server.process.returncode is not None
+
+
+ORPHAN = """
+import asyncio, ctypes, subprocess, sys, time
+from pathlib import Path
+from loadgen.server import Server
+
+PR_SET_CHILD_SUBREAPER = 36  # as a container's first process is: who loses its parent becomes a child of this
+assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+server = Server([], 50, "1M", 1, Path("."))
+server.process = subprocess.Popen(["sh", "-c", "sleep 60 & exit 0"], start_new_session=True)
+server.process.wait()
+began = time.perf_counter()
+asyncio.run(server.stop())
+print(time.perf_counter() - began)
+"""
+
+
+def test_server_is_gone_once_whom_it_left_behind_has_ended():
+    # vLLM's process that tracks shared memory outlives it, and nobody else waits for that one in a container.
+    done = subprocess.run([sys.executable, "-c", ORPHAN], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < STOP_SECONDS / 4
 
 
 def test_server_has_limits_of_its_own_and_nobody_elses(tmp_path: Path):

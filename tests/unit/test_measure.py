@@ -158,6 +158,35 @@ def test_what_was_measured_is_measured_again_on_request_only(machine: Machine, c
     assert len(machine.steps()) == 6
 
 
+def test_checks_that_were_left_out_are_made_later_and_join_the_others(machine: Machine):
+    assert main(["--stacks", "gpu-mps", "--modules", "04"], machine.checkout) == 0
+    assert main(["--stacks", "gpu-mps", "--modules", "05"], machine.checkout) == 0
+    assert len(machine.steps()) == 6
+    assert [check.module for check in written(machine).merged().checks] == ["04", "05"]
+    # All that is measured is measured; the stack need not come up again for a part of it.
+    assert main(["--stacks", "gpu-mps", "--modules", "05"], machine.checkout) == 0
+    assert len(machine.steps()) == 6
+
+
+def test_machine_is_the_one_that_was_measured_wherever_it_is_merged(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    there = written(machine).machine
+    elsewhere = there.model_copy(update={"cores": there.cores + 1})
+    monkeypatch.setattr(measure, "machine", lambda: elsewhere)
+    assert main(["--merge"], machine.checkout) == 0
+    assert written(machine).machine == there
+
+
+def test_checks_of_two_machines_are_no_measurement(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    elsewhere = written(machine).machine.model_copy(update={"cores": 1000})
+    monkeypatch.setattr(measure, "machine", lambda: elsewhere)
+    assert main(["--stacks", "gpu-exclusive"], machine.checkout) == 2
+    assert "results/measure has checks of 2 machines, and a measurement is of one" in capsys.readouterr().err
+
+
 def test_stacks_of_several_runs_are_merged(machine: Machine):
     for stack in STACKS:
         assert main(["--stacks", stack], machine.checkout) == 0
