@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.images import Images
-from modules import cluster, mps, operation, shares, vllm
+from modules import cluster, consumable_capacity, mps, observability, resilience, vllm, workloads
 from modules.cluster import feature_gates
 from modules.gpus import driver_root, gpu_model, host
 from modules.module import Built, Module
@@ -45,14 +45,14 @@ MODULES = {
         Module("00", "prerequisites", "Prerequisites", (), cluster.check_prerequisites),
         Module("01", "cluster", "Cluster and GPUs", (), cluster.build_cluster),
         Module("02", "dra-driver", "NVIDIA's DRA driver", ("01",), cluster.build_driver),
-        Module("03", "workloads", "Exclusive GPUs by claim", ("01", "02"), mps.build_workloads),
+        Module("03", "workloads", "Exclusive GPUs by claim", ("01", "02"), workloads.build),
         Module("04", "mps", "Two pods on one GPU by MPS", ("01", "02"), mps.build_mps),
         Module("05", "mps-limits", "Limits of MPS, and who wins", ("01", "02", "04"), mps.build_mps_limits),
         Module("06", "vllm", "vLLM under a limit", ("01", "02", "04"), vllm.build),
         Module("06.5", "vllm-experiment", "vLLM by thread percentage", ("01", "02", "04", "06"), vllm.build_sweep),
-        Module("07", "consumable-capacity", "One GPU for many claims", ("01", "02"), shares.build),
-        Module("08", "observability", "Admin access and metrics", ("01", "02"), operation.build_observability),
-        Module("09", "resilience", "Faults and what survives them", ("01", "02"), operation.build_resilience),
+        Module("07", "consumable-capacity", "One GPU for many claims", ("01", "02"), consumable_capacity.build),
+        Module("08", "observability", "Admin access and metrics", ("01", "02"), observability.build),
+        Module("09", "resilience", "Faults and what survives them", ("01", "02"), resilience.build),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Modules 03, 04 and 05: GPUs for one pod alone, GPUs shared by MPS, and its limits."""
+"""Modules 04 and 05: GPUs shared by MPS, and its limits."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +10,14 @@ from components.mps_clients import Limits, MpsByClaim
 from components.mps_daemon import MpsDaemon
 from components.mps_policy import MpsPolicy
 from components.workload import Workload
+from modules.consumable_capacity import most_memory_mib
 from modules.gpus import gpu, gpu_model
 from modules.module import Built, Module
-from modules.shares import most_memory_mib
 from mps_limits import VLLM_CLASS, context_mib, granted_multiprocessors, mib_quantity, quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings
     from settings.blocks import Mps, MpsLimits
-
-
-def build_workloads(module: Module, settings: "Settings", built: Built) -> None:
-    assert built.cluster, "module 03 requires 01"
-    assert built.driver, "module 03 requires 02"
-    built.exclusive = Workload(
-        "exclusive-gpu",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images.gpu_probe,
-        # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
-        node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, "03"),
-        timeout_seconds=settings.timeouts.workload,
-    )
 
 
 def _limits(block: "Mps | MpsLimits") -> Limits:
@@ -74,7 +58,7 @@ def build_mps(module: Module, settings: "Settings", built: Built) -> None:
         driver=built.driver,
         image=built.images.gpu_probe,
         node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, "04"),
+        gpu=gpu(settings, built, module.number),
         sharing=built.sharing,
         timeout_seconds=settings.timeouts.workload,
     )

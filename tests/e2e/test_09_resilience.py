@@ -114,13 +114,8 @@ def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
 
     def refused() -> str:
         nonlocal said
-        pair.part()
-        said = ground.refused(pair.waits, NO_PLUGIN) or ""
+        said = pair.refused()
         return said
-
-    def held() -> bool:
-        pair.part()
-        return pair.held()
 
     def another() -> None:
         nonlocal pair
@@ -129,7 +124,7 @@ def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
 
     killed = faults.crash(stack, node, faults.PLUGIN_PROCESS)
     signs: dict[str, Callable[[], object]] = {
-        "a deleted pod ends and stays, with its claim": held,
+        "a deleted pod ends and stays, with its claim": lambda: pair.held(),
         "the kubelet cannot start a new pod": refused,
         "a pod from before is unharmed": lambda: unharmed(ground, "stays", life, gpus),
     }
@@ -178,8 +173,14 @@ class Pair:
             self.ground.playground.delete_pod(self.leaves)
             self.ground.start(self.waits)
 
+    def refused(self) -> str:
+        """What the kubelet says of the pod that is made; empty while it says nothing."""
+        self.part()
+        return self.ground.refused(self.waits, NO_PLUGIN) or ""
+
     def held(self) -> bool:
         """Whether the deleted pod is there without its container: its claim cannot be let go of."""
+        self.part()
         ground = self.ground
         return (
             not ground.gone(self.leaves)

@@ -287,6 +287,7 @@ from loadgen.server import Server
 PR_SET_CHILD_SUBREAPER = 36  # as a container's first process is: who loses its parent becomes a child of this
 assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 server = Server([], 50, "1M", 1, Path("."))
+# The one that is left behind; SIGTERM ends it long before its time.
 server.process = subprocess.Popen(["sh", "-c", "sleep 60 & exit 0"], start_new_session=True)
 server.process.wait()
 began = time.perf_counter()

@@ -46,7 +46,9 @@ class Machine:
             results = checkout / "results" / stack / "verify.json"
             results.parent.mkdir(parents=True, exist_ok=True)
             failed = outcome != 0
-            measured_sample.results(stack, modules, failed=failed).write(results)
+            left_out = tuple(number for number in MODULES[stack] if number not in modules)
+            found = measured_sample.results(stack, modules, failed=failed)
+            found.model_copy(update={"not_checked": left_out}).write(results)
         return outcome
 
     def steps(self) -> list[str]:
@@ -166,6 +168,22 @@ def test_checks_that_were_left_out_are_made_later_and_join_the_others(machine: M
     # All that is measured is measured; the stack need not come up again for a part of it.
     assert main(["--stacks", "gpu-mps", "--modules", "05"], machine.checkout) == 0
     assert len(machine.steps()) == 6
+
+
+def test_stack_whose_modules_were_each_checked_is_measured(machine: Machine):
+    for words in (["up"], ["verify", "--modules", "04"], ["verify", "--modules", "05"], ["down"]):
+        assert main(["--stacks", "gpu-mps", "--steps", *words], machine.checkout) == 0
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    assert len(machine.steps()) == 4
+    # It can be brought up for further checks all the same.
+    assert main(["--stacks", "gpu-mps", "--steps", "up"], machine.checkout) == 0
+    assert machine.steps()[4:] == [UP.format("gpu-mps")]
+
+
+def test_stack_of_which_one_module_was_checked_is_not_measured(machine: Machine):
+    assert main(["--stacks", "gpu-mps", "--modules", "04"], machine.checkout) == 0
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    assert machine.steps()[3:] == [step.format("gpu-mps") for step in (UP, VERIFY, DOWN)]
 
 
 def test_machine_is_the_one_that_was_measured_wherever_it_is_merged(machine: Machine, monkeypatch: pytest.MonkeyPatch):

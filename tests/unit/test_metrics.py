@@ -1,16 +1,21 @@
 """What the checks of module 08 read, against a stack of plain data."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from components.claims import every_gpu
 from tests.e2e import metrics
+from tests.e2e.live import LiveStack
 
 TEXT = """\
 # TYPE DCGM_FI_DEV_FB_TOTAL gauge
 DCGM_FI_DEV_FB_TOTAL{Hostname="a",namespace="n",pod="p",container="c",dra_claim_name="k",dra_device_name="gpu-0"} 80.0
 DCGM_FI_DEV_FB_TOTAL{UUID="GPU-1",Hostname="a",namespace="",pod="",container=""} 80.0
+# TYPE energy counter
+energy{UUID="GPU-1"} 7
+# TYPE errors_total counter
+errors_total 8
 # TYPE d_seconds histogram
 d_seconds_bucket{operation="prepare",le="0.05"} 98
 d_seconds_bucket{operation="prepare",le="0.1"} 99
@@ -60,6 +65,12 @@ def results(claim: dict[str, Any]) -> list[dict[str, Any]]:
 
 def plain(*claims: Any, pods: Any = (), shares: str = "disabled") -> Any:
     return Plain(shares, resourceclaims=list(claims), pods=list(pods))
+
+
+def test_metrics_have_the_names_that_are_written():
+    samples = metrics.scrape(cast(LiveStack, Plain()), "pods/a")
+    assert metrics.value(samples, "energy") == 7 and metrics.value(samples, "errors_total") == 8
+    assert not metrics.named(samples, "energy_total")
 
 
 def test_checks_read_series_and_histograms():

@@ -54,7 +54,7 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         driver=built.driver,
         image=built.images.gpu_probe,
         node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, "07"),
+        gpu=gpu(settings, built, module.number),
         sharing=SharedByMemory(requests, daemon, waiting),
         # The one that waits must not be there before module 04's clients have their part.
         after=[built.shared] if built.shared else [],

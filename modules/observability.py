@@ -1,4 +1,4 @@
-"""Modules 08 and 09: who looks on at the GPUs, and what keeps a broken one from new pods."""
+"""Module 08: who looks on at the GPUs, and what is to be seen."""
 
 from typing import TYPE_CHECKING
 
@@ -7,14 +7,13 @@ from components.gpu_exporter import DCGM_EXPORTER_IMAGE, GpuExporter
 from components.manifests import MANIFESTS
 from components.mps_daemon import MpsDaemon
 from components.prometheus import GRAFANA_IMAGE, PROMETHEUS_IMAGE, Prometheus
-from components.taint_keeper import TaintKeeper
 from modules.module import Built, Module
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-def build_observability(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: "Settings", built: Built) -> None:
     assert built.cluster, "module 08 requires 01"
     assert built.driver, "module 08 requires 02"
     simulated = built.gpus.digest if built.gpus else None
@@ -53,15 +52,3 @@ def build_observability(module: Module, settings: "Settings", built: Built) -> N
         "exporter": settings.observability.exporter,
         "prometheus": settings.observability.prometheus,
     }
-
-
-def build_resilience(module: Module, settings: "Settings", built: Built) -> None:
-    assert built.cluster, "module 09 requires 01"
-    assert built.driver, "module 09 requires 02"
-    TaintKeeper(
-        "taint-keeper",
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images.gpu_agents,
-        timeout_seconds=settings.timeouts.workload,
-    )
