@@ -73,7 +73,7 @@ class _Part(Record):
 
 
 class Machine(_Part):
-    """The machine that the stacks ran on."""
+    """A machine that a stack ran on."""
 
     cores: int
     memory_mib: int
@@ -103,9 +103,10 @@ class Timeline(_Part):
 
 
 class Run(_Part):
-    """One stack: how long it took, its GPUs, and the runs of its checks, of all modules or of some each."""
+    """One stack: where it ran, how long it took, its GPUs, and the runs of its checks, of all modules or some each."""
 
     stack: Words
+    machine: Machine
     timeline: Timeline
     gpus: tuple[Gpu, ...]
     results: Annotated[tuple[Results, ...], Field(min_length=1)]
@@ -115,7 +116,6 @@ class Measured(_Part):
     """One results/<gpu>-<date>.json."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
-    machine: Machine
     runs: Annotated[tuple[Run, ...], Field(min_length=1)]
 
     @property
@@ -137,6 +137,14 @@ class Measured(_Part):
         found = next((gpu for run in self.runs for gpu in run.gpus), None)
         if found is None:
             raise ReportError("no stack of the measurement published a GPU; look at the checks of module 02")
+        return found
+
+    @property
+    def machines(self) -> dict[Machine, list[str]]:
+        """The machines that it was measured on, each with the stacks that ran there: often one."""
+        found: dict[Machine, list[str]] = {}
+        for run in self.runs:
+            found.setdefault(run.machine, []).append(run.stack)
         return found
 
     @property

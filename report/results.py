@@ -145,7 +145,10 @@ class Results(Record):
         return self
 
     def write(self, file: Path) -> None:
-        file.write_text(self.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+        """The file is never there in part: who writes it after each check may be killed meanwhile."""
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(self.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+        part.replace(file)
 
     @classmethod
     def read(cls, file: Path, stack: str) -> "Results":

@@ -11,7 +11,7 @@ from report import measured as sheets
 from report import plots
 from report.aims import Repeats, aims, peak, rules, together
 from report.markdown import _cell
-from report.measured import Measured, Sheet
+from report.measured import Machine, Measured, Sheet
 from report.page import day
 from report.results import Fault, ReportError
 from toolchain.progress import duration
@@ -133,14 +133,14 @@ def _picture(svg: str) -> str:
 
 
 def _origin(found: Measured, source: str) -> list[str]:
-    gpu, machine = found.gpu, found.machine
+    gpu = found.gpu
     _, first = next(found.parts)
     stacks = ", ".join(f"`{run.stack}`" for run in found.runs)
     substitutions = f" ({'; '.join(map(_cell, first.substitutions))})" if first.substitutions else ""
     rows = (
         ("GPU", f"{gpu.product_name}, {gpu.memory_mib} MiB, compute capability {gpu.compute_capability}"),
         ("NVIDIA's driver", f"{gpu.driver_version}, CUDA {gpu.cuda_driver_version}"),
-        ("machine", f"{machine.cores} cores ({machine.processor}), {machine.memory_mib} MiB, Linux {machine.kernel}"),
+        *(("machine", _machine(found, machine)) for machine in found.machines),
         ("Kubernetes", f"{first.kubernetes}, {', '.join(first.container_runtimes)}"),
         ("NVIDIA's DRA driver", f"v{first.driver_version}{substitutions}"),
         ("stacks", stacks),
@@ -148,6 +148,13 @@ def _origin(found: Measured, source: str) -> list[str]:
         ("file", f"[{source}](../{source})"),
     )
     return ["## What was measured on", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
+
+
+def _machine(found: Measured, machine: Machine) -> str:
+    words = f"{machine.cores} cores ({machine.processor}), {machine.memory_mib} MiB, Linux {machine.kernel}"
+    if len(found.machines) == 1:
+        return words
+    return f"{words}: {', '.join(f'`{stack}`' for stack in found.machines[machine])}"
 
 
 def _aims(found: Measured) -> list[str]:

@@ -99,6 +99,14 @@ class Folder:
         return Machine(**found) if found else None
 
     def keep_machine(self, found: Machine) -> None:
+        """Raises `NothingToMeasure` if there are checks of another machine: what a stack compares is of one."""
+        kept = self.machine
+        # Memory may be added to a machine while it runs.
+        if kept and self.results() and kept.model_copy(update={"memory_mib": found.memory_mib}) != found:
+            raise NothingToMeasure(
+                f"stack {self.stack}: {self.path} has checks of another machine ({kept.cores} cores, {kept.processor}, "
+                f"Linux {kept.kernel}); MEASURE=--again measures all of the stack here"
+            )
         self._write("machine.json", found.model_dump())
 
     def keep(self, step: str, seconds: dict[str, float]) -> None:
@@ -221,6 +229,8 @@ def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
         began, at = time.monotonic(), datetime.now(UTC)
         new = not (checkout / ".state" / stack / "kubeconfig").exists()
         say(f"  {step}: begins at {at:%H:%M:%S} UTC")
+        if step == "verify":
+            folder.keep_machine(machine())
         code = {"up": up, "verify": verify, "down": down}[step](stack, chosen, checkout)
         seconds = time.monotonic() - began
         say(f"  {step}: {'done' if code == 0 else f'ended with {code}'} after {duration(seconds)}")
@@ -237,7 +247,6 @@ def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
             written = checkout / "results" / stack / "verify.json"
             if written.exists() and written.stat().st_mtime >= at.timestamp():
                 folder.keep_results(written, chosen.part)
-                folder.keep_machine(machine())
         elif step == "down" and code == 0:
             folder.keep(step, {"down": seconds})
     return failed
@@ -327,6 +336,7 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
     runs = [
         Run(
             stack=folder.stack,
+            machine=folder.machine or machine(),
             timeline=Timeline(**folder.timeline),
             gpus=folder.gpus,
             results=tuple(sorted(_read(folder), key=lambda results: results.finished)),
@@ -336,13 +346,13 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
     ]
     if not runs:
         raise NothingToMeasure("results/measure has no checks of these stacks; run `make measure` first")
-    (where, *others) = {folder.machine for folder in folders if folder.results() and folder.machine} or {machine()}
-    if others:
+    products = {gpu.product_name for run in runs for gpu in run.gpus}
+    if len(products) > 1:
         raise NothingToMeasure(
-            f"{MEASURED} has checks of {1 + len(others)} machines, and a measurement is of one; "
+            f"{MEASURED} has checks of {', '.join(sorted(products))}, and a measurement is of one; "
             "name the stacks of one of them in STACKS"
         )
-    found = Measured(machine=where, runs=tuple(runs))
+    found = Measured(runs=tuple(runs))
     # Imported here: it brings a template engine, which the stacks need none of.
     from report.document import document
     from report.page import render

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,13 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 class Recorder:
-    """A pytest plugin that keeps every check's outcome and what it measured, and shows that work goes on."""
+    """A pytest plugin that keeps every check's outcome and what it measured, and shows that work goes on.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    `after_each` is called when a check has ended and all of it is kept.
+    """
+
+    def __init__(self, console: Console, after_each: Callable[["Recorder"], object] = lambda recorder: None) -> None:
+        self.console, self._after_each = console, after_each
         self.checks: list[Check] = []
         self.tables: list[Table] = []
         self.plots: list[Plot] = []
@@ -47,6 +50,11 @@ class Recorder:
         if report.when == "teardown":
             # The last report of a check has all of its properties, whatever became of it.
             self._keep_measured(report)
+        self._keep_outcome(report)
+        if report.when == "teardown":
+            self._after_each(self)
+
+    def _keep_outcome(self, report: pytest.TestReport) -> None:
         # A set-up that fails or skips is the check's outcome too; a tear-down only if it fails.
         if not (report.when == "call" or report.failed or (report.when == "setup" and report.skipped)):
             return
@@ -118,7 +126,24 @@ def main() -> int:
     # Before the checks, since one of them may leave an API server that does not answer.
     about = _about(live, numbers)
     started = time.monotonic()
-    recorder = Recorder(console)
+
+    def keep(recorder: Recorder, complete: bool = False) -> Results:
+        """Write what is known so far: of a run that is killed, all checks that ended are there."""
+        found = Results(
+            **about,
+            simulated=simulated,
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds=time.monotonic() - started,
+            complete=complete,
+            checks=tuple(recorder.checks),
+            tables=tuple(recorder.tables),
+            plots=tuple(recorder.plots),
+            faults=tuple(recorder.faults),
+        )
+        found.write(results / "verify.json")
+        return found
+
+    recorder = Recorder(console, keep)
     files = [CHECKOUT / "tests" / "e2e" / modules.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
     only = ["-k", " or ".join(chosen.check)] if chosen.check else []
@@ -129,18 +154,7 @@ def main() -> int:
             code = pytest.main([*map(str, files), *options, *only, "-p", "no:cacheprovider"], plugins=[recorder])
         finally:
             sys.stdout = stdout
-    found = Results(
-        **about,
-        simulated=simulated,
-        finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        seconds=time.monotonic() - started,
-        complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
-        checks=tuple(recorder.checks),
-        tables=tuple(recorder.tables),
-        plots=tuple(recorder.plots),
-        faults=tuple(recorder.faults),
-    )
-    found.write(results / "verify.json")
+    found = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
     console.print(_table(found.checks))
     if found.faults:
         console.print(_fault_table(found.faults))

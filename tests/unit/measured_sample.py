@@ -12,6 +12,7 @@ from report.results import Check, Fault, ModuleTitle, Results, Table
 from settings import GPU_MODELS
 
 MODEL = GPU_MODELS["h100-80gb"]
+MACHINE = Machine(cores=16, memory_mib=131072, kernel="6.1.0", processor="a sample")
 THROTTLE = (100, 50, 20, 10, 5, 1)
 PER_SM = 0.5
 MODULES = {
@@ -126,6 +127,7 @@ def results(stack: str, modules: Iterable[str], *, failed: bool = False, simulat
 def run(stack: str, *modules: str, failed: bool = False, simulated: bool = False) -> Run:
     return Run(
         stack=stack,
+        machine=MACHINE,
         timeline=Timeline(up=60.0, first_gpu_pod=55.0, down=5.0),
         gpus=(
             Gpu(
@@ -144,6 +146,5 @@ def run(stack: str, *modules: str, failed: bool = False, simulated: bool = False
 
 def measured(*runs: Run) -> Measured:
     """Those runs, or all that was measured."""
-    machine = Machine(cores=16, memory_mib=131072, kernel="6.1.0", processor="a sample")
     every = (run("gpu-exclusive", "03"), run("gpu-mps", "04", "05"), run("gpu-shared", "07", "08", "09"))
-    return Measured(machine=machine, runs=runs or every)
+    return Measured(runs=runs or every)

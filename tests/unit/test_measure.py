@@ -188,21 +188,48 @@ def test_stack_of_which_one_module_was_checked_is_not_measured(machine: Machine)
 
 def test_machine_is_the_one_that_was_measured_wherever_it_is_merged(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
-    there = written(machine).machine
+    there = written(machine).runs[0].machine
     elsewhere = there.model_copy(update={"cores": there.cores + 1})
     monkeypatch.setattr(measure, "machine", lambda: elsewhere)
     assert main(["--merge"], machine.checkout) == 0
-    assert written(machine).machine == there
+    assert written(machine).runs[0].machine == there
 
 
-def test_checks_of_two_machines_are_no_measurement(
+def test_stacks_of_several_machines_are_one_measurement_that_says_so(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    there = written(machine).runs[0].machine
+    elsewhere = there.model_copy(update={"cores": 1000})
+    monkeypatch.setattr(measure, "machine", lambda: elsewhere)
+    assert main(["--stacks", "gpu-exclusive"], machine.checkout) == 0
+    assert written(machine).machines == {elsewhere: ["gpu-exclusive"], there: ["gpu-mps"]}
+
+
+def test_checks_of_one_stack_are_of_one_machine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["--stacks", "gpu-mps", "--modules", "04"], machine.checkout) == 0
+    there = written(machine).runs[0].machine
+    monkeypatch.setattr(measure, "machine", lambda: there.model_copy(update={"memory_mib": 1}))
+    assert main(["--stacks", "gpu-mps", "--modules", "05"], machine.checkout) == 0
+    monkeypatch.setattr(measure, "machine", lambda: there.model_copy(update={"cores": 1000}))
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0  # nothing is left to measure
+    words = ["--stacks", "gpu-mps", "--steps", "verify", "--modules", "05", "--checks", "limit"]
+    assert main(["--stacks", "gpu-mps", "--steps", "up"], machine.checkout) == 0
+    assert main(words, machine.checkout) == 2
+    assert "has checks of another machine" in capsys.readouterr().err
+    assert main(["--stacks", "gpu-mps", "--again"], machine.checkout) == 0
+
+
+def test_gpus_of_two_products_are_no_measurement(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
-    elsewhere = written(machine).machine.model_copy(update={"cores": 1000})
-    monkeypatch.setattr(measure, "machine", lambda: elsewhere)
+    (gpu,) = measured_sample.run("gpu-exclusive", "03").gpus
+    other = gpu.model_copy(update={"product_name": "NVIDIA H200"})
+    monkeypatch.setattr(measure, "gpus", lambda live: [other])
     assert main(["--stacks", "gpu-exclusive"], machine.checkout) == 2
-    assert "results/measure has checks of 2 machines, and a measurement is of one" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has checks of NVIDIA H100 80GB HBM3, NVIDIA H200, and a measurement is of one" in said
 
 
 def test_stacks_of_several_runs_are_merged(machine: Machine):

@@ -14,7 +14,7 @@ from report.measured import Measured, Run, Sheet, newest
 from report.page import render
 from report.results import ReportError
 from report.results_page import BEGIN, END, NOTHING, drawings, generated, replaced, write_page
-from tests.unit.measured_sample import MODEL, measured, repeats, results, run
+from tests.unit.measured_sample import MACHINE, MODEL, measured, repeats, results, run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "results.md"
@@ -82,7 +82,7 @@ def test_newest_is_that_of_the_last_day(tmp_path: Path):
         ("{", "is not what `make measure` writes"),
         ("[]", "is not what `make measure` writes"),
         ('{"schema": 7}', "has schema 7, and schema 1 is needed"),
-        ('{"schema": 1}', "machine: Field required"),
+        ('{"schema": 1}', "runs: Field required"),
     ],
 )
 def test_file_of_another_kind_is_refused_with_the_remedy(tmp_path: Path, text: str, words: str):
@@ -190,6 +190,14 @@ def test_page_has_every_section_and_figure():
     assert "median 2.50 s, 2.00 to 3.00 s" in text
     assert "| `gpu-mps` | 55s | 1m00s | 1m40s | 5.0s |" in text
     assert "kubelet: `socket \\| closed`" in text
+
+
+def test_machines_are_told_apart_by_their_stacks():
+    first, second = run("gpu-mps", "04"), run("gpu-shared", "07")
+    other = second.machine.model_copy(update={"cores": 26})
+    text = "\n".join(generated(measured(first, second.model_copy(update={"machine": other})), "results/x.json"))
+    assert "| machine | 16 cores (a sample), 131072 MiB, Linux 6.1.0: `gpu-mps` |" in text
+    assert "| machine | 26 cores (a sample), 131072 MiB, Linux 6.1.0: `gpu-shared` |" in text
 
 
 def test_page_of_a_part_leaves_out_what_was_not_measured():
@@ -301,4 +309,4 @@ def test_page_is_that_of_the_committed_measurement():
 
 def test_run_needs_results():
     with pytest.raises(ValueError, match="results"):
-        Run(stack="x", timeline=run("x", "03").timeline, gpus=(), results=())
+        Run(stack="x", machine=MACHINE, timeline=run("x", "03").timeline, gpus=(), results=())

@@ -545,6 +545,20 @@ def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str
     assert "daemon killed" in out.getvalue() and "their [contexts]" in out.getvalue() and "2.8" in out.getvalue()
 
 
+def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
+    (tmp_path / "tests" / "e2e").mkdir(parents=True)
+    for file in ("pyproject.toml", "tests/conftest.py", "tests/e2e/conftest.py"):
+        (tmp_path / file).write_text((CHECKOUT / file).read_text())
+    (tmp_path / "source.json").write_text('{"way": "built", "reason": "for a test"}')
+    killed = "\n\ndef test_that_is_killed():\n    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "tests/e2e/test_00_prerequisites.py").write_text(CHECKS + killed)
+    command = [sys.executable, "-c", VERIFY, str(tmp_path), "{}"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stdout + done.stderr
+    run = Results.read(tmp_path / "results" / "test" / "verify.json", "test")
+    assert not run.complete and len(run.checks) == 5 and len(run.tables) == 1
+
+
 VERIFY = """
 import json, sys
 from pathlib import Path
