@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 import gpu_models
 from gpu_models import GpuModel
-from report.results import Check, ModuleTitle, Record, ReportError, Results, Table, Text, Words, read
+from report.results import Check, ModuleTitle, Plot, Record, ReportError, Results, Table, Text, Words, read
 
 SCHEMA = 1
 REPEATS = ("1st TFLOPS", "2nd TFLOPS", "3rd TFLOPS")
@@ -62,6 +62,16 @@ BESIDE_SMI = Sheet(
     ("metric", "load", "nvidia-smi before", "exporter", "nvidia-smi after", "may differ by"),
 )
 START = Sheet("Start of a pod with a claim", ("pod", "claim made", "scheduled", "started", "seconds in all"))
+# A load is a closed loop of so many requests under way, or an open loop of so many a second.
+_LOAD = ("SMs", "loop", "level", "repeats", "tokens/s", "least", "most")
+_WAITS = ("TTFT p50 ms", "TTFT p99 ms", "TPOT p50 ms", "TPOT p99 ms", "ITL p99 ms", "unfinished")
+VLLM_SERVER = Sheet("What vLLM served", ("what", "value"))
+VLLM = Sheet("vLLM by thread percentage", ("percentage", *_LOAD, *_WAITS))
+VLLM_TENANTS = Sheet(
+    "vLLM beside a busy neighbour",
+    ("own/neighbour's percentage", *_LOAD, *_WAITS, "of the throughput alone", "TPOT to that alone"),
+)
+VLLM_MODULE = "06.5"
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -173,6 +183,13 @@ class Measured(_Part):
                     f"{', '.join(sheet.columns)} are needed; run `make measure` again"
                 )
         return [row for table in found.values() for row in table.rows]
+
+    def plots(self, module: str) -> list[Plot]:
+        """Every plot that checks of a module recorded; of one check that ran twice, those of the last time."""
+        found: dict[tuple[str, str], Plot] = {}
+        for _, results in self.parts:
+            found |= {(plot.check, plot.title): plot for plot in results.plots if plot.module == module}
+        return list(found.values())
 
     def merged(self) -> Results:
         """All runs as one, for the page: of a check that several stacks ran the worst result, said by its stack."""

@@ -13,7 +13,7 @@ from report.aims import Repeats, aims, peak, rules, together
 from report.markdown import _cell
 from report.measured import Machine, Measured, Sheet
 from report.page import day
-from report.results import Fault, ReportError
+from report.results import Fault, Plot, ReportError
 from toolchain.progress import duration
 
 BEGIN = "<!-- results: begin -->"
@@ -88,6 +88,7 @@ def generated(found: Measured | None, source: str = "") -> list[str]:
         _capacity(found),
         _metrics(found),
         _faults(found),
+        _vllm(found),
         _times(found),
         _checks(found),
     )
@@ -120,7 +121,14 @@ def drawings(found: Measured) -> dict[str, str]:
     if faults := _passed_faults(found):
         values = [(fault.fault, fault.seconds) for fault in faults]
         drawn["faults"] = _picture(plots.bars("faults", "Seconds to recover", "seconds to recover", values))
+    for plot in found.plots(sheets.VLLM_MODULE):
+        drawn[_key(plot)] = _picture(plots.lines(_key(plot), plot.title, plot.x, plot.y, plot.series))
     return drawn
+
+
+def _key(plot: Plot) -> str:
+    """What the picture of a check's own plot is called."""
+    return "vllm-" + re.sub(r"[^a-z0-9]+", "-", plot.title.lower()).strip("-")
 
 
 def _picture(svg: str) -> str:
@@ -300,6 +308,18 @@ def _faults(found: Measured) -> list[str]:
     columns = ("fault", "who noticed", "what broke", "seconds to recover", "what was lost")
     rows = [(f.fault, f.noticed, f.broke, f"{f.seconds:.1f}", f.lost) for f in faults]
     return ["## Faults", "", *_table(columns, rows, right=(3,)), "", f"![Seconds to recover]({PLOTS}/faults.svg)"]
+
+
+def _vllm(found: Measured) -> list[str]:
+    """Every load of module 06.5, and what the checks drew of them."""
+    lines: list[str] = []
+    for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS):
+        lines += _sheet(found, sheet)
+    if not lines:
+        return []
+    pictures = [f"![{plot.title}]({PLOTS}/{_key(plot)}.svg)" for plot in found.plots(sheets.VLLM_MODULE)]
+    words = "How it is measured, what the columns are and what follows: [module 06.5](06.5-vllm-experiment.md)."
+    return ["## vLLM", "", words, *lines, *(line for picture in pictures for line in ("", picture))]
 
 
 def _times(found: Measured) -> list[str]:

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ STEPS = ("up", "verify", "down")
 ALL = "all"  # the name of the part that is every check
 MEASURED = Path("results", "measure")
 INTERRUPTED = 130
+POINTS = ("csv", "json")  # how module 06.5 writes its points
 
 
 class NothingToMeasure(Exception):
@@ -122,6 +124,12 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / f"verify-{part}.json").write_text(results.read_text())
 
+    def keep_points(self, points: Path) -> None:
+        """Keep every point of vLLM's experiment as it wrote them, where there was one."""
+        for kind in POINTS:
+            if (points / f"points.{kind}").exists():
+                shutil.copy(points / f"points.{kind}", self.path / f"vllm.{kind}")
+
     def results(self) -> list[Path]:
         return sorted(self.path.glob("verify-*.json"))
 
@@ -130,8 +138,9 @@ class Folder:
         self._write("steps.json", [])
 
     def forget(self) -> None:
-        for file in self.path.glob("*.json"):
-            file.unlink()
+        for kind in ("json", *POINTS):
+            for file in self.path.glob(f"*.{kind}"):
+                file.unlink()
 
     def _read(self, name: str, otherwise: Any) -> Any:
         file = self.path / name
@@ -247,6 +256,7 @@ def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
             written = checkout / "results" / stack / "verify.json"
             if written.exists() and written.stat().st_mtime >= at.timestamp():
                 folder.keep_results(written, chosen.part)
+                folder.keep_points(checkout / "results" / f"{stack}-vllm")
         elif step == "down" and code == 0:
             folder.keep(step, {"down": seconds})
     return failed
@@ -360,7 +370,11 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
     merged = found.merged()
     page = checkout / "results" / f"{found.name}.html"
     page.write_text(render(document(merged, checkout / MEASURED)), encoding="utf-8")
-    for file in (found.write(checkout / "results"), page):
+    points = [file for folder in folders for kind in POINTS for file in folder.path.glob(f"vllm.{kind}")]
+    copies = [page.with_name(f"{found.name}-{file.name}") for file in points]
+    for file, copy in zip(points, copies, strict=True):
+        shutil.copy(file, copy)
+    for file in (found.write(checkout / "results"), page, *copies):
         say(str(file.relative_to(checkout)))
     failed = [check for check in merged.checks if check.result == "failed"]
     stacks = ", ".join(run.stack for run in runs)

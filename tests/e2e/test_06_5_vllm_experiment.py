@@ -13,6 +13,7 @@ from loadgen.plan import PROFILES, Plan
 from loadgen.points import Points, Summary
 from modules import gpu_model
 from mps_limits import granted_multiprocessors, mps_memory, quantity_mib
+from report.measured import VLLM, VLLM_SERVER, VLLM_TENANTS
 from tests.e2e.live import LiveStack
 from tests.e2e.mps import Daemon
 from tests.e2e.vllm_server import MORE_SECONDS, Job, command, like_the_server, python, ready_pod, remove_left_over
@@ -22,10 +23,6 @@ pytestmark = pytest.mark.gpu
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 # Two servers in one pod need the machine's memory twice.
 TENANTS = 2
-COLUMNS = (
-    *("percentage", "neighbour's", "SMs", "loop", "level", "repeats", "tokens/s", "least", "most"),
-    *("TTFT p50 ms", "TTFT p99 ms", "TPOT p50 ms", "TPOT p99 ms", "ITL p99 ms", "unfinished"),
-)
 
 
 def plan_of(stack: LiveStack) -> Plan:
@@ -107,16 +104,33 @@ def about(stack: LiveStack, plan: Plan) -> dict[str, Any]:
     }
 
 
+def served(stack: LiveStack, plan: Plan) -> list[tuple[str, str | int | float]]:
+    """What every point is of, for who reads the figures."""
+    told = about(stack, plan)
+    weights = "random: what it writes means nothing" if told["weights"] == "dummy" else "real"
+    return [
+        ("GPU", ", ".join(told["gpu"])),
+        ("model", told["model"]),
+        ("weights", weights),
+        ("memory limit of each server", told["memory"]),
+        ("tokens in, tokens out", f"{plan.prompt_tokens}, {plan.output_tokens}"),
+        ("seconds of each load that count, after a warm-up of", f"{plan.seconds:g}, {plan.warmup_seconds:g}"),
+        ("requests that a busy neighbour has under way", plan.noise),
+        ("arguments of vLLM", " ".join(told["extraArgs"]) or "none but the stack's"),
+        ("image", told["image"]),
+    ]
+
+
 def template_image(stack: LiveStack) -> str:
     return stack.one("deployments.apps", "vllm", "mps")["spec"]["template"]["spec"]["containers"][0]["image"]
 
 
 def row(found: Summary) -> list[str | float]:
+    """What the server's tables have of a load."""
     mean, least, most = found.tokens_per_second
     times = (found.ttft_p50, found.ttft_p99, found.tpot_p50, found.tpot_p99, found.itl_p99)
     return [
-        *(found.percentage, "alone" if found.neighbour is None else str(found.neighbour), found.multiprocessors),
-        *(found.loop, found.level, found.repeats, round(mean, 1), least, most),
+        *(found.multiprocessors, found.loop, found.level, found.repeats, round(mean, 1), least, most),
         *("-" if math.isnan(value) else round(value, 2) for value in times),
         found.unfinished,
     ]
@@ -135,7 +149,8 @@ def test_every_point_of_the_plan_is_measured(
     for point in measured.all:
         assert not point["failed"], f"{point['key']}: {point['failed']} requests failed: {point['failures']}"
         assert point["requests"] or point["unfinished"], f"{point['key']}: no request was due in it"
-    table("vLLM by thread percentage", COLUMNS, [row(found) for found in alone(measured)])
+    table(*VLLM, [[found.percentage, *row(found)] for found in alone(measured)])
+    table(*VLLM_SERVER, [[words, str(value)] for words, value in served(stack, plan)])
     seen(f"{len(wanted)} points; CSV and JSON in {measured.folder.relative_to(RESULTS.parent)}")
 
 
@@ -222,7 +237,7 @@ def test_busy_neighbour_is_compared_with_none(
         base = without[one.percentage, one.loop, one.level]
         kept = one.tokens_per_second[0] / base.tokens_per_second[0]
         slower = one.tpot_p50 / base.tpot_p50
-        rows.append([f"{one.percentage}/{one.neighbour}", *row(one)[2:], round(kept, 3), round(slower, 3)])
+        rows.append([f"{one.percentage}/{one.neighbour}", *row(one), round(kept, 3), round(slower, 3)])
         load = f"{one.loop} {one.level:g}"
         said.append(f"{one.percentage}/{one.neighbour}, {load}: {kept:.0%} of the throughput, TPOT x {slower:.2f}")
         lines.setdefault(f"{load}, alone", []).append((one.percentage, base.tpot_p50))
@@ -230,8 +245,7 @@ def test_busy_neighbour_is_compared_with_none(
     assert rows, "no tenants were measured; the profile has none"
     # Nobody may have answered fewer than one request: a neighbour that is idle is none.
     assert all(point["neighbourRequests"] > 0 for point in measured.all if point["neighbour"] is not None)
-    columns = ("own/neighbour's", *COLUMNS[2:], "of the throughput alone", "TPOT to that alone")
-    table("vLLM beside a busy neighbour", columns, rows)
+    table(*VLLM_TENANTS, rows)
     title = "Time per output token beside a busy neighbour"
     plot(title, "own thread percentage in %", "p50 in ms", ordered(lines))
     seen("; ".join(said))

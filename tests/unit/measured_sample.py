@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mps_limits import context_mib, granted_multiprocessors
 from report import measured as sheets
 from report.measured import Gpu, Machine, Measured, Run, Sheet, Timeline
-from report.results import Check, Fault, ModuleTitle, Results, Table
+from report.results import Check, Fault, ModuleTitle, Plot, Results, Table
 from settings import GPU_MODELS
 
 MODEL = GPU_MODELS["h100-80gb"]
@@ -22,6 +22,7 @@ MODULES = {
     "07": "One GPU for many claims",
     "08": "Admin access and metrics",
     "09": "Faults and what survives them",
+    "06.5": "vLLM by thread percentage",
 }
 
 
@@ -71,6 +72,20 @@ SHEETS: dict[str, list[tuple[Sheet, list[tuple]]]] = {
     "07": [(sheets.CAPACITY, [("first", 1024, 66, 33.0, 32.9), ("second", 1024, 66, 33.0, 32.9)])],
     "08": [(sheets.BESIDE_SMI, [("DCGM_FI_DEV_POWER_USAGE", "at rest", 120.0, 121.5, 121.0, 25)])],
     "09": [],
+    "06.5": [
+        (
+            sheets.VLLM,
+            [
+                (100, 132, "closed", 64, 2, 9000.0, 8900.0, 9100.0, 250.0, 420.0, 5.0, 9.0, 12.0, 0),
+                (10, 12, "closed", 64, 2, 3000.0, 2900.0, 3100.0, 800.0, 1300.0, 12.0, 15.0, 30.0, 0),
+            ],
+        ),
+        (sheets.VLLM_SERVER, [("model", "dummy-sample"), ("weights", "random: what it writes means nothing")]),
+        (
+            sheets.VLLM_TENANTS,
+            [("50/50", 66, "closed", 16, 2, 4000.0, 3900.0, 4100.0, 50.0, 90.0, 4.0, 6.0, 9.0, 0, 0.9, 1.2)],
+        ),
+    ],
 }
 
 
@@ -107,7 +122,18 @@ def results(stack: str, modules: Iterable[str], *, failed: bool = False, simulat
             for number in numbers
             for sheet, rows in SHEETS[number]
         ),
-        plots=(),
+        plots=tuple(
+            Plot(
+                module=number,
+                check=name.format(number),
+                title="Throughput by thread percentage, closed loop",
+                x="thread percentage in %",
+                y="output tokens/s",
+                series={"64 under way": ((10, 3000.0), (100, 9000.0))},
+            )
+            for number in numbers
+            if number == "06.5"
+        ),
         faults=tuple(
             Fault(
                 module="09",
@@ -146,5 +172,10 @@ def run(stack: str, *modules: str, failed: bool = False, simulated: bool = False
 
 def measured(*runs: Run) -> Measured:
     """Those runs, or all that was measured."""
-    every = (run("gpu-exclusive", "03"), run("gpu-mps", "04", "05"), run("gpu-shared", "07", "08", "09"))
+    every = (
+        run("gpu-exclusive", "03"),
+        run("gpu-mps", "04", "05"),
+        run("gpu-shared", "07", "08", "09"),
+        run("vllm", "06.5"),
+    )
     return Measured(runs=runs or every)

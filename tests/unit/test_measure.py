@@ -67,7 +67,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def written(machine: Machine) -> Measured:
-    (file,) = (machine.checkout / "results").glob("*.json")
+    (file,) = (machine.checkout / "results").glob("*-??.json")
     return Measured.read(file)
 
 
@@ -239,6 +239,21 @@ def test_stacks_of_several_runs_are_merged(machine: Machine):
     assert main(["--merge"], machine.checkout) == 0
     assert main(["--merge", "--stacks", "gpu-mps"], machine.checkout) == 0
     assert [run.stack for run in written(machine).runs] == ["gpu-mps"]
+
+
+def test_every_point_of_vllms_experiment_stands_beside_the_measurement(machine: Machine):
+    points = machine.checkout / "results" / "gpu-mps-vllm"
+    points.mkdir(parents=True)
+    for kind in ("csv", "json"):
+        (points / f"points.{kind}").write_text(f"its {kind}")
+    assert main([], machine.checkout) == 0
+    name = written(machine).name
+    for kind in ("csv", "json"):
+        assert (machine.checkout / "results" / f"{name}-vllm.{kind}").read_text() == f"its {kind}"
+    (points / "points.csv").unlink()
+    (points / "points.json").unlink()
+    assert main(["--stacks", "gpu-mps", "--again"], machine.checkout) == 0
+    assert not list((machine.checkout / measure.MEASURED).glob("*/vllm.*"))
 
 
 @pytest.mark.parametrize(

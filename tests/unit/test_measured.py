@@ -18,6 +18,7 @@ from tests.unit.measured_sample import MACHINE, MODEL, measured, repeats, result
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "results.md"
+THROUGHPUT = "vllm-throughput-by-thread-percentage-closed-loop"
 COMMITTED = newest(CHECKOUT / "results")
 
 
@@ -181,7 +182,7 @@ def test_page_has_every_section_and_figure():
     text = "\n".join(generated(measured(), "results/h100-80gb-2026-11-20.json"))
     for heading in (
         *("What was measured on", "Aims", "Throughput", "Beside the original workshop", "Limits"),
-        *("Rules of the simulated GPU", "Consumable capacity with MPS", "Metrics", "Faults", "Times", "Checks"),
+        *("Rules of the simulated GPU", "Consumable capacity with MPS", "Metrics", "Faults", "vLLM", "Times", "Checks"),
     ):
         assert f"\n## {heading}\n" in f"\n{text}\n"
     assert "| three at 20 %, each | 0.86 | 13.00 | 16.3% of its 100 % | 19.7% of 100 % |" in text
@@ -190,6 +191,8 @@ def test_page_has_every_section_and_figure():
     assert "median 2.50 s, 2.00 to 3.00 s" in text
     assert "| `gpu-mps` | 55s | 1m00s | 1m40s | 5.0s |" in text
     assert "kubelet: `socket \\| closed`" in text
+    assert "| 10 | 12 | closed | 64 | 2 | 3000.00 |" in text and "| 50/50 | 66 | closed |" in text
+    assert "| weights | random: what it writes means nothing |" in text
 
 
 def test_machines_are_told_apart_by_their_stacks():
@@ -219,7 +222,7 @@ def test_page_of_simulated_gpus_is_refused():
 
 def test_plots_are_pictures_of_their_own_and_the_same_each_time():
     drawn = drawings(measured())
-    assert set(drawn) == {"throttle", "together", "faults"}
+    assert set(drawn) == {"throttle", "together", "faults", THROUGHPUT}
     for svg in drawn.values():
         root = ET.fromstring(svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -239,7 +242,7 @@ def test_page_is_written_between_its_markers_with_its_plots(tmp_path: Path, caps
         f"\n{END}\n\nthe end\n"
     )
     assert "old" not in text
-    pictures = set(re.findall(r"\]\(results/(\w+)\.svg\)", text))
+    pictures = set(re.findall(r"\]\(results/([\w-]+)\.svg\)", text))
     assert pictures == {svg.stem for svg in (doc.parent / "results").iterdir()}
     assert str(doc) in capsys.readouterr().out
     write_page(measured(), doc, f"results/{file.name}")
