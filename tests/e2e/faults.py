@@ -16,7 +16,6 @@ from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
 from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
 from modules import driver_root
-from tests.e2e import capacity
 from tests.e2e.capacity import claim_manifest
 from tests.e2e.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
 from tests.e2e.mps import CLIENTS, Daemon
@@ -467,27 +466,6 @@ def no_execute(stack: LiveStack, node: str, devices: Sequence[str], key: str) ->
         yield began
     finally:
         delete_rules(stack, node, devices)
-
-
-@contextmanager
-def nobody_waits(stack: LiveStack, node: str, devices: Sequence[str]) -> Iterator[None]:
-    """Where module 07's pods have the devices, the one that waits for room is away: evicted ones would find none."""
-    shared = "07" in stack.settings.modules and stack.settings.consumable_shares != "disabled"
-    if not shared or not {(node, device) for device in devices} & set(stack.allocations(capacity.NAMESPACE)):
-        yield
-        return
-
-    def back() -> bool:
-        pods = {name: capacity.pods_of(stack, name) for name in capacity.NAMES}
-        return all(len(found) == 1 and found[0]["status"]["phase"] == "Running" for found in pods.values())
-
-    words = ("scale", "-n", capacity.NAMESPACE, f"deployment/{capacity.WAITING}")
-    stack.kubectl(*words, "--replicas=0")
-    try:
-        yield
-    finally:
-        wait_for(f"{', '.join(capacity.NAMES)} run again", back, RESTORE_SECONDS)
-        stack.kubectl(*words, "--replicas=1")
 
 
 def onlookers(stack: LiveStack, node: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import yaml
 from gpu_models import GpuModel
 from mps_limits import granted_multiprocessors, quantity_mib
 from tests.e2e import faults, metrics
+from tests.e2e.aside import set_aside
 from tests.e2e.faults import CLAIMS, Fault, Ground, shortened
 from tests.e2e.live import LiveStack, mebibytes, wait_for
 from tests.e2e.mps import CLIENTS, Client, Daemon, deployed, model_of
@@ -649,7 +650,7 @@ def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(stack: LiveStack, 
     gpus, (uuid,) = pods.sees("stays"), pods.sees("goes")
     devices = sorted({device["device"] for name in ("goes", "stays") for device in pods.allocated(name)})
     looking = faults.onlookers(stack, node)
-    with faults.nobody_waits(stack, node, devices), faults.no_execute(stack, node, devices, MAINTENANCE) as began:
+    with set_aside(stack, node, devices), faults.no_execute(stack, node, devices, MAINTENANCE) as began:
         wait_for("goes is evicted", lambda: ground.gone("goes"), faults.EVICTED.bound)
         evicted = time.monotonic() - began
         said = wait_for(

@@ -141,38 +141,6 @@ def test_difference_names_what_is_other_than_it_was():
     assert differences(before, {"devices": ["gpu-0"], "rules": ["xid-a"]}) == "rules: [] before, ['xid-a'] now"
 
 
-class Shared:
-    """A stack whose module 07 has its GPU, of plain data; evicted pods run again at once."""
-
-    def __init__(self, *modules: str, holds: tuple[str, str] = ("n", "gpu-0")) -> None:
-        self.settings = type("Settings", (), {"modules": modules, "consumable_shares": "memory"})
-        self.holds, self.commands = holds, []
-
-    def allocations(self, namespace: str) -> list[tuple[str, str]]:
-        return [self.holds]
-
-    def get(self, kind: str, **options: Any) -> list[dict[str, Any]]:
-        self.commands.append("look")
-        return [{"metadata": {}, "status": {"phase": "Running"}}]
-
-    def kubectl(self, *words: str) -> None:
-        self.commands.append(words[-1])
-
-
-def test_the_one_that_waits_is_away_while_the_others_are_evicted():
-    stack: Any = Shared("07")
-    with faults.nobody_waits(stack, "n", ["gpu-0"]):
-        stack.commands.append("evicted")
-    assert stack.commands == ["--replicas=0", "evicted", "look", "look", "look", "--replicas=1"]
-
-
-@pytest.mark.parametrize("stack", [Shared("04"), Shared("07", holds=("n", "gpu-1"))], ids=["no module 07", "other GPU"])
-def test_nobody_is_sent_away_from_a_gpu_of_nobody_else(stack: Any):
-    with faults.nobody_waits(stack, "n", ["gpu-0"]):
-        pass
-    assert stack.commands == []
-
-
 class Away:
     """A process that is away, until a look finds it back or it was killed."""
 
