@@ -594,7 +594,9 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, 
     if stack.settings.gpu.source != "simulated":
         pytest.skip("an XID is put into a simulated GPU only: a real one has to break")
     pods, node = ground.playground, ground.node
-    device = ground.free()[0]
+    if not (free := ground.free()):
+        pytest.skip(f"no GPU on {node} is free, and one has to break: raise gpu.count")
+    device = free[0]
     uuid = stack.devices()[node, device]["uuid"]
     life = ground.run("stays", uuid=uuid)
     gpus = pods.sees("stays")
