@@ -132,7 +132,7 @@ def test_share_of_memory_follows_the_limit():
         (share,) = [word for word in server(recording)["args"] if word.startswith("--gpu-memory-utilization=")]
         assert share.endswith(recording.outputs["dra-workshop-test"]["vllm"]["gpuMemoryUtilization"])
         shares.append(share)
-    assert shares == ["--gpu-memory-utilization=0.0661", "--gpu-memory-utilization=0.0913"]
+    assert shares == ["--gpu-memory-utilization=0.0534", "--gpu-memory-utilization=0.0787"]
 
 
 def test_probe_knows_how_long_a_start_may_take():

@@ -198,10 +198,10 @@ def test_keys_and_values_take_what_their_dimensions_say():
 
 
 def test_utilization_is_what_the_limit_leaves_of_the_whole_gpu_rounded_down():
-    # 8192 less 271 of context at 66 SMs and 512 to spare, of 81079.
-    assert vllm_memory.usable_mib(8192, 66) == 7409
-    assert vllm_memory.utilization(8192, 66, 81079) == "0.0913"
-    assert float(vllm_memory.utilization(8192, None, 81079)) < 0.0913
+    # 8192 less 271 of context at 66 SMs and 1536 to spare, of 81079.
+    assert vllm_memory.usable_mib(8192, 66) == 6385
+    assert vllm_memory.utilization(8192, 66, 81079) == "0.0787"
+    assert float(vllm_memory.utilization(8192, None, 81079)) < 0.0787
 
 
 def test_manifest_for_kubectl_has_the_preset_and_the_share_of_the_defaults():
