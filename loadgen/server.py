@@ -16,8 +16,12 @@ PERCENTAGE, MEMORY = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVIC
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 60
 EXTENSION = ("--worker-extension-cls=loadgen.granted.Granted", "--host=127.0.0.1", "--no-enable-prefix-caching")
-# How vLLM 0.26 ends a start that failed; the last of them is the nearest to the cause.
+# How vLLM 0.26 ends a start that failed; the first of them is the nearest to the cause.
 CAUSE = re.compile(r"^.*?((?:\w+\.)*\w*(?:Error|Exception): .+|CUDA out of memory.+)$", re.M)
+
+
+# A line that it logs as less than an error. Some speak of errors that could come, or that it has dealt with.
+NO_ERROR = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
 
 
 class ServerFailed(Exception):
@@ -29,8 +33,9 @@ def cause(log: str) -> str:
 
     The first error is the engine's own; what follows is that the engine has failed.
     """
-    found = CAUSE.findall(log)
-    return found[0].strip()[:500] if found else " / ".join(log.strip().splitlines()[-3:])[:500]
+    lines = [line for line in log.strip().splitlines() if not NO_ERROR.match(line)]
+    found = CAUSE.search("\n".join(lines))
+    return found[1].strip()[:500] if found else " / ".join(lines[-3:])[:500]
 
 
 class Server:

@@ -321,6 +321,14 @@ def test_server_has_limits_of_its_own_and_nobody_elses(tmp_path: Path):
             "Traceback\ntorch.OutOfMemoryError: CUDA out of memory. Tried\n",
             "torch.OutOfMemoryError: CUDA out of memory.",
         ),
+        (
+            # Of a log of vLLM 0.26: the warnings come first, and are of no error.
+            "(APIServer pid=1) WARNING 11-26 05:08:22 [system_utils.py:299] Found ulimit of 1024 and failed to "
+            "automatically increase. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.\n"
+            "(EngineCore pid=107) ERROR 11-26 05:08:40 [core.py:1330] torch.AcceleratorError: CUDA error: out of "
+            "memory\n(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n",
+            "torch.AcceleratorError: CUDA error: out of memory",
+        ),
         ("one\ntwo\nthree\nfour\n", "two / three / four"),
     ],
 )
