@@ -131,7 +131,7 @@ def test_verify_passes_every_check_and_keeps_the_results(workspace: Workspace) -
     assert skipped == {"needs a real GPU", one_model}
     assert {check["result"] for check in checks} == {"passed", "skipped"}
     assert f'tests="{len(checks)}"' in (results / "verify.xml").read_text()
-    shutil.rmtree(results.parent)  # it is the user's to keep, not the stack's to remove
+    shutil.rmtree(results)  # it is the user's to keep, not the stack's to remove
 
 
 def test_verify_of_a_stack_that_is_not_up_says_so(workspace: Workspace) -> None:
@@ -196,7 +196,7 @@ def test_another_mode_is_another_way_to_the_same_checks(workspace: Workspace) ->
     check = f"tests/e2e/test_09_resilience.py::{killed}"
     output = workspace.run("pytest", check, "--stack", STACK, "-p", "no:cacheprovider")
     assert "1 passed" in output
-    shutil.rmtree(workspace.root / "results")
+    shutil.rmtree(workspace.root / "results" / STACK)
 
 
 def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Workspace) -> None:
