@@ -17,7 +17,7 @@ from mps_limits import MIB, context_mib
 
 MODELS = Path(__file__).resolve().parent / "manifests" / "06-vllm" / "models"
 # For what vLLM takes beyond its share: CUDA graphs, kernels that load later, what the allocator cannot use. A model of
-# 1.5B parameters took 0.64 GiB on an H100, 0.5 of them for graphs; with 512 MiB they ran out of memory.
+# 1.5B parameters took 0.5 GiB for its graphs alone on an H100, and ran out of memory with 512 MiB.
 SPARE_MIB = 1536
 # A GPU of an unknown model: what the context of a client with that many multiprocessors takes is enough for any.
 MOST_MULTIPROCESSORS = 160

@@ -18,8 +18,6 @@ STOP_SECONDS = 60
 EXTENSION = ("--worker-extension-cls=loadgen.granted.Granted", "--host=127.0.0.1", "--no-enable-prefix-caching")
 # How vLLM 0.26 ends a start that failed; the first of them is the nearest to the cause.
 CAUSE = re.compile(r"^.*?((?:\w+\.)*\w*(?:Error|Exception): .+|CUDA out of memory.+)$", re.M)
-
-
 # A line that it logs as less than an error. Some speak of errors that could come, or that it has dealt with.
 NO_ERROR = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
 

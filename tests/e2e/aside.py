@@ -7,10 +7,8 @@ from typing import Any
 import kr8s
 
 from tests.e2e import capacity
+from tests.e2e.faults import CLAIMS, RESTORE_SECONDS
 from tests.e2e.live import LiveStack, wait_for
-
-SECONDS = 120  # until pods are gone, or are back with their GPU
-CLAIMS = "resourceclaims.v1.resource.k8s.io"
 
 Place = tuple[str, str]
 """(namespace, name)"""
@@ -33,13 +31,13 @@ def set_aside(stack: LiveStack, node: str, devices: Sequence[str]) -> Iterator[N
         for place in away:
             scale(stack, place, 0)
         for place in found:
-            wait_for(f"{'/'.join(place)} has no pod", lambda place=place: not pods(stack, place), SECONDS)
+            wait_for(f"{'/'.join(place)} has no pod", lambda place=place: not pods(stack, place), RESTORE_SECONDS)
         yield
     finally:
         for place, replicas in found.items():
             scale(stack, place, replicas)
         for namespace, name in found:
-            stack.wait_deployed(namespace, name, SECONDS)
+            stack.wait_deployed(namespace, name, RESTORE_SECONDS)
         if shared:
             scale(stack, waits, 1)
 

@@ -545,15 +545,20 @@ def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str
     assert "daemon killed" in out.getvalue() and "their [contexts]" in out.getvalue() and "2.8" in out.getvalue()
 
 
-def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
-    (tmp_path / "tests" / "e2e").mkdir(parents=True)
+def verified(checkout: Path, checks: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """`make verify` of these checks, as module 00, in a folder with what it needs of a checkout; no stack is up."""
+    (checkout / "tests" / "e2e").mkdir(parents=True)
     for file in ("pyproject.toml", "tests/conftest.py", "tests/e2e/conftest.py"):
-        (tmp_path / file).write_text((CHECKOUT / file).read_text())
-    (tmp_path / "source.json").write_text('{"way": "built", "reason": "for a test"}')
+        (checkout / file).write_text((CHECKOUT / file).read_text())
+    (checkout / "source.json").write_text('{"way": "built", "reason": "for a test"}')
+    (checkout / "tests/e2e/test_00_prerequisites.py").write_text(checks)
+    command = [sys.executable, "-c", VERIFY, str(checkout), json.dumps(settings)]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
     killed = "\n\ndef test_that_is_killed():\n    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    (tmp_path / "tests/e2e/test_00_prerequisites.py").write_text(CHECKS + killed)
-    command = [sys.executable, "-c", VERIFY, str(tmp_path), "{}"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = verified(tmp_path, CHECKS + killed, {})
     assert done.returncode == -9, done.stdout + done.stderr
     run = Results.read(tmp_path / "results" / "test" / "verify.json", "test")
     assert not run.complete and len(run.checks) == 5 and len(run.tables) == 1
@@ -596,13 +601,7 @@ sys.exit(verify.main())
 def test_verify_writes_what_the_report_reads(
     settings: dict[str, Any], substitutions: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "tests" / "e2e").mkdir(parents=True)
-    for file in ("pyproject.toml", "tests/conftest.py", "tests/e2e/conftest.py"):
-        (tmp_path / file).write_text((CHECKOUT / file).read_text())
-    (tmp_path / "source.json").write_text('{"way": "built", "reason": "for a test"}')
-    (tmp_path / "tests/e2e/test_00_prerequisites.py").write_text(CHECKS)
-    command = [sys.executable, "-c", VERIFY, str(tmp_path), json.dumps(settings)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = verified(tmp_path, CHECKS, settings)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 of 5 checks passed or were skipped with a reason, 3 failed" in done.stdout
     assert "faults and recovery" in done.stdout and "daemon killed" in done.stdout
