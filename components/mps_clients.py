@@ -16,6 +16,9 @@ PIPE_FOLDER, SHM_FOLDER = f"{FOLDER}/pipe", f"{FOLDER}/shm"
 CLIENT_PIPE = "/tmp/nvidia-mps"
 CLASS_LABEL = "dra-workshop/mps-class"
 LIMITS_ANNOTATION = "dra-workshop/mps-limits"
+# What a container's program is behind where the container waits for the daemon itself.
+WAIT_FOLDER = "/run/dra-workshop/wait"
+WAIT_FIRST = (f"{WAIT_FOLDER}/mps-daemon", "wait", "--")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
     """Give a pod the node's daemon: its pipe, its shared memory, and a wait for it.
 
     CUDA runs without MPS, and so without limits, where no daemon answers; so a new pod must not be there first. A
-    container that fails starts again without this wait: see docs/04-mps.md.
+    container whose manifest names its `command` waits itself, each time that it starts. Where one leaves its program
+    to the image, an init container waits, and it would start again without: see docs/04-mps.md.
     """
     mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
     pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}
@@ -117,21 +121,25 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
     for container in pod["containers"]:
         container.setdefault("volumeMounts", []).extend(mounts)
         container.setdefault("env", []).insert(0, pipe)
+    # It is no client, but the policy of module 05 looks at every container that has the GPU.
+    before = {
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": list(first["env"]),
+        "securityContext": first["securityContext"],
+        "resources": first["resources"],
+    }
+    program = {"name": "wait", "mountPath": WAIT_FOLDER}
+    if all("command" in container for container in pod["containers"]):
+        before |= {"name": "install-wait", "args": ["install", WAIT_FOLDER], "volumeMounts": [*mounts, program]}
+        for container in pod["containers"]:
+            container["command"] = [*WAIT_FIRST, *container["command"]]
+            container["volumeMounts"].append({**program, "readOnly": True})
+        pod.setdefault("volumes", []).append({"name": "wait", "emptyDir": {"sizeLimit": "64Mi"}})
+    else:
+        before |= {"name": "wait-for-mps", "args": ["wait"], "volumeMounts": mounts}
     # Before the pod's own, which may use the GPU as well.
-    pod.setdefault("initContainers", []).insert(
-        0,
-        {
-            "name": "wait-for-mps",
-            "image": image,
-            "imagePullPolicy": "IfNotPresent",
-            "args": ["wait"],
-            # It is no client, but the policy of module 05 looks at every container that has the GPU.
-            "env": list(first["env"]),
-            "securityContext": first["securityContext"],
-            "resources": first["resources"],
-            "volumeMounts": mounts,
-        },
-    )
+    pod.setdefault("initContainers", []).insert(0, before)
     # Not made if missing: the daemon makes them, with modes that let clients of every user in.
     pod.setdefault("volumes", []).extend(
         [

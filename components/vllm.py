@@ -143,7 +143,7 @@ class VllmServer(pulumi.ComponentResource):
             if kind == "Deployment":
                 _fit(document, image, node, args, model, environment, resources, cache_claim)
                 sharing.share(document)
-                # The wait for MPS computes nothing.
+                # What comes before it computes nothing.
                 for first in document["spec"]["template"]["spec"].get("initContainers", []):
                     first["resources"] = {**first["resources"], "requests": {"cpu": "1m", "memory": "16Mi"}}
                 seconds = f"{resources.startup_seconds + timeout_seconds}s"

@@ -1,13 +1,14 @@
 """Module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import yaml
 
-from components.mps_clients import PIPE_FOLDER
+from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
 from modules import feature_gates
-from mps_limits import granted_multiprocessors
+from mps_limits import granted_multiprocessors, mps_memory
 from report import aims
 from report import measured as sheets
 from settings import GPU_MODELS
@@ -16,7 +17,7 @@ from tests.e2e.live import RESTRICTED, LiveStack, Playground, wait_for
 from tests.e2e.mps import CLIENTS, Client, Daemon, clients_of_the_stack, deployed, model_of, outside, shared_gpu
 from tests.e2e.privileges import beyond, of_every_pod, reviewed
 
-RPC_FAILURE = "CUDA_ERROR_MPS_RPC_FAILURE"
+RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
 SHARE = 0.02  # by which speed may differ from the share of the SMs
 
 
@@ -221,6 +222,45 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
         assert sms == {granted_multiprocessors(model, percentage)}
     assert daemon.default_percentage() == percentage
     seen(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {count} clients are back under their limits")
+
+
+def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
+    holder, failing = (Client.create(stack, waits_itself(stack, memory)) for memory in ("64Mi", "900Gi"))
+    try:
+        sms = holder.wait_line("holding")["sms"]
+        assert sms == Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")["sms"]
+
+        def last() -> dict[str, Any] | None:
+            (state,) = stack.one("pods", failing.name, CLIENTS)["status"].get("containerStatuses", [{}])
+            return state.get("lastState", {}).get("terminated")
+
+        # It is started again alone: of a pod that starts again as a whole nothing is left to read.
+        ended = wait_for(f"{failing.name} was started again", last)
+        assert OUT_OF_MEMORY in ended["message"]
+        assert OUT_OF_MEMORY in stack.kubectl("logs", "-n", CLIENTS, failing.name, "--previous")
+    finally:
+        holder.remove()
+        failing.remove()
+    seen(f"{sms} SMs; of one that fails the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
+
+
+def waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
+    """A pod of which the manifest names the program, made a client as the stack makes one of vLLM's."""
+    pod = Client.manifest(stack, [], {})
+    spec = pod["spec"]
+    (container,), (wait,) = spec["containers"], spec.pop("initContainers")
+    for key in ("volumeMounts", "env"):
+        container.pop(key)
+    spec.pop("volumes")
+    container |= {"command": ["/usr/bin/gpu-probe"], "args": ["hold", "0", "--alloc", memory]}
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    limits = stack.settings.mps
+    limit(spec, str(limits.active_thread_percentage), mps_memory(limits.effective_memory_limit))
+    add_to_pod(spec, wait["image"])
+    return {**pod, "spec": {**spec, "restartPolicy": "Always", "terminationGracePeriodSeconds": 1}}
 
 
 def restarts(pod: dict) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from components.mps_clients import WAIT_FIRST
 from components.vllm import LOAD
 from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.mps import CLIENTS, MEMORY, PERCENTAGE, deployed
@@ -36,15 +37,20 @@ def template(stack: LiveStack) -> dict[str, Any]:
     return json.loads(json.dumps(stack.one("deployments.apps", NAME, CLIENTS)["spec"]["template"]["spec"]))
 
 
+def program(stack: LiveStack) -> list[str]:
+    """The server's command without the wait for the daemon before it."""
+    words = template(stack)["containers"][0]["command"]
+    return words[len(WAIT_FIRST) :] if tuple(words[: len(WAIT_FIRST)]) == WAIT_FIRST else words
+
+
 def python(stack: LiveStack) -> str:
     """The Python that has vLLM, in its container."""
-    return template(stack)["containers"][0]["command"][0]
+    return program(stack)[0]
 
 
 def command(stack: LiveStack, utilization: str | None = None) -> list[str]:
     """How the server is started; with another share of the GPU's memory, if one is given."""
-    container = template(stack)["containers"][0]
-    words = [*container["command"], *container["args"]]
+    words = [*program(stack), *template(stack)["containers"][0]["args"]]
     if utilization is None:
         return words
     return [f"{UTILIZATION}{utilization}" if word.startswith(UTILIZATION) else word for word in words]
@@ -54,9 +60,10 @@ def like_the_server(stack: LiveStack, words: Sequence[str], env: Mapping[str, st
     """A Job whose pod is as the server's, but for what it runs and sets; given up after `seconds`."""
     spec = template(stack)
     (container,) = spec["containers"]
+    first = container["command"][: -len(program(stack))]
     for key in ("startupProbe", "readinessProbe", "livenessProbe", "ports"):
         container.pop(key, None)
-    container["command"], container["args"] = list(words), []
+    container["command"], container["args"] = [*first, *words], []
     values = {"PYTHONPATH": PROGRAMS, **env}
     container["env"] = [entry for entry in container["env"] if entry["name"] not in values]
     container["env"] += [{"name": name, "value": value} for name, value in values.items()]
@@ -77,14 +84,16 @@ def like_the_server(stack: LiveStack, words: Sequence[str], env: Mapping[str, st
 
 def caller(stack: LiveStack, *words: str) -> dict[str, Any]:
     """A Job without a GPU and without MPS that runs one of our programs in the server's image."""
-    job = like_the_server(stack, [python(stack), "-m", "loadgen", *words], {}, seconds=MORE_SECONDS)
+    asking = [python(stack), "-m", "loadgen", *words]
+    job = like_the_server(stack, asking, {}, seconds=MORE_SECONDS)
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
+    container["command"] = asking
     container["resources"] = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
     container["env"] = [entry for entry in container["env"] if not entry["name"].startswith("CUDA_MPS_")]
     for key in ("initContainers", "resourceClaims"):
         spec.pop(key, None)
-    left_out = {"mps-pipe", "mps-shm", "model", "cache"}
+    left_out = {"mps-pipe", "mps-shm", "wait", "model", "cache"}
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in left_out]
     container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] not in left_out]
     return job

@@ -10,7 +10,7 @@ import pytest
 from components.claims import every_gpu
 from components.dra_driver import uuid_of
 from components.manifests import load
-from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, Limits, MpsByClaim, add_to_pod
+from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, WAIT_FOLDER, Limits, MpsByClaim, add_to_pod
 from components.mps_daemon import VARIABLES, daemon_set_spec
 from components.mps_policy import binding_spec
 from settings import Settings
@@ -82,6 +82,29 @@ def test_a_client_waits_for_the_daemon_before_its_own_init_containers(pod: dict[
     assert (wait["image"], wait["args"]) == ("mps:1", ["wait"])
     assert (wait["env"], wait["volumeMounts"]) == (pod["containers"][0]["env"], MOUNTS)
     assert all(wait[key] == before[key] for key in ("securityContext", "resources"))
+
+
+def test_a_client_that_names_its_programs_waits_in_their_place(pod: dict[str, Any]):
+    for container in pod["containers"]:
+        container["command"] = ["program", container["name"]]
+    add_to_pod(pod, "mps:1")
+    before, own = pod["initContainers"]
+    assert own == {"name": "first"}
+    # Not the name by which manifests/04-mps/restart.yaml finds pods that start again as a whole.
+    assert (before["name"], before["args"]) == ("install-wait", ["install", WAIT_FOLDER])
+    (place,) = [mount for mount in before["volumeMounts"] if mount["mountPath"] == WAIT_FOLDER]
+    for container in pod["containers"]:
+        assert container["command"] == [f"{WAIT_FOLDER}/mps-daemon", "wait", "--", "program", container["name"]]
+        assert {**place, "readOnly": True} in container["volumeMounts"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == place["name"]]
+    assert "emptyDir" in volume
+
+
+def test_a_program_of_the_image_is_waited_for_by_an_init_container(pod: dict[str, Any]):
+    pod["containers"][0]["command"] = ["program"]
+    add_to_pod(pod, "mps:1")
+    assert pod["initContainers"][0]["name"] == "wait-for-mps"
+    assert pod["containers"][0]["command"] == ["program"]
 
 
 def test_other_simulated_gpus_restart_the_daemon_and_its_clients():

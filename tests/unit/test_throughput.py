@@ -116,7 +116,7 @@ class Pod:
         times = {"startedAt": "2026-11-20T10:00:00Z", "finishedAt": "2026-11-20T10:00:05Z"}
         return {"status": {"containerStatuses": [{"state": {"terminated": {"exitCode": self.code, **times}}}]}}
 
-    def kubectl(self, *words: str) -> str:
+    def kubectl(self, *words: str, check: bool = True) -> str:
         if words[0] == "delete":
             self.removed = True
             return ""

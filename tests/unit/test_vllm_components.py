@@ -7,11 +7,13 @@ from unittest import mock
 
 import pytest
 
+from components.mps_clients import WAIT_FIRST
 from components.vllm import LOADGEN, NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE
 from settings import Settings
 from tests.golden import recorder, stacks
 from tests.golden.recorder import CHECKOUT, Recording
 
+PROGRAM = ("python3", "-m", "vllm.entrypoints.cli.main", "serve")
 CLAIM = {"mps": {"mode": "claim"}, "gpu": {"source": "host", "allowComputeModeChange": True}}
 
 
@@ -57,8 +59,13 @@ def test_server_is_a_client_of_the_daemon_under_its_own_limits():
     }
     assert len(env) == 3
     assert mounts(recording)["/dev/shm"] == "mps-shm" and mounts(recording)["/tmp/nvidia-mps"] == "mps-pipe"
-    (wait,) = pod(recording)["initContainers"]
-    assert wait["resources"]["requests"] == {"cpu": "1m", "memory": "16Mi"}
+    (first,) = pod(recording)["initContainers"]
+    assert first["resources"]["requests"] == {"cpu": "1m", "memory": "16Mi"}
+
+
+def test_server_waits_itself_for_the_daemon_so_that_it_is_started_again_alone():
+    assert tuple(server(record())["command"]) == (*WAIT_FIRST, *PROGRAM)
+    assert tuple(server(record(**CLAIM))["command"]) == PROGRAM
 
 
 def test_limits_stand_once_where_other_clients_limit_themselves_too():
@@ -94,7 +101,7 @@ def test_folders_of_this_machine_reach_the_pod_read_only_through_volumes_of_the_
         assert recording.resources[f"vllm-{name}-claim"].inputs["spec"]["volumeName"] == volume["metadata"]["name"]
         assert f"vllm-{name}-claim" in recording.resources["vllm-server"].depends_on
     found = server(recording)
-    assert found["command"][0] == f"{folder}/bin/python"
+    assert found["command"][len(WAIT_FIRST)] == f"{folder}/bin/python"
     assert mounts(recording)[str(folder)] == "environment"
     assert all(m["readOnly"] for m in found["volumeMounts"] if m["name"] in ("model", "environment"))
     assert found["args"][0] == "/models/model" and "--load-format=dummy" not in found["args"]

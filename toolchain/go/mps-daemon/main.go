@@ -30,6 +30,10 @@ const usage = `mps-daemon owns one NVIDIA MPS control daemon.
   mps-daemon status   print what holds and who uses it, as one JSON object on one line
   mps-daemon ready    exit 0 if the limits are set and the daemon answers, else 1 with the reason
   mps-daemon wait     for a client's init container: end when the daemon is ready; needs no GPU
+  mps-daemon wait -- PROGRAM ARG...
+                      for a client's own container: become the program when the daemon is ready
+  mps-daemon install FOLDER
+                      put this program into a folder that such a container has as well
   mps-daemon --help | --version
 
 Environment: CUDA_MPS_PIPE_DIRECTORY for every command; for run also
@@ -87,11 +91,13 @@ func dispatch(args []string, out, notes io.Writer, within bounds) error {
 	case "--version":
 		_, err := fmt.Fprintln(out, "mps-daemon", version)
 		return err
+	case "install":
+		return install(rest, notes)
 	case "run", "apply", "status", "ready", "wait":
 	default:
 		return misuse{fmt.Errorf("%q is no command; mps-daemon --help lists them", name)}
 	}
-	wanted, err := parseOptions(name, rest)
+	wanted, words, err := parseOptions(name, rest)
 	if errors.Is(err, flag.ErrHelp) {
 		_, err := io.WriteString(out, usage)
 		return err
@@ -111,30 +117,34 @@ func dispatch(args []string, out, notes io.Writer, within bounds) error {
 		return misuse{err}
 	}
 	if name == "wait" {
-		return wait(pipe, notes)
+		return waitFor(pipe, words, notes)
 	}
 	return talk(name, pipe, wanted, within, out, notes)
 }
 
-// parseOptions returns the limits that apply is given; no other command has options.
-func parseOptions(name string, args []string) (limits, error) {
+// parseOptions returns the limits that apply is given, and the program that wait is; no other command takes words.
+func parseOptions(name string, args []string) (limits, []string, error) {
 	options := flag.NewFlagSet(name, flag.ContinueOnError)
 	options.SetOutput(io.Discard)
 	if name == "apply" {
 		defineLimits(options)
 	}
 	if err := options.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return limits{}, err
+		return limits{}, nil, err
 	} else if err != nil {
-		return limits{}, fmt.Errorf("%s: %w; mps-daemon --help lists the options", name, err)
+		return limits{}, nil, fmt.Errorf("%s: %w; mps-daemon --help lists the options", name, err)
+	}
+	if name == "wait" {
+		return limits{}, options.Args(), nil
 	}
 	if options.NArg() > 0 {
-		return limits{}, fmt.Errorf("%s: %q is one word too many; mps-daemon --help lists the options", name, options.Arg(0))
+		return limits{}, nil, fmt.Errorf("%s: %q is one word too many; mps-daemon --help lists the options", name, options.Arg(0))
 	}
 	if name == "apply" {
-		return limitsFromOptions(options)
+		wanted, err := limitsFromOptions(options)
+		return wanted, nil, err
 	}
-	return limits{}, nil
+	return limits{}, nil, nil
 }
 
 // talk runs the commands that ask a daemon that another mps-daemon owns.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -34,6 +35,20 @@ func hasMarker(pipe string) bool {
 
 func notReady(pipe string) error {
 	return fmt.Errorf("the MPS daemon at %s is not ready: its limits are not set yet (no %s); see the log of mps-daemon run", pipe, markerName)
+}
+
+// waitFor waits for the daemon, and then is the program, if there is one: the same process, with the same environment.
+//
+// A container that waits itself may be started again alone, so the kubelet keeps what it said and how it ended.
+func waitFor(pipe string, words []string, notes io.Writer) error {
+	if err := wait(pipe, notes); err != nil || len(words) == 0 {
+		return err
+	}
+	program, err := exec.LookPath(words[0])
+	if err != nil {
+		return fmt.Errorf("wait: cannot start %q, PATH is %q: %w", words[0], os.Getenv("PATH"), err)
+	}
+	return fmt.Errorf("wait: cannot start %s: %w", program, syscall.Exec(program, words, os.Environ()))
 }
 
 // wait is for a client's init container: CUDA runs without MPS, and so without limits, where no daemon listens. It looks

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"syscall"
 	"testing"
@@ -38,4 +39,14 @@ func TestClientsWaitUntilTheDaemonIsReady(t *testing.T) {
 	interrupted.ends(1, "ended before the daemon was ready")
 	n.runUntilReady()
 	waiting.ends(0)
+}
+
+func TestClientThatWaitsItselfIsItsProgramThen(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	waiting := n.start("wait", "--", "sh", "-c", "echo $0 as $$ with $ACTIVE_THREAD_PERCENTAGE; exit 7", "-x")
+	waiting.until("mps-daemon: waiting: ")
+	n.runUntilReady()
+	waiting.ends(7, fmt.Sprintf("-x as %d with 50", waiting.cmd.Process.Pid))
+	n.expect(1, []string{"wait", "--", "no-such-program"}, `mps-daemon: wait: cannot start "no-such-program", PATH is "`)
 }
