@@ -495,8 +495,29 @@ def clients_restored(stack: LiveStack) -> Iterator[None]:
             stack.kubectl("rollout", "status", *words)
         # Fresh ones: the kubelet lets those that it started several times wait for minutes before the next time, and by
         # claim or on an existing cluster one may have come before the next daemon, and be without limits.
-        stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
+        if stack.settings.mps.mode == "daemon":
+            stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
+        else:
+            replace_clients(stack)
         wait_for("the daemon has its clients", lambda: Daemon(stack).clients() == contexts, RESTORE_SECONDS)
+
+
+def replace_clients(stack: LiveStack) -> None:
+    """Replace the clients' pods one by one, so that their claim is in use all the time.
+
+    Where all go at once, NVIDIA's driver 0.5.0 undoes the claim, and takes the daemon that it is about to delete for the
+    one of the next pod, whose mounts are gone then: docs/troubleshooting.md, "MPS by claim".
+    """
+    for app in ("clients", "limited"):
+        for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:
+            count = len(deployed(stack, app))
+            stack.kubectl("delete", "pod", "-n", CLIENTS, old, "--timeout=60s")
+
+            def again(app: str = app, count: int = count) -> bool:
+                states = [pod["status"].get("containerStatuses", [{"ready": False}]) for pod in deployed(stack, app)]
+                return len(states) == count and all(state["ready"] for pod in states for state in pod)
+
+            wait_for(f"{app} has a pod instead of {old}", again, RESTORE_SECONDS)
 
 
 @contextmanager
