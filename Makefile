@@ -63,7 +63,7 @@ test: lint types go-test browser ## everything: lint, types, unit, golden, end t
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s
 
-vllm-image: setup ## make an image of vLLM from wheels, for machines without a container registry (about 10 GB)
+vllm-image: setup ## make an image of vLLM from wheels, for machines without a container registry (8 GB)
 	@$(ACTIVATE) && python -m toolchain vllm-image
 
 image-size: setup ## the node image's size as it travels: zstd -19

@@ -23,7 +23,7 @@ def main() -> int:
     commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
-    commands.add_parser("vllm-image", help="make an image of vLLM from wheels, about 10 GB, and print its name")
+    commands.add_parser("vllm-image", help="make an image of vLLM from wheels, 8 GB, and print its name")
     commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
     commands.add_parser(
         "browser", help="install a browser for the tests that look at the report, where that can be done"

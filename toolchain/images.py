@@ -255,7 +255,7 @@ def gpu_agents(python: Step | None) -> Step:
 
 
 def vllm() -> Step:
-    """vLLM from wheels, with CUDA's libraries as wheels too, and the C compiler that Triton calls. About 10 GB."""
+    """vLLM from wheels, with CUDA's libraries as wheels too, and the C compiler that Triton calls. 8 GB."""
     base = debian.root_filesystem("rootfs-vllm", debian.VLLM_PACKAGES, expected_seconds=60, only_extract=True)
 
     def fill(work: Work, context: Path) -> None:
@@ -267,7 +267,7 @@ def vllm() -> Step:
             *("--require-hashes", "--requirements", context / "requirements.lock"),
         )
 
-    return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=1200)
+    return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=540)
 
 
 def _make_in_place(work: Work, context: Path, *options: str) -> None:

@@ -329,6 +329,13 @@ def test_server_has_limits_of_its_own_and_nobody_elses(tmp_path: Path):
             "memory\n(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n",
             "torch.AcceleratorError: CUDA error: out of memory",
         ),
+        (
+            # Of a log of vLLM 0.26 without a network, of a model that is neither a folder nor in its cache.
+            "(APIServer pid=1)     raise LocalEntryNotFoundError(\n"
+            "(APIServer pid=1) huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached "
+            "snapshot folder for the specified revision on the local disk and outgoing traffic has been disabled.\n",
+            "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder",
+        ),
         ("one\ntwo\nthree\nfour\n", "two / three / four"),
     ],
 )
