@@ -18,7 +18,7 @@ from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
 from modules import driver_root
 from tests.e2e.capacity import claim_manifest
 from tests.e2e.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
-from tests.e2e.mps import CLIENTS, Daemon
+from tests.e2e.mps import CLIENTS, Daemon, deployed
 
 
 @dataclass(frozen=True)
@@ -505,8 +505,8 @@ def clients_restored(stack: LiveStack) -> Iterator[None]:
 def replace_clients(stack: LiveStack) -> None:
     """Replace the clients' pods one by one, so that their claim is in use all the time.
 
-    Where all go at once, NVIDIA's driver 0.5.0 undoes the claim, and takes the daemon that it is about to delete for the
-    one of the next pod, whose mounts are gone then: docs/troubleshooting.md, "MPS by claim".
+    Where all go at once, NVIDIA's driver 0.5.0 undoes the claim, and takes the daemon that it is still deleting for that
+    of the next pods: docs/troubleshooting.md, "MPS".
     """
     for app in ("clients", "limited"):
         for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:
