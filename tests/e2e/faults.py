@@ -505,8 +505,8 @@ def clients_restored(stack: LiveStack) -> Iterator[None]:
 def replace_clients(stack: LiveStack) -> None:
     """Replace the clients' pods one by one, so that their claim is in use all the time.
 
-    Where all go at once, NVIDIA's driver 0.5.0 undoes the claim, and takes the daemon that it is still deleting for that
-    of the next pods: docs/troubleshooting.md, "MPS".
+    Where all go at once, NVIDIA's driver undoes the claim, and takes the daemon that it is still deleting for that of
+    the next pods: docs/troubleshooting.md, "MPS".
     """
     for app in ("clients", "limited"):
         for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:
