@@ -1,6 +1,7 @@
 """Module 09: each fault is made, what it breaks is seen while it lasts, and all is well again within its bound."""
 
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -283,18 +284,28 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
     model = model_of(stack)  # asks a client, which will have to wait for its next start
     if observed:
         wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
-    life = restarts(stack.one("pods", name, namespace))
+    life, contexts = restarts(stack.one("pods", name, namespace)), daemon.clients()
     new, words = None, []
+
+    def back() -> bool:
+        try:
+            return daemon.clients() >= contexts
+        except subprocess.CalledProcessError:
+            return False  # it does not answer yet
+
+    def everyone_back() -> None:
+        # A client whose wait is over when the next kill comes would find no daemon, and run without MPS for good.
+        wait_for("the daemon has every client of before", back, faults.RESTORE_SECONDS)
+
+    def between_kills() -> None:
+        words.append(started_again(stack, ended, before))
+        everyone_back()
+
     with faults.clients_restored(stack):
         ended = witnesses(stack)
         try:
             # What they died of is to be read before they may die of the second kill.
-            killed = faults.crash(
-                stack,
-                daemon.node,
-                faults.MPS_DAEMON_PROCESS,
-                lambda: words.append(started_again(stack, ended, before)),
-            )
+            killed = faults.crash(stack, daemon.node, faults.MPS_DAEMON_PROCESS, between_kills)
             new = Client.start(stack, "hold", "0", "--alloc", "64Mi")
 
             def fresh() -> Client:
@@ -309,7 +320,7 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
             signs = {"a new client waits for the daemon": lambda: waits_for_daemon(stack, fresh())}
             if observed:
                 signs["the exporter says mps_up 0"] = lambda: mps_up(stack, daemon.node, 0)
-            killed = faults.seen_while_down(stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs)
+            killed = faults.seen_while_down(stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs, everyone_back)
 
             bound = faults.MPS_DAEMON_KILLED.bound
             wait_for("the new client runs", lambda: "running" in fresh().state(), bound)
