@@ -42,7 +42,7 @@ func TestWrongWordsAreExitCode2(t *testing.T) {
 func TestHelpAndVersionAreExitCode0(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "")
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"apply", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"apply", "--help"}, {"install", "--help"}} {
 		n.expect(0, args, "--per-device-pinned-memory-limit")
 	}
 	n.expect(0, []string{"--version"}, "mps-daemon unknown")

@@ -13,7 +13,7 @@ const ownName = "mps-daemon"
 // install puts this program into a folder that a container of another image has as well, whole or not at all.
 func install(args []string, notes io.Writer) error {
 	if len(args) != 1 {
-		return misuse{errors.New("install: name one folder; mps-daemon --help has an example")}
+		return misuse{errors.New("install: name one folder; mps-daemon --help lists the commands")}
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -91,9 +91,7 @@ func dispatch(args []string, out, notes io.Writer, within bounds) error {
 	case "--version":
 		_, err := fmt.Fprintln(out, "mps-daemon", version)
 		return err
-	case "install":
-		return install(rest, notes)
-	case "run", "apply", "status", "ready", "wait":
+	case "run", "apply", "status", "ready", "wait", "install":
 	default:
 		return misuse{fmt.Errorf("%q is no command; mps-daemon --help lists them", name)}
 	}
@@ -104,6 +102,9 @@ func dispatch(args []string, out, notes io.Writer, within bounds) error {
 	}
 	if err != nil {
 		return misuse{err}
+	}
+	if name == "install" {
+		return install(words, notes)
 	}
 	if name == "run" {
 		settings, err := settingsFromEnvironment(os.Getenv)
@@ -122,7 +123,7 @@ func dispatch(args []string, out, notes io.Writer, within bounds) error {
 	return talk(name, pipe, wanted, within, out, notes)
 }
 
-// parseOptions returns the limits that apply is given, and the program that wait is; no other command takes words.
+// parseOptions returns the limits that apply is given, and the words of wait and install; no other command takes words.
 func parseOptions(name string, args []string) (limits, []string, error) {
 	options := flag.NewFlagSet(name, flag.ContinueOnError)
 	options.SetOutput(io.Discard)
@@ -134,7 +135,7 @@ func parseOptions(name string, args []string) (limits, []string, error) {
 	} else if err != nil {
 		return limits{}, nil, fmt.Errorf("%s: %w; mps-daemon --help lists the options", name, err)
 	}
-	if name == "wait" {
+	if name == "wait" || name == "install" {
 		return limits{}, options.Args(), nil
 	}
 	if options.NArg() > 0 {
