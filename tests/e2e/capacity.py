@@ -12,7 +12,7 @@ from components.consumable_capacity import LABEL
 from components.mps_clients import CLASS_LABEL
 from mps_limits import CAPACITY_CLASS, MIB, quantity_bytes
 from tests.e2e.live import RESTRICTED, LiveStack, Playground
-from tests.e2e.mps import MEMORY, Client
+from tests.e2e.mps import MEMORY, Client, runs_once
 
 NAMESPACE = "shared"
 NAMES = ("small", "medium", "large")
@@ -96,8 +96,7 @@ def start(
 ) -> Client:
     """A claim and a pod of its own, as the stack's are: where MPS enforces, the request is the pod's limit."""
     template = stack.one("deployments.apps", "small", NAMESPACE)["spec"]["template"]["spec"]
-    spec = json.loads(json.dumps(template))
-    spec["restartPolicy"] = "Never"
+    spec = runs_once(json.loads(json.dumps(template)))
     spec["terminationGracePeriodSeconds"] = 1
     spec["containers"][0]["args"] = list(args)
     spec["resourceClaims"] = [{"name": "gpu", "resourceClaimName": name}]

@@ -21,6 +21,9 @@ CLIENTS = "mps"
 DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
 PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+# How the kubelet tells that the runtime could not start a container's program: the program itself never ran.
+NOT_STARTED, NOT_STARTED_CODE = "StartError", 128
+STARTS_AGAIN = 2  # after 10 and 20 s; a program that the runtime cannot start then will not start later
 
 
 class Daemon:
@@ -112,9 +115,16 @@ class Ended:
     finished: float
 
     @property
+    def context(self) -> dict[str, Any]:
+        """The line of its CUDA context. AssertionError with its exit code and last line where it had none."""
+        found = next((line for line in self.lines if "sms" in line), None)
+        assert found is not None, f"a client got no context and ended with {self.code}: {self.lines[-1:]}"
+        return found
+
+    @property
     def sms(self) -> int:
-        """The multiprocessors that it was granted, where it said so."""
-        return next(line["sms"] for line in self.lines if "sms" in line)
+        """The multiprocessors that it was granted."""
+        return self.context["sms"]
 
 
 class Client:
@@ -135,8 +145,7 @@ class Client:
     ) -> dict[str, Any]:
         """The pod of the stack's Deployment, but for what it runs and what it sets."""
         template = stack.one("deployments.apps", "clients", CLIENTS)["spec"]["template"]["spec"]
-        spec = json.loads(json.dumps(template))
-        spec["restartPolicy"] = "Never"
+        spec = runs_once(json.loads(json.dumps(template)))
         spec["containers"][0]["args"] = list(args)
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
             container.setdefault("env", []).extend({"name": key, "value": value} for key, value in env.items())
@@ -156,8 +165,12 @@ class Client:
         for found in [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]:
             waiting = found["state"].get("waiting", {})
             assert waiting.get("reason") not in HOPELESS, f"pod {self.name}: {waiting}"
+            why = not_started(found)
+            hopeless = why is not None and found["restartCount"] >= STARTS_AGAIN
+            assert not hopeless, f"pod {self.name}: the runtime does not start it: {why}"
         states = pod["status"].get("containerStatuses", [])
-        return states[0]["state"] if states else {}
+        # What was not started has no end: the kubelet starts it again.
+        return states[0]["state"] if states and not_started(states[0]) is None else {}
 
     def lines(self, check: bool = True) -> list[dict[str, Any]]:
         """What it printed; without `check` nothing where the kubelet has no log."""
@@ -195,6 +208,28 @@ class Client:
 
     def remove(self) -> None:
         self.stack.kubectl("delete", "pod", "-n", self.namespace, self.name, "--grace-period=1", "--wait=false")
+
+
+def not_started(status: dict[str, Any]) -> str | None:
+    """What the runtime said when it could not start a container, by its status; None where it runs, ran or waits."""
+    state = status["state"]
+    # Between two starts the state of now is that it waits.
+    end = state.get("terminated") or ("waiting" in state and status.get("lastState", {}).get("terminated")) or {}
+    return end.get("message", "") if end.get("reason") == NOT_STARTED else None
+
+
+def runs_once(spec: dict[str, Any]) -> dict[str, Any]:
+    """The pod's program runs once, and its end is the pod's; the kubelet starts again what the runtime could not start.
+
+    On cgroup v1 runc now and then cannot freeze a new container's cgroup within its time ("unable to freeze",
+    https://github.com/kubernetes/kubernetes/issues/131087), mostly where many pods start at once. A pod of policy Never
+    would have ended without having run. `spec` is changed and returned.
+    """
+    spec["restartPolicy"] = "Never"
+    rule = {"action": "Restart", "exitCodes": {"operator": "In", "values": [NOT_STARTED_CODE]}}
+    for container in [*spec["containers"], *spec.get("initContainers", [])]:
+        container |= {"restartPolicy": "Never", "restartPolicyRules": [rule]}
+    return spec
 
 
 def run(stack: LiveStack, *args: str, percentage: float | None = None, memory: str | None = None) -> Ended:

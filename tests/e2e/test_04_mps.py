@@ -254,7 +254,7 @@ def waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
     pod = Client.manifest(stack, [], {})
     spec = pod["spec"]
     (container,), (wait,) = spec["containers"], spec.pop("initContainers")
-    for key in ("volumeMounts", "env"):
+    for key in ("volumeMounts", "env", "restartPolicy", "restartPolicyRules"):
         container.pop(key)
     spec.pop("volumes")
     container |= {"command": ["/usr/bin/gpu-probe"], "args": ["hold", "0", "--alloc", memory]}

@@ -53,10 +53,6 @@ def granted(stack: LiveStack, percentage: float) -> int:
     return granted_multiprocessors(model, percentage)
 
 
-def context(ended: Ended) -> dict:
-    return next(line for line in ended.lines if "sms" in line)
-
-
 def test_clients_have_what_the_stack_gives_them(stack: LiveStack, seen: Callable[[str], None]) -> None:
     mps = stack.settings.mps
     for name, limits, count in (("clients", mps, 2), ("limited", mps.classes["small"], 1)):
@@ -126,12 +122,12 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
         most = stack.settings.mps.active_thread_percentage
         asked = [percentage for percentage in THROTTLE if percentage <= most]
         clients = {p: Client.start(stack, "info", "--context", percentage=p) for p in asked}
-        found = {percentage: context(client.ended())["sms"] for percentage, client in clients.items()}
+        found = {percentage: client.ended().context["sms"] for percentage, client in clients.items()}
     else:
         rows = []
         for percentage in THROTTLE:
             unlimited.apply(percentage, f"{GRANT_LIMIT_MIB}M")
-            client = context(run(stack, "info", "--context"))
+            client = run(stack, "info", "--context").context
             sms = found[percentage] = client["sms"]
             own = GRANT_LIMIT_MIB - client["free_mib"]
             rows.append((percentage, sms, granted(stack, percentage), own, context_mib(sms)))
@@ -163,8 +159,8 @@ def test_client_can_only_lower_what_it_is_given(stack: LiveStack, daemon: Daemon
     given, given_memory = most * 2 / 5, memory // 4
     with daemon.limits():
         daemon.apply(given, f"{given_memory}M")
-        more = context(run(stack, "info", "--context", percentage=most, memory=f"{memory}M"))
-        less = context(run(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M"))
+        more = run(stack, "info", "--context", percentage=most, memory=f"{memory}M").context
+        less = run(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M").context
     assert more["sms"] == granted(stack, given)
     assert more["free_mib"] == pytest.approx(given_memory - context_mib(more["sms"]), abs=ROUNDING_MIB)
     assert less["sms"] == granted(stack, most / 5)
@@ -214,7 +210,7 @@ def test_who_wins_between_default_live_change_and_client(
         return Client.start(stack, "info", "--context", *(("--setenv", f"{variable}={value}") if value else ()))
 
     def both(case: str) -> None:
-        found = context(start().ended())
+        found = start().ended().context
         share(case, most, found)
         limit(case, memory, found)
 
@@ -234,10 +230,10 @@ def test_who_wins_between_default_live_change_and_client(
         }
         for case, (client, wins) in of_shares.items():
             holds = {"daemon": changed, "client": lower}[wins]
-            share(f"the server's limit is changed, the client sets {case}", holds, context(client.ended()))
+            share(f"the server's limit is changed, the client sets {case}", holds, client.ended().context)
         for case, (client, wins) in of_limits.items():
             mib = {"daemon": changed_mib, "client": lower_mib, "lifted": sheets.NO_LIMIT}[wins]
-            limit(f"the server's limit is changed, the client sets {case}", mib, context(client.ended()))
+            limit(f"the server's limit is changed, the client sets {case}", mib, client.ended().context)
     table(*sheets.WINS_PERCENTAGE, shares)
     table(*sheets.WINS_MEMORY, limits)
     wrong = [f"{case}: {sms} SMs instead of {rule}" for case, _, rule, sms in shares if sms != rule]
@@ -263,7 +259,7 @@ def test_live_change_reaches_new_clients_and_leaves_running_ones(
     with daemon.limits():
         started = time.monotonic()
         daemon.apply(percentage, "4096M")
-        new = context(run(stack, "info", "--context"))
+        new = run(stack, "info", "--context").context
         seconds = time.monotonic() - started
         again = set(daemon.servers()) - set(servers)
         table(*sheets.LIVE, [(sheets.LIVE_SECONDS, seconds), (sheets.LIVE_SERVERS, len(again))])
@@ -284,7 +280,7 @@ def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
     """A program may set it where no policy sees it. Measured on a real GPU, and simulated likewise."""
     with daemon.limits():
         daemon.apply(20, "2048M")
-        found = context(run(stack, "info", "--context", "--setenv", f"{MEMORY}={value}"))
+        found = run(stack, "info", "--context", "--setenv", f"{MEMORY}={value}").context
     if free is None:
         assert found["free_mib"] > 2048
     else:
@@ -294,7 +290,7 @@ def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
 
 def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, seen: Callable[[str], None]) -> None:
     env = ("--setenv", f"{PARTITIONING}=1", "--setenv", f"{PERCENTAGE}=100")
-    found = context(run(stack, "info", "--context", *env))
+    found = run(stack, "info", "--context", *env).context
     assert found["sms"] == granted(stack, 100)
     seen(f"{found['sms']} SMs under {stack.settings.mps.active_thread_percentage} %")
 
