@@ -5,6 +5,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from components.cluster import GPU_NODE_LABELS
 from gpu_models import simulated_gpus
 from modules import driver_root, host
@@ -34,6 +36,21 @@ def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, s
     assert labelled == expected
     versions = {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes.values()}
     seen(f"{len(nodes)} nodes ready, kubelet {', '.join(versions)}; GPUs on {', '.join(sorted(expected))}")
+
+
+def test_kubelet_has_the_cgroup_driver_that_starts_every_container(
+    stack: LiveStack, seen: Callable[[str], None]
+) -> None:
+    """On cgroup v1 cgroupfs: with systemd's scopes runc freezes a new container, and sometimes cannot."""
+    if stack.settings.cluster.provider != "kind":
+        pytest.skip("cluster.provider is existing: its cgroup driver is its own")
+    found = []
+    for node in sorted(node["metadata"]["name"] for node in stack.get("nodes")):
+        version = "v2" if stack.in_node(node, "stat", "-fc", "%T", "/sys/fs/cgroup").strip() == "cgroup2fs" else "v1"
+        kubelet = json.loads(stack.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/configz"))["kubeletconfig"]
+        assert kubelet["cgroupDriver"] == {"v1": "cgroupfs", "v2": "systemd"}[version]
+        found.append(f"{node} {kubelet['cgroupDriver']} on cgroup {version}")
+    seen(", ".join(found))
 
 
 def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: Callable[[str], None]) -> None:
