@@ -23,7 +23,7 @@ PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 # How the kubelet tells that the runtime could not start a container's program: the program itself never ran.
 NOT_STARTED, NOT_STARTED_CODE = "StartError", 128
-STARTS_AGAIN = 2  # after 10 and 20 s; a program that the runtime cannot start then will not start later
+STARTS_AGAIN = 2  # within half a minute; what the runtime does not start then it will not start later
 
 
 class Daemon:
