@@ -187,6 +187,8 @@ def test_terminate_client_ends_its_work_and_frees_its_memory(make_mps):
     before = second("free()")
     first("[start(), allocate(5000 * MIB)]")
     mps.control(f"terminate_client {mps.server} {first.pid}")
+    ended = f"Client {{PID: {first.pid}}} terminated"
+    wait_until(lambda: ended in mps.server_log(), "the server has ended the client's work")
     assert first("[synchronize(), allocate(1)]") == ["CUDA_ERROR_MPS_CLIENT_TERMINATED"] * 2
     assert second("[free(), synchronize()]") == [before, "CUDA_SUCCESS"]
 
