@@ -198,7 +198,9 @@ def send(stack: LiveStack, node: str, process: str, name: str) -> None:
 
 def running_containers(stack: LiveStack, node: str, uid: str) -> list[str]:
     """The ids of the containers that run of the pod with that uid; asks the node, not the API."""
-    return sorted(stack.in_node(node, "crictl", "ps", "--quiet", "--label", f"io.kubernetes.pod.uid={uid}").split())
+    # Its own time limit is two seconds, too little for a node in which everything starts again.
+    words = ("crictl", "--timeout=30s", "ps", "--quiet", "--label", f"io.kubernetes.pod.uid={uid}")
+    return sorted(stack.in_node(node, *words).split())
 
 
 def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None] = lambda: None) -> float:

@@ -22,7 +22,8 @@ from settings import PROJECT, Settings
 T = TypeVar("T")
 LOOK_SECONDS = 0.2
 # What no waiting will mend.
-HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError")
+# Not CreateContainerConfigError: a kubelet that has just started says it too, and tries again.
+HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 # The kubelet tries a claim that it could not prepare again after up to 90 s, where its syncFrequency is the default.
 WAIT_SECONDS = 120
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
@@ -199,6 +200,8 @@ class LiveStack:
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or RESTRICTED}}
         self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
         try:
+            # Without it the API server refuses pods, after two seconds.
+            wait_for(f"{name} has its ServiceAccount", lambda: self.get("serviceaccounts", namespace=name))
             yield Playground(self, name)
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false")

@@ -166,7 +166,9 @@ class Client:
             waiting = found["state"].get("waiting", {})
             assert waiting.get("reason") not in HOPELESS, f"pod {self.name}: {waiting}"
             why = not_started(found)
-            hopeless = why is not None and found["restartCount"] >= STARTS_AGAIN
+            # Of others than those of `runs_once` the count tells of ends that have nothing to do with it.
+            once = pod["spec"]["restartPolicy"] == "Never"
+            hopeless = why is not None and once and found["restartCount"] >= STARTS_AGAIN
             assert not hopeless, f"pod {self.name}: the runtime does not start it: {why}"
         states = pod["status"].get("containerStatuses", [])
         # What was not started has no end: the kubelet starts it again.

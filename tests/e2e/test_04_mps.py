@@ -14,7 +14,17 @@ from report import measured as sheets
 from settings import GPU_MODELS
 from tests.e2e import throughput
 from tests.e2e.live import RESTRICTED, LiveStack, Playground, wait_for
-from tests.e2e.mps import CLIENTS, Client, Daemon, clients_of_the_stack, deployed, model_of, outside, shared_gpu
+from tests.e2e.mps import (
+    CLIENTS,
+    NOT_STARTED,
+    Client,
+    Daemon,
+    clients_of_the_stack,
+    deployed,
+    model_of,
+    outside,
+    shared_gpu,
+)
 from tests.e2e.privileges import beyond, of_every_pod, reviewed
 
 RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
@@ -189,6 +199,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     only_for_the_nodes_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
     percentage = stack.settings.mps.active_thread_percentage
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    count = clients_of_the_stack(stack)  # now, since pods that start again as a whole are Pending meanwhile
     # One that does not start again, so that what it said of its end can be read.
     witness = Client.start(stack, "hold", "0", "--alloc", "64Mi")
     witness.wait_line("holding")
@@ -215,7 +226,6 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     if stack.settings.cluster.provider == "existing":
         # Without the restart policy they may be back before the daemon; pods made anew wait for it.
         stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
-    count = clients_of_the_stack(stack)
     wait_for("the daemon has its clients", lambda: daemon.clients() == count)
     if model := model_of(stack):
         sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
@@ -235,7 +245,8 @@ def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
 
         def last() -> dict[str, Any] | None:
             (state,) = stack.one("pods", failing.name, CLIENTS)["status"].get("containerStatuses", [{}])
-            return state.get("lastState", {}).get("terminated")
+            end = state.get("lastState", {}).get("terminated", {})
+            return end if end.get("reason", NOT_STARTED) != NOT_STARTED else None
 
         # It is started again alone: of a pod that starts again as a whole nothing is left to read.
         ended = wait_for(f"{failing.name} was started again", last)

@@ -285,11 +285,13 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
     if observed:
         wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
     life, contexts = restarts(stack.one("pods", name, namespace)), daemon.clients()
-    new, words = None, []
+    new: Client | None = None
+    words: list[str] = []
 
     def back() -> bool:
         try:
-            return daemon.clients() >= contexts
+            alive = new is not None and "terminated" not in new.state()
+            return daemon.clients() >= contexts + alive
         except subprocess.CalledProcessError:
             return False  # it does not answer yet
 

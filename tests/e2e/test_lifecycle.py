@@ -261,15 +261,15 @@ def test_cluster_deleted_behind_the_stacks_back_is_made_anew(workspace: Workspac
 
 def test_failed_up_says_why_and_the_next_one_mends_it(workspace: Workspace) -> None:
     broken = "  dra-workshop:images: {draDriver: 'localhost/dra-workshop/no-such-driver:v1'}\n"
-    workspace.write_stack(STACK, config(timeout=20, more=broken))
+    workspace.write_stack(STACK, config(timeout=40, more=broken))
     # Prerequisites find it first: nothing is touched.
     output = up(workspace, fails=True)
     assert "localhost/dra-workshop/no-such-driver:v1 is not in the engine; run `make setup`" in output
     # Without them the driver's pods wait for an image, and the wait says so.
-    without = config(timeout=20, more=broken).replace('"00", ', "").replace("localhost/", "registry.invalid/")
+    without = config(timeout=40, more=broken).replace('"00", ', "").replace("localhost/", "registry.invalid/")
     workspace.write_stack(STACK, without)
     output = up(workspace, fails=True)
-    assert "after 20 s: dra-driver-nvidia-gpu-kubelet-plugin: " in output
+    assert "after 40 s: dra-driver-nvidia-gpu-kubelet-plugin: " in output
     assert "ErrImagePull" in output or "ImagePullBackOff" in output
     workspace.write_stack(STACK, config())
     up(workspace)

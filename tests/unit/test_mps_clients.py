@@ -16,20 +16,20 @@ DONE = {"terminated": {"reason": "Completed", "exitCode": 0}}
 class Stack:
     """A stack whose one pod has these statuses, one look after another."""
 
-    def __init__(self, *looks: dict[str, Any], of: str = "containerStatuses") -> None:
-        self.looks, self.of = list(looks), of
+    def __init__(self, *looks: dict[str, Any], of: str = "containerStatuses", policy: str = "Never") -> None:
+        self.looks, self.of, self.policy = list(looks), of, policy
 
     def one(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        return {"status": {self.of: [look]}}
+        return {"spec": {"restartPolicy": self.policy}, "status": {self.of: [look]}}
 
 
 def status(state: dict[str, Any], before: dict[str, Any] | None = None, restarts: int = 0) -> dict[str, Any]:
     return {"state": state, "lastState": before or {}, "restartCount": restarts}
 
 
-def client(*looks: dict[str, Any], of: str = "containerStatuses") -> Client:
-    stack: Any = Stack(*looks, of=of)
+def client(*looks: dict[str, Any], **options: str) -> Client:
+    stack: Any = Stack(*looks, **options)
     return Client(stack, "client-1")
 
 
@@ -52,6 +52,12 @@ def test_last_start_of_all_may_succeed():
 def test_program_that_the_runtime_never_starts_is_said_with_its_words(state: dict[str, Any], of: str):
     with pytest.raises(AssertionError, match=f"client-1: the runtime does not start it: {FREEZE}"):
         client(status(state, FAILED, STARTS_AGAIN), of=of).wait_end()
+
+
+def test_starts_of_a_deployments_pod_are_not_counted():
+    looks = (status(BACK_OFF, FAILED, STARTS_AGAIN + 1), status(RUNNING, FAILED, STARTS_AGAIN + 2))
+    pod = client(*looks, policy="Always")
+    assert [pod.state(), pod.state()] == [{}, RUNNING]
 
 
 def test_program_that_failed_itself_has_ended():

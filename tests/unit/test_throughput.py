@@ -114,7 +114,8 @@ class Pod:
 
     def one(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         times = {"startedAt": "2026-11-20T10:00:00Z", "finishedAt": "2026-11-20T10:00:05Z"}
-        return {"status": {"containerStatuses": [{"state": {"terminated": {"exitCode": self.code, **times}}}]}}
+        ended = {"state": {"terminated": {"exitCode": self.code, **times}}}
+        return {"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [ended]}}
 
     def kubectl(self, *words: str, check: bool = True) -> str:
         if words[0] == "delete":
