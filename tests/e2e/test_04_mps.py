@@ -199,7 +199,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     only_for_the_nodes_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
     percentage = stack.settings.mps.active_thread_percentage
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
-    count = clients_of_the_stack(stack)  # now, since pods that start again as a whole are Pending meanwhile
+    contexts = clients_of_the_stack(stack)  # now, since pods that start again as a whole are Pending meanwhile
     # One that does not start again, so that what it said of its end can be read.
     witness = Client.start(stack, "hold", "0", "--alloc", "64Mi")
     witness.wait_line("holding")
@@ -226,12 +226,12 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     if stack.settings.cluster.provider == "existing":
         # Without the restart policy they may be back before the daemon; pods made anew wait for it.
         stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
-    wait_for("the daemon has its clients", lambda: daemon.clients() == count)
+    wait_for("the daemon has its clients", lambda: daemon.clients() == contexts)
     if model := model_of(stack):
         sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
         assert sms == {granted_multiprocessors(model, percentage)}
     assert daemon.default_percentage() == percentage
-    seen(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {count} clients are back under their limits")
+    seen(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {contexts} clients are back under their limits")
 
 
 def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
