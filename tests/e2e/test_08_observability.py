@@ -17,7 +17,6 @@ from tests.e2e.live import RESTRICTED, LiveStack, Playground, mebibytes, wait_fo
 from tests.e2e.metrics import (
     ADMIN,
     CLAIMS,
-    Sample,
     claim,
     every_gpu,
     exported,
@@ -275,17 +274,9 @@ def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, seen:
 
 def test_those_who_look_on_are_not_told_as_holders(ours: LiveStack, node: str, seen: Callable[[str], None]) -> None:
     with looks_on(ours, node) as playground:
+        found = told(exported(ours, node))
         lookers = {gpu_exporter.NAMESPACE, admin_access.NAMESPACE, "mps-system", playground.namespace}
-
-        found = set()
-
-        def only_holders() -> bool:
-            nonlocal found
-            found = told(exported(ours, node))
-            return not {holder for holder in found if holder.namespace in lookers}
-
-        # Where the API does not answer within two seconds, the exporter does not know who looks on.
-        wait_for("nobody who looks on is told as a holder", only_holders, 30)
+        assert not {holder for holder in found if holder.namespace in lookers}
     seen(f"{len(found)} holders on {node}; none of {', '.join(sorted(lookers - {playground.namespace}))} or a new one")
 
 
@@ -302,14 +293,10 @@ def test_exporter_counts_the_clients_that_the_daemon_has(
     assert found.keys() == uuids(ours, daemon.node)
     assert len(busy) == len(daemon.gpus_in_use()) and shared_gpu(ours) in busy
     assert all(any(uuid.startswith(gpu) for uuid in busy) for gpu in daemon.gpus_in_use())
-
-    def up() -> list[Sample]:
-        """The samples once every daemon answered the exporter, which gives each two seconds."""
-        samples = of_every_node(ours)
-        found = {sample.labels["Hostname"]: sample.value for sample in named(samples, "mps_up")}
-        return samples if found == {node.node: 1 for node in ours.settings.gpu_nodes} else []
-
-    samples = wait_for("every exporter says mps_up 1", up, 30)
+    samples = of_every_node(ours)
+    assert {sample.labels["Hostname"]: sample.value for sample in named(samples, "mps_up")} == {
+        node.node: 1 for node in ours.settings.gpu_nodes
+    }
     assert value(samples, "mps_servers", Hostname=daemon.node) == len(daemon.servers())
     seen(", ".join(f"{count} on {uuid}" for uuid, count in sorted(found.items())))
 
@@ -416,14 +403,10 @@ def test_simulated_gpus_say_so_and_invent_nothing(ours: LiveStack, seen: Callabl
 
 def test_no_source_of_the_exporter_fails(ours: LiveStack, seen: Callable[[str], None]) -> None:
     for node in ours.settings.gpu_nodes:
-
-        def same(name: str = node.node) -> list[Sample]:
-            first, second = (named(exported(ours, name), "gpu_exporter_scrape_errors_total") for _ in range(2))
-            return second if first == second else []
-
-        # Not 0: a daemon or a plugin may have been away before. Nor at once: a source has two seconds to answer.
-        found = wait_for(f"two scrapes on {node.node} without a failure between them", same, 30)
-        assert {sample.labels["source"] for sample in found} == {"nvml", "pod-resources", "mps", "api"}
+        first, second = (named(exported(ours, node.node), "gpu_exporter_scrape_errors_total") for _ in range(2))
+        # Not 0: a daemon or a plugin may have been away before.
+        assert first == second, f"on {node.node} {first} became {second}"
+        assert {sample.labels["source"] for sample in second} == {"nvml", "pod-resources", "mps", "api"}
     seen("two scrapes, no failure of NVML, pod-resources, MPS or the API between them")
 
 
