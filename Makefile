@@ -27,13 +27,13 @@ preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
 
 verify: setup ## run the checks of the modules that are on against the stack that is up
-	@$(ACTIVATE) && python -m tests.verify --stack $(STACK)
+	@$(ACTIVATE) && python -m checks.verify --stack $(STACK)
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
-	@$(ACTIVATE) && python -m report --stack $(STACK)
+	@$(ACTIVATE) && python -m checks.report --stack $(STACK)
 
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
-	@$(ACTIVATE) && python -m tests.measure --stacks $(STACKS) $(MEASURE)
+	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)

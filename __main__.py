@@ -5,12 +5,12 @@ from types import TracebackType
 
 import pulumi
 
-import changes
 import modules
 from components.gpu_config import GpuConfigError
-from components.images import ImagesMissing
-from host_gpus import HostGpusError
-from prerequisites import PrerequisiteError
+from machine.gpus import HostGpusError
+from machine.images import ImagesMissing
+from machine.prerequisites import PrerequisiteError
+from modules import changes
 from settings import Settings, SettingsError
 
 

@@ -14,7 +14,7 @@ from components.manifests import load
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, MpsSharing, limit
 from components.mps_daemon import MpsDaemon
 from components.workload import SKIP_AWAIT
-from mps_limits import CAPACITY_CLASS, mib_quantity
+from gpus.mps import CAPACITY_CLASS, mib_quantity
 
 KIND = "ValidatingAdmissionPolicy"
 # Where claims must request memory and carry no configuration of their own.

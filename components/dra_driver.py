@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -11,10 +10,10 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.simulated_gpus import SimulatedGpus
-from mps_limits import quantity_mib
+from gpus.mps import quantity_mib
+from toolchain.paths import CHECKOUT
 from toolchain.versions import of_driver
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 CHART = "./.tools/charts/dra-driver-nvidia-gpu"
 NAMESPACE = "dra-driver-nvidia-gpu"
 RELEASE = "dra-driver-nvidia-gpu"

@@ -11,10 +11,10 @@ from pulumi import Output, ResourceOptions
 from pulumi_command import local
 
 from components.cluster import GPU_NODE_LABELS, Cluster
-from components.commands import kind_cluster as commands
-from host_driver import Mount
+from machine import kind as commands
+from machine.nvidia_driver import Mount
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 # https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/
 KUBELET_CONFIGURATION = {
     "kind": "KubeletConfiguration",
@@ -62,10 +62,10 @@ class KindCluster(Cluster):
         hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(list(hidden_devices))} if hidden_devices else {}
         self.created = local.Command(
             f"{name}-kind",
-            create="python -m components.commands.kind_cluster create",
+            create="python -m machine.kind create",
             # What matters for the cluster is in the triggers; any other change only reads the kubeconfig again.
-            update="python -m components.commands.kind_cluster kubeconfig",
-            delete="python -m components.commands.kind_cluster delete",
+            update="python -m machine.kind kubeconfig",
+            delete="python -m machine.kind delete",
             dir=str(CHECKOUT),
             environment={
                 "CLUSTER_NAME": cluster_name,

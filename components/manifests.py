@@ -1,12 +1,13 @@
 """The plain YAML in `manifests/`, which a reader can also `kubectl apply`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-MANIFESTS = Path(__file__).resolve().parent.parent / "manifests"
+from toolchain.paths import CHECKOUT
+
+MANIFESTS = CHECKOUT / "manifests"
 
 
 def load(folder: str) -> Iterator[dict[str, Any]]:

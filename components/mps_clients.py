@@ -8,7 +8,7 @@ import pulumi
 from pulumi import Input
 
 from components.gpu_config import shared_by_mps
-from mps_limits import mps_memory
+from gpus.mps import mps_memory
 
 FOLDER = "/run/dra-workshop/mps"
 PIPE_FOLDER, SHM_FOLDER = f"{FOLDER}/pipe", f"{FOLDER}/shm"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -15,8 +14,8 @@ from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.dra_driver import DraDriver
 from components.manifests import load
 from components.mps_clients import PIPE_FOLDER, SHM_FOLDER, Limits, MpsSharing, add_to_pod
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 NAMESPACE = "mps-system"
 NAME = "mps-daemon"
 # What makes a client that fails start its whole pod again, by the names of their resources.

@@ -10,7 +10,7 @@ from pulumi import Input, Output, ResourceOptions
 from components.cluster import Cluster
 from components.manifests import load
 from components.mps_clients import CLASS_LABEL, Limits
-from mps_limits import CAPACITY_CLASS, DEFAULT_CLASS, quantity_mib
+from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, quantity_mib
 
 KIND = "ValidatingAdmissionPolicy"
 POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"

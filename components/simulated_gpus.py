@@ -9,7 +9,7 @@ import pulumi_kubernetes as k8s
 from pulumi import ResourceOptions
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
-from gpu_models import load_models, render_node_config
+from gpus.models import load_models, render_node_config
 
 NAMESPACE = "gpu-sim"
 # On the node's disk, not below /run, so that it outlives a restart of the node.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -12,6 +11,7 @@ from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from components.cluster import Cluster
 from components.manifests import load
 from components.mps_clients import MpsSharing
+from toolchain.paths import CHECKOUT
 
 VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.26.0"
 PORT = 8000
@@ -20,7 +20,7 @@ NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/e
 MODEL_FOLDER, DUMMY_FOLDER = "/models/model", "/models/dummy"
 LOAD = "vllm-load"
 PROBE_SECONDS = 5
-LOADGEN = Path(__file__).resolve().parent.parent / "loadgen"
+LOADGEN = CHECKOUT / "images" / "loadgen"
 KINDS = {"ConfigMap": k8s.core.v1.ConfigMap, "Service": k8s.core.v1.Service}
 
 

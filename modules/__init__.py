@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.images import Images
+from machine.images import Images
 from modules import cluster, consumable_capacity, mps, observability, resilience, vllm, workloads
 from modules.cluster import feature_gates
 from modules.gpus import driver_root, gpu_model, host

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def check_prerequisites(module: Module, settings: "Settings", built: Built) -> None:
     # Imported here: the checks call the tools that they check, and nothing else needs them.
-    import prerequisites
+    from machine import prerequisites
 
     for finding in prerequisites.require(settings, built.images):
         pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")

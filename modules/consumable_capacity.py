@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 from pulumi import Input, Output
 
-import capacity
 from components.consumable_capacity import SharedByMemory, SharedGpuPolicy, memory_quantity
 from components.mps_daemon import MpsDaemon
 from components.workload import Workload
+from gpus import shares as capacity
+from gpus.mps import quantity_mib
 from modules.gpus import gpu, host_gpu
 from modules.module import Built, Module
-from mps_limits import quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings

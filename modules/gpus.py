@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from pulumi import Input
 
-import host_gpus
 from components.simulated_gpus import SimulatedGpus
-from gpu_models import GpuModel, model_of
-from host_gpus import HostGpu, HostGpus
+from gpus.models import GpuModel, model_of
+from machine import gpus as host_gpus
+from machine.gpus import HostGpu, HostGpus
 from modules.module import Built
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.cluster import Cluster
 from components.dra_driver import DraDriver
-from components.images import Images
 from components.mps_clients import MpsSharing
 from components.simulated_gpus import SimulatedGpus
 from components.workload import Workload
+from machine.images import Images
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -47,5 +47,5 @@ class Module:
 
     @property
     def check_file(self) -> str:
-        """The file of its checks in tests/e2e/."""
+        """The file of its checks in checks/."""
         return f"test_{re.sub('[-.]', '_', self.name)}.py"

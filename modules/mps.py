@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-import changes
 from components.consumable_capacity import mps_size
 from components.mps_clients import Limits, MpsByClaim
 from components.mps_daemon import MpsDaemon
 from components.mps_policy import MpsPolicy
 from components.workload import Workload
+from gpus.mps import VLLM_CLASS, context_mib, granted_multiprocessors, mib_quantity, quantity_mib
+from modules import changes
 from modules.consumable_capacity import most_memory_mib
 from modules.gpus import gpu, gpu_model
 from modules.module import Built, Module
-from mps_limits import VLLM_CLASS, context_mib, granted_multiprocessors, mib_quantity, quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from pulumi import Input
 
-import vllm_memory
 from components.vllm import NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE, Environment, Model, Resources, VllmServer
-from host_driver import Mount
-from loadgen.plan import PROFILES
+from gpus import vllm as vllm_memory
+from gpus.mps import granted_multiprocessors, quantity_mib
+from images.loadgen.plan import PROFILES
+from machine.nvidia_driver import Mount
 from modules.gpus import gpu_model
 from modules.module import Built, Module
-from mps_limits import granted_multiprocessors, quantity_mib
 
 if TYPE_CHECKING:
     from settings import Settings

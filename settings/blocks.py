@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
-from gpu_models import MAX_GPUS_PER_NODE
+from gpus.models import MAX_GPUS_PER_NODE
 
 MAX_WORKERS = 8
 

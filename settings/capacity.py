@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import capacity
-import mps_limits
-from gpu_models import GpuModel
+from gpus import mps as mps_limits
+from gpus import shares as capacity
+from gpus.models import GpuModel
 from settings.blocks import ConsumableCapacity, Driver, Gpu, Mps, Vllm
 from settings.problems import Problem
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import mps_limits
-from gpu_models import GpuModel
+from gpus import mps as mps_limits
+from gpus.models import GpuModel
 from settings.blocks import UUID, Driver, Gpu, Mps, MpsLimits
 from settings.capacity import CLASS_OF_LIMITED_CLIENT, DEFAULT_CLIENTS
 from settings.problems import Problem

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_models import MAX_GPUS_PER_NODE
+from gpus.models import MAX_GPUS_PER_NODE
 from settings.blocks import (
     BLOCKS,
     MAX_WORKERS,

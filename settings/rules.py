@@ -8,16 +8,16 @@ from typing import Any
 import yaml
 
 import modules as module_graph
-from gpu_models import load_models
+from gpus.models import load_models
 from settings.blocks import Cluster, Driver, Gpu, Observability
 from settings.capacity import capacity_rules
 from settings.host import host_rules
 from settings.mps import mps_rules
 from settings.problems import Problem, suggest
 from settings.vllm import vllm_rules
+from toolchain.paths import CHECKOUT
 
 PROJECT = "dra-workshop"
-CHECKOUT = Path(__file__).resolve().parents[1]
 GPU_MODELS = load_models()
 
 # Kind appends "-control-plane" and "-worker9"; a node's name is a label value of at most 63 characters.

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_snake
 
 import modules as module_graph
-from gpu_models import GpuModel, simulated_gpus
+from gpus.models import GpuModel, simulated_gpus
 from settings import capacity as capacity_rules
 from settings import rules
 from settings import vllm as vllm_rules

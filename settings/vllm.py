@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mps_limits
-import vllm_memory
+from gpus import mps as mps_limits
+from gpus import vllm as vllm_memory
+from gpus.vllm import Dimensions
 from settings.blocks import Cluster, Mps, Vllm, VllmModel
 from settings.problems import Problem, suggest
-from vllm_memory import Dimensions
 
 MODULE, SWEEP_MODULE = "06", "06.5"
 CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")

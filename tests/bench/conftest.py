@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "bench.json"
+from toolchain.paths import CHECKOUT
+
+RESULTS = CHECKOUT / "results" / "bench.json"
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import rich.table
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from tests.e2e.live import DRIVER, HOPELESS
+from checks.live import DRIVER, HOPELESS
+from toolchain.paths import CHECKOUT
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "bench"
+RESULTS = CHECKOUT / "results" / "bench"
 PLAIN_WIDTH = 140  # of a log, which has no width of its own
 MIB = 1024 * 1024
 # The stages of a pod's start, in order; a pod without a claim has none of the first.

@@ -24,15 +24,15 @@ import kr8s
 import pytest
 import yaml
 
+from checks.live import LiveStack, mebibytes, wait_for
 from components.dra_driver import NAMESPACE
 from modules import images_of
 from settings import PROJECT
 from tests.bench.figures import STAGES, Moments, Prepared, Timeline, breakdown, percentile, save, show, spread
-from tests.e2e.live import LiveStack, mebibytes, wait_for
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.bench
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "latency"
 CONFIG = {
     "modules": ["01", "02"],

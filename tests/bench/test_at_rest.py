@@ -10,20 +10,19 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from checks.live import LiveStack, wait_for
 from components import dra_driver, gpu_exporter, mps_daemon, simulated_gpus, taint_keeper
 from settings import Settings
 from tests.bench.figures import Container, Process, containers, processes, save, show
-from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.bench
-CHECKOUT = Path(__file__).resolve().parents[2]
 MODEL = "phase2"
 STACK = "rest"
 REST_SECONDS = 60

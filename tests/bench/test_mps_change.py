@@ -4,18 +4,17 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from checks.live import LiveStack, wait_for
+from checks.mps import CLIENTS, Client, Daemon, deployed
 from components.mps_clients import LIMITS_ANNOTATION
-from mps_limits import granted_multiprocessors
-from tests.e2e.live import LiveStack, wait_for
-from tests.e2e.mps import CLIENTS, Client, Daemon, deployed
+from gpus.mps import granted_multiprocessors
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.bench
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "limits"
 PERCENTAGES = ((45, 40), (35, 30), (49, 44))  # by pulumi, by hand; each grants other SMs than the one before
 MEMORY = "8192M"

@@ -10,17 +10,17 @@ import pytest
 import yaml
 
 from components.dra_driver import CHART, chart_values
-from components.images import Images
 from components.kind_cluster import kind_config
 from components.manifests import load
 from components.simulated_gpus import DRIVER_ROOT, NAMESPACE, daemon_set_spec
-from gpu_models import load_models, render_node_config
+from gpus.models import load_models, render_node_config
+from machine.images import Images
 from modules import images_of
 from settings import Settings
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.bench
-CHECKOUT = Path(__file__).resolve().parents[2]
 PAIRS = 2
 PREVIEWS = 5
 AIM_RATIO = 1.15

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from toolchain import versions
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 1800
 FOLDER = "/opt/workshop"
 # Debian's smallest system with the Python that it calls python3: without make, zstd, iptables, Docker and ensurepip.
@@ -54,7 +54,7 @@ trap '$make stop-engine' EXIT
 $make up
 echo "second set-up:"
 $make setup
-bash -c 'source ./activate && python -m tests.verify --stack phase1 --module 03'
+bash -c 'source ./activate && python -m checks.verify --stack phase1 --module 03'
 $make down
 echo "left: $(.tools/bin/docker ps --all --quiet | wc -l) containers"
 """

@@ -6,17 +6,16 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kr8s
 import pytest
 
-from tests.e2e.live import LiveStack, Playground, wait_for
-from tests.e2e.mps import CLIENTS, DRIVER_NAMESPACE, Client, Daemon, deployed
+from checks.live import LiveStack, Playground, wait_for
+from checks.mps import CLIENTS, DRIVER_NAMESPACE, Client, Daemon, deployed
 from tests.e2e.workspace import UP_SECONDS, Workspace
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "upgrade"
 OLD, NEW = "0.4.1", "0.5.0"
 GPUS = 3  # one that module 03 holds, one that the clients of MPS share, one for the playground

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from checks.live import LiveStack, wait_for
 from components.kind_cluster import kind_config
-from tests.e2e.live import LiveStack, wait_for
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "guest"
 CLUSTER = "somebody-elses"
 NODE = f"{CLUSTER}-worker"

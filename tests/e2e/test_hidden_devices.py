@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from checks.live import wait_for
 from components.kind_cluster import kind_config
-from tests.e2e.live import wait_for
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 CLUSTER = "hides-devices"
 NODE = f"{CLUSTER}-control-plane"
 # They stand for /dev/nvidia1 and /dev/nvidia0: every Linux machine has them, and Docker gives them to a node as well.
@@ -30,7 +30,7 @@ def command(folder: Path, word: str, config: str = "") -> str:
         "CLUSTER_TIMEOUT": "180",
         "CLUSTER_HIDDEN_DEVICES": json.dumps([HIDDEN]),
     }
-    words = [sys.executable, "-m", "components.commands.kind_cluster", word]
+    words = [sys.executable, "-m", "machine.kind", word]
     done = subprocess.run(
         words, cwd=CHECKOUT, env={**os.environ, **env}, input=config, capture_output=True, text=True, check=False
     )

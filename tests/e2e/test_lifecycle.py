@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mps_limits import context_mib
-from tests.e2e.live import LiveStack, Playground, wait_for
-from tests.e2e.mps import Client, deployed
+from checks.live import LiveStack, Playground, wait_for
+from checks.mps import Client, deployed
+from gpus.mps import context_mib
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
@@ -193,7 +193,7 @@ def test_another_mode_is_another_way_to_the_same_checks(workspace: Workspace) ->
     print(printed)
     # The one fault of module 09 that takes this mode; the others are made to the stack of test_phase2.py.
     killed = "test_killed_mps_daemon_of_a_claim_ends_its_clients"
-    check = f"tests/e2e/test_09_resilience.py::{killed}"
+    check = f"checks/test_09_resilience.py::{killed}"
     output = workspace.run("pytest", check, "--stack", STACK, "-p", "no:cacheprovider")
     assert "1 passed" in output
     shutil.rmtree(workspace.root / "results" / STACK)

@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
+from checks.faults import FAULTS
+from checks.live import LiveStack
 from settings import PROJECT
-from tests.e2e.faults import FAULTS
-from tests.e2e.live import LiveStack
 from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 STACK = "second"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase2.yaml").read_text())["config"]
 

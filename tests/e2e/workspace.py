@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.live import LiveStack
+from checks.live import LiveStack
 
 UP_SECONDS = 420
 
@@ -90,7 +90,7 @@ class Workspace:
     def verify(self, stack: str, *modules: str) -> tuple[int, str]:
         """What `make verify` runs, of all modules or of some: its exit status and what it printed."""
         only = [word for module in modules for word in ("--module", module)]
-        command = ["python", "-m", "tests.verify", "--stack", stack, *only]
+        command = ["python", "-m", "checks.verify", "--stack", stack, *only]
         done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 

@@ -6,7 +6,6 @@ Owns the mocked answers of the engine. Leaves out what a provider would make of 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -17,10 +16,10 @@ from pulumi.runtime import settings as runtime
 from pulumi.runtime.stack import run_in_stack
 from pulumi.runtime.sync_await import _sync_await
 
-from changes import READ_STACK_OUTPUTS
+from modules.changes import READ_STACK_OUTPUTS
 from settings import PROJECT
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 RELEASE = "kubernetes:helm.sh/v3:Release"
 STACK = "pulumi:pulumi:Stack"
 GPU = {"node": "a-node", "name": "gpu-0", "productName": "A GPU", "memory": "80Gi", "uuid": "GPU-0"}

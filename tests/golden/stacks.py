@@ -7,13 +7,13 @@ from unittest import mock
 
 import yaml
 
-import host_gpus
 import modules
-import prerequisites
-from components.commands import kind_cluster
-from components.images import Images
-from host_driver import Found, HostDriver, Mount
-from host_gpus import HostGpu, HostGpus
+from machine import gpus as host_gpus
+from machine import kind as kind_cluster
+from machine import prerequisites
+from machine.gpus import HostGpu, HostGpus
+from machine.images import Images
+from machine.nvidia_driver import Found, HostDriver, Mount
 from settings import PROJECT, Settings
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
 

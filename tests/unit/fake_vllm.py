@@ -6,7 +6,7 @@ import sys
 
 from aiohttp import web
 
-# The server's PYTHONPATH has the checkout.
+# Whoever starts it puts the checkout on PYTHONPATH.
 from tests.unit.fake_openai import FakeServer
 
 

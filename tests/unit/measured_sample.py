@@ -5,10 +5,10 @@ Its figures were made up for these tests, by the rules where there are any, and 
 
 from collections.abc import Iterable
 
-from mps_limits import context_mib, granted_multiprocessors
-from report import measured as sheets
-from report.measured import Gpu, Machine, Measured, Run, Sheet, Timeline
-from report.results import Check, Fault, ModuleTitle, Plot, Results, Table
+from checks import measured as sheets
+from checks.measured import Gpu, Machine, Measured, Run, Sheet, Timeline
+from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table
+from gpus.mps import context_mib, granted_multiprocessors
 from settings import GPU_MODELS
 
 MODEL = GPU_MODELS["h100-80gb"]

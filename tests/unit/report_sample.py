@@ -3,7 +3,7 @@
 Its figures were made up for these tests and are shown nowhere else.
 """
 
-from report.results import Check, Fault, ModuleTitle, Plot, Results, Table
+from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table
 
 UUID = "GPU-96929019-09c9-5fca-b5f2-03251ceb639e"
 # module, title -> check: what was seen. `!` fails, `?` is skipped.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.aside import set_aside
+from checks.aside import set_aside
 
 SMALL, CLIENTS, WAITING = ("shared", "small"), ("mps", "clients"), ("shared", "waiting")
 

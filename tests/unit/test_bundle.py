@@ -23,10 +23,10 @@ from rich.console import Console
 
 from toolchain import bundle, bundle_check, bundle_engine, bundle_sbom, bundle_wheels, bundled, engine, plan, programs
 from toolchain.golang import Go
+from toolchain.paths import CHECKOUT
 from toolchain.progress import Progress
 from toolchain.steps import Runner, Step, StepError, Store, Work
 
-CHECKOUT = Path(bundle.__file__).resolve().parents[1]
 NAME = f"dra-workshop-1-{platform.machine()}.tar.zst"
 needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="compressing a bundle needs the program zstd")
 

@@ -6,10 +6,10 @@ from unittest import mock
 
 import pytest
 
-import capacity
 import modules
-from gpu_models import load_models
-from mps_limits import mib_quantity, quantity_mib
+from gpus import shares as capacity
+from gpus.models import load_models
+from gpus.mps import mib_quantity, quantity_mib
 from settings import Settings, SettingsError
 from tests.golden import recorder, stacks
 

@@ -3,8 +3,8 @@
 import pulumi
 import pytest
 
-import changes
-from changes import ChangeError, driver_changes, mps_changes, refuse
+from modules import changes
+from modules.changes import ChangeError, driver_changes, mps_changes, refuse
 from settings import Settings
 
 DAEMON = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.mps import NOT_STARTED, NOT_STARTED_CODE, STARTS_AGAIN, Client, Ended, runs_once
+from checks.mps import NOT_STARTED, NOT_STARTED_CODE, STARTS_AGAIN, Client, Ended, runs_once
 
 FREEZE = "runc create failed: unable to start container process: unable to freeze"
 FAILED = {"terminated": {"reason": NOT_STARTED, "exitCode": NOT_STARTED_CODE, "message": FREEZE}}
@@ -35,7 +35,7 @@ def client(*looks: dict[str, Any], **options: str) -> Client:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.e2e.live.LOOK_SECONDS", 0)
+    monkeypatch.setattr("checks.live.LOOK_SECONDS", 0)
 
 
 def test_start_that_the_runtime_failed_is_no_end():

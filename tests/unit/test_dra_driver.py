@@ -14,9 +14,10 @@ from components.dra_driver import DraDriver, chart_values, gpu_of
 from components.kind_cluster import KindCluster
 from tests.golden.differences import Change, changes
 from tests.golden.recorder import RELEASE, Recording, Resource, run
+from toolchain.paths import CHECKOUT
 from toolchain.versions import DRA_DRIVER, DRA_DRIVERS, of_driver
 
-CHARTS = Path(__file__).resolve().parents[2] / ".tools" / "charts"
+CHARTS = CHECKOUT / ".tools" / "charts"
 IMAGE = "localhost/dra-workshop/dra-driver:v{}-0123456789ab"
 PROBE = "localhost/dra-workshop/gpu-probe:v1-0123456789ab"
 
@@ -55,7 +56,7 @@ def build(version: str, **options: Any) -> Recording:
 
 @pytest.fixture(autouse=True)
 def incarnation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.commands.kind_cluster.incarnation", lambda *_: "1")
+    monkeypatch.setattr("machine.kind.incarnation", lambda *_: "1")
 
 
 def release(recording: Recording) -> Resource:

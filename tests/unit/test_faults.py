@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from report.markdown import BEGIN, COLUMNS, END
-from tests.e2e import faults
-from tests.e2e.faults import FAULTS, WORDS, Fault, asked, cdi_claims, differences, shortened
-from tests.e2e.live import LiveStack
+from checks import faults
+from checks.faults import FAULTS, WORDS, Fault, asked, cdi_claims, differences, shortened
+from checks.live import LiveStack
+from checks.report.markdown import BEGIN, COLUMNS, END
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "09-resilience.md"
-CHECKS = CHECKOUT / "tests" / "e2e" / "test_09_resilience.py"
+CHECKS = CHECKOUT / "checks" / "test_09_resilience.py"
 LONGEST_BOUND = 300
 # The page is of one run, on stack phase2: its MPS daemon is the node's.
 DOCUMENTED = [fault for fault in FAULTS if not fault.by_claim]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from mps_limits import MIB, context_mib, granted_multiprocessors, quantity_mib
-from report import measured as sheets
+from checks import measured as sheets
+from checks import mps, test_04_mps, test_05_mps_limits, test_08_observability, throughput
+from checks.mps import MEMORY, PERCENTAGE, Ended
+from gpus.mps import MIB, context_mib, granted_multiprocessors, quantity_mib
 from settings import GPU_MODELS, Settings
-from tests.e2e import mps, test_04_mps, test_05_mps_limits, test_08_observability, throughput
-from tests.e2e.mps import MEMORY, PERCENTAGE, Ended
 
 MODEL = GPU_MODELS["h100-80gb"]
 SETTINGS = Settings.parse({"modules": ["01", "02", "04", "05"]}, "test")

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-import gpu_models
-from gpu_models import ModelError, load_models, render_node_config, simulated_gpus
+from gpus import models as gpu_models
+from gpus.models import ModelError, load_models, render_node_config, simulated_gpus
 
 MODELS = load_models()
 MEMORY_AND_MULTIPROCESSORS = {

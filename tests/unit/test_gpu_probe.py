@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "images" / "gpu-probe"
+from toolchain.paths import CHECKOUT
+
+SOURCE = CHECKOUT / "images" / "gpu-probe"
 FAKE_CUDA = Path(__file__).with_name("fake_cuda.c")
 GI = 1 << 30
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import host_driver
-from host_driver import NODE_MPS_LIBRARIES, HostDriver, find, run
+from machine import nvidia_driver as host_driver
+from machine.nvidia_driver import NODE_MPS_LIBRARIES, HostDriver, find, run
 from tests.unit.host_machine import MULTIARCH, VERSION, Fake, in_one_folder
 
 NODE_LIBRARIES, NODE_PROGRAMS = "/driver/usr/lib/x86_64-linux-gnu", "/driver/usr/bin"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import host_gpus
-from host_gpus import HostGpu, HostGpus, HostGpusError, discover
+from machine import gpus as host_gpus
+from machine.gpus import HostGpu, HostGpus, HostGpusError, discover
 from tests.unit.host_machine import UUIDS, in_one_folder
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import host_prerequisites
-from host_gpus import discover
-from prerequisites import Finding
+from machine import host_prerequisites
+from machine.gpus import discover
+from machine.prerequisites import Finding
 from settings import Settings, rules
 from tests.unit.host_machine import UUIDS, VERSION, Fake, in_one_folder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components import images
-from components.images import Images, ImagesMissing
+from machine import images
+from machine.images import Images, ImagesMissing
 from toolchain.versions import DRA_DRIVER, DRA_DRIVERS
 
 MADE = {

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from components.commands import kind_cluster
-from components.commands.kind_cluster import KindCluster
+from machine import kind as kind_cluster
+from machine.kind import KindCluster
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(kind_cluster.__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_docker")
 WAIT_SECONDS = 60
 
@@ -33,7 +33,7 @@ class World:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "components.commands.kind_cluster", *words],
+            [sys.executable, "-m", "machine.kind", *words],
             cwd=CHECKOUT,
             env=self.env,
             stdin=subprocess.PIPE,
@@ -98,7 +98,7 @@ def test_kubeconfig_and_its_folder_are_only_for_their_owner(world: World):
 def test_kubeconfig_can_be_read_again_without_asking_docker(world: World):
     _, made, _ = world.run("create")
     env, asked = world.env, world.calls("")
-    command = [sys.executable, "-m", "components.commands.kind_cluster", "kubeconfig"]
+    command = [sys.executable, "-m", "machine.kind", "kubeconfig"]
     again = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=True).stdout
     assert again == made and world.calls("") == asked
 

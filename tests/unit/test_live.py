@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from checks import live
+from checks.live import LiveStack, NotThisStack, mebibytes, wait_for
 from settings import Settings
-from tests.e2e import live
-from tests.e2e.live import LiveStack, NotThisStack, mebibytes, wait_for
 
 
 class Api:

@@ -13,19 +13,24 @@ from typing import Any
 
 import pytest
 
-from loadgen import sweep as sweeping
-from loadgen.client import TOKENS, Answer, ask, completion, prompt
-from loadgen.figures import between_tokens, figures, percentile, spread, time_of_a_token
-from loadgen.load import Load, Window, closed, noise, opened, session
-from loadgen.plan import PROFILES, Plan, Point
-from loadgen.points import OtherMeasurement, Points
-from loadgen.server import MEMORY, PERCENTAGE, STOP_SECONDS, Server, ServerFailed, cause
+from images.loadgen import sweep as sweeping
+from images.loadgen.client import TOKENS, Answer, ask, completion, prompt
+from images.loadgen.figures import between_tokens, figures, percentile, spread, time_of_a_token
+from images.loadgen.load import Load, Window, closed, noise, opened, session
+from images.loadgen.plan import PROFILES, Plan, Point
+from images.loadgen.points import OtherMeasurement, Points
+from images.loadgen.server import MEMORY, PERCENTAGE, STOP_SECONDS, Server, ServerFailed, cause
 from tests.unit.fake_openai import FakeServer
+from toolchain.paths import CHECKOUT
 
 # Two cores, and other work beside: what a timer and a socket may add to each wait.
 LATE = 0.06
-CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_vllm.py")
+
+
+@pytest.fixture(autouse=True)
+def fake_finds_its_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
 
 
 async def answer_of(server: FakeServer, output_tokens: int = 5) -> Answer:
@@ -282,7 +287,7 @@ def test_server_that_never_answers_is_given_up(tmp_path: Path, free_ports: None)
 ORPHAN = """
 import asyncio, ctypes, subprocess, sys, time
 from pathlib import Path
-from loadgen.server import Server
+from images.loadgen.server import Server
 
 PR_SET_CHILD_SUBREAPER = 36  # as a container's first process is: who loses its parent becomes a child of this
 assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from report.measured import Measured
-from tests import measure
-from tests.measure import Folder, main
+from checks import measure
+from checks.measure import Folder, main
+from checks.measured import Measured
 from tests.unit import measured_sample
 
 STACKS = ("gpu-exclusive", "gpu-mps")
@@ -31,7 +31,7 @@ class Machine:
         words = " ".join(word for word in command if "python" not in word)
         self.commands.append(words)
         stack = words.split("--stack ")[1].split()[0] if "--stack " in words else ""
-        step = next((step for step in ("up", "tests.verify", "destroy") if step in words.split()), "select")
+        step = next((step for step in ("up", "checks.verify", "destroy") if step in words.split()), "select")
         if step == "up":
             state = checkout / ".state" / stack
             state.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class Machine:
         outcome = self.fails.get((stack, step), 0)
         if isinstance(outcome, BaseException):
             raise outcome
-        if step == "tests.verify":
+        if step == "checks.verify":
             modules = [part.split()[0] for part in words.split("--module ")[1:]] or MODULES[stack]
             results = checkout / "results" / stack / "verify.json"
             results.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def written(machine: Machine) -> Measured:
 
 
 UP, DOWN = "pulumi up --yes --skip-preview --stack {}", "pulumi destroy --yes --skip-preview --stack {}"
-VERIFY = "-m tests.verify --stack {}"
+VERIFY = "-m checks.verify --stack {}"
 
 
 def test_every_stack_is_brought_up_checked_and_taken_down(machine: Machine, capsys: pytest.CaptureFixture[str]):
@@ -90,7 +90,7 @@ def test_every_stack_is_brought_up_checked_and_taken_down(machine: Machine, caps
 
 
 def test_failed_check_is_kept_and_the_next_stack_follows(machine: Machine, capsys: pytest.CaptureFixture[str]):
-    machine.fails["gpu-exclusive", "tests.verify"] = 1
+    machine.fails["gpu-exclusive", "checks.verify"] = 1
     assert main([], machine.checkout) == 1
     assert len(machine.steps()) == 6
     assert [check.result for check in written(machine).merged().checks] == ["failed", "passed", "passed"]
@@ -105,7 +105,7 @@ def test_stack_that_does_not_come_up_is_taken_down_unchecked(machine: Machine):
 
 
 def test_interrupted_run_leaves_the_stack_and_goes_on_with_it(machine: Machine, capsys: pytest.CaptureFixture[str]):
-    machine.fails["gpu-mps", "tests.verify"] = KeyboardInterrupt()
+    machine.fails["gpu-mps", "checks.verify"] = KeyboardInterrupt()
     assert main([], machine.checkout) == 130
     assert DOWN.format("gpu-mps") not in machine.steps()
     assert "`make down STACK=gpu-mps` takes it down" in capsys.readouterr().out
@@ -144,8 +144,8 @@ def test_module_can_be_checked_in_parts(machine: Machine):
         step = ["--stacks", "gpu-mps", "--steps", "verify", "--modules", "05", "--checks", *words]
         assert main(step, machine.checkout) == 0
     assert machine.steps()[-2:] == [
-        "-m tests.verify --stack gpu-mps --module 05 --check plugin --check kubelet",
-        "-m tests.verify --stack gpu-mps --module 05 --check node",
+        "-m checks.verify --stack gpu-mps --module 05 --check plugin --check kubelet",
+        "-m checks.verify --stack gpu-mps --module 05 --check node",
     ]
     folder = Folder(machine.checkout / measure.MEASURED / "gpu-mps")
     assert [file.name for file in folder.results()] == ["verify-05+node.json", "verify-05+plugin+kubelet.json"]
@@ -282,7 +282,7 @@ def test_results_of_an_earlier_run_are_not_taken_for_those_of_this_one(machine: 
     folder.mkdir(parents=True)
     measured_sample.results("gpu-mps", ["04"]).write(folder / "verify.json")
     # The checks that do not begin write nothing.
-    machine.fails["gpu-mps", "tests.verify"] = SystemExit(3)
+    machine.fails["gpu-mps", "checks.verify"] = SystemExit(3)
     with pytest.raises(SystemExit):
         main(["--stacks", "gpu-mps"], machine.checkout)
     assert Folder(machine.checkout / measure.MEASURED / "gpu-mps").results() == []

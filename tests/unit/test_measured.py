@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from report import measured as sheets
-from report.__main__ import main
-from report.aims import aims, rules
-from report.document import document
-from report.measured import Measured, Run, Sheet, newest
-from report.page import render
-from report.results import ReportError
-from report.results_page import BEGIN, END, NOTHING, drawings, generated, replaced, write_page
+from checks import measured as sheets
+from checks.aims import aims, rules
+from checks.measured import Measured, Run, Sheet, newest
+from checks.report.__main__ import main
+from checks.report.document import document
+from checks.report.page import render
+from checks.report.results_page import BEGIN, END, NOTHING, drawings, generated, replaced, write_page
+from checks.results import ReportError
 from tests.unit.measured_sample import MACHINE, MODEL, measured, repeats, results, run
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "results.md"
 THROUGHPUT = "vllm-throughput-by-thread-percentage-closed-loop"
 COMMITTED = newest(CHECKOUT / "results")

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
+from checks import metrics
+from checks.live import LiveStack
 from components.claims import every_gpu
-from tests.e2e import metrics
-from tests.e2e.live import LiveStack
 
 TEXT = """\
 # TYPE DCGM_FI_DEV_FB_TOTAL gauge

@@ -10,13 +10,11 @@ from unittest import mock
 import pulumi
 import pytest
 
-import changes
-import host_gpus
 import modules
-import prerequisites
-from components import images
-from components.images import Images, ImagesMissing
-from modules import MODULES
+from machine import gpus as host_gpus
+from machine import images, prerequisites
+from machine.images import Images, ImagesMissing
+from modules import MODULES, changes
 from settings import Settings, SettingsError
 from tests.golden import stacks
 from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
@@ -100,7 +98,7 @@ def test_module_has_a_page(module: modules.Module):
 
 
 def test_module_has_an_end_to_end_test(module: modules.Module):
-    assert (CHECKOUT / "tests" / "e2e" / module.check_file).is_file()
+    assert (CHECKOUT / "checks" / module.check_file).is_file()
 
 
 def test_manifests_belong_to_modules():
@@ -320,7 +318,7 @@ def test_images_of_a_registry_are_not_loaded_into_the_nodes():
 
 def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_them(tmp_path: Path):
     with (
-        mock.patch("components.images.INDEX", tmp_path / "images.json"),
+        mock.patch("machine.images.INDEX", tmp_path / "images.json"),
         pytest.raises(ImagesMissing, match="make setup"),
     ):
         Images.made_by_setup({})
@@ -329,7 +327,7 @@ def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_th
 def test_images_of_an_earlier_setup_are_told_apart_from_a_bug(tmp_path: Path):
     (tmp_path / "images.json").write_text(json.dumps(dict.fromkeys(("node", "dra-driver", "gpu-sim"), "an:image")))
     with (
-        mock.patch("components.images.INDEX", tmp_path / "images.json"),
+        mock.patch("machine.images.INDEX", tmp_path / "images.json"),
         pytest.raises(ImagesMissing, match="does not name gpu-agents, gpu-probe, mps-daemon; run `make setup` again"),
     ):
         Images.made_by_setup({})

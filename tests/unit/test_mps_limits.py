@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from gpu_models import load_models
-from mps_limits import (
+from gpus.models import load_models
+from gpus.mps import (
     MIB,
     context_mib,
     granted_multiprocessors,

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-import host_gpus
 import modules
-from gpu_models import simulated_gpus
-from host_gpus import HostGpus
+from gpus.models import simulated_gpus
+from machine import gpus as host_gpus
+from machine.gpus import HostGpus
 from settings import Settings, SettingsError
 from settings.blocks import Mps, MpsLimits
 from settings.rules import GPU_MODELS

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import host_gpus
-import prerequisites
-from components.commands import kind_cluster
-from prerequisites import Finding, PrerequisiteError, look, require
+from machine import gpus as host_gpus
+from machine import kind as kind_cluster
+from machine import prerequisites
+from machine.prerequisites import Finding, PrerequisiteError, look, require
 from settings import Settings, rules
 from tests.golden.stacks import FOLDER, IMAGES, host
 from toolchain import versions

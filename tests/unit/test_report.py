@@ -15,15 +15,15 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from report import plots
-from report.__main__ import main
-from report.document import document
-from report.page import render
-from report.results import Check, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
+from checks.report import plots
+from checks.report.__main__ import main
+from checks.report.document import document
+from checks.report.page import render
+from checks.results import Check, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
+from checks.verify import Recorder, _fault_table
 from tests.unit.report_sample import FAULTS, MODULES, sample
-from tests.verify import Recorder, _fault_table
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 BROKEN = "test_changed_limit_reaches_new_clients_at_once"
 # Elements that have no end tag in HTML.
 VOID = {"meta"}
@@ -235,7 +235,7 @@ LINES = [(f"series-{number}", "page") for number in range(1, 7)]
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_colours_can_be_told_apart(mode: str):
-    style = (CHECKOUT / "report" / "page.css").read_text()
+    style = (CHECKOUT / "checks" / "report" / "page.css").read_text()
     _, light, dark = style.split(":root {")[:3]
     colours = dict(re.findall(r"--([\w-]+): #([0-9a-f]{6});", light if mode == "light" else dark))
     for pairs, least in ((TEXTS, 4.5), (LINES, 3.0)):
@@ -277,7 +277,7 @@ def test_fault_of_a_failed_check_is_marked(tmp_path: Path):
 def test_same_run_gives_the_same_bytes(tmp_path: Path, html: str):
     # In another process, where hashes of texts differ.
     folder_of(tmp_path, sample())
-    code = f"from pathlib import Path; from report.__main__ import main; main([], Path({str(tmp_path)!r}))"
+    code = f"from pathlib import Path; from checks.report.__main__ import main; main([], Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, capture_output=True)
     assert (tmp_path / "results/phase1/report.html").read_text() == html
 
@@ -448,7 +448,7 @@ def test_terminals_colours_and_control_characters_do_not_reach_a_page():
 
 def test_names_of_checks_read_as_words():
     assert title_of("test_nvidia_smi_lists_the_gpus_of_mps") == "nvidia-smi lists the GPUs of MPS"
-    assert check_of("tests/e2e/test_05_mps_limits.py::test_it[a-b]") == ("05", "test_it[a-b]")
+    assert check_of("checks/test_05_mps_limits.py::test_it[a-b]") == ("05", "test_it[a-b]")
 
 
 CHECKS = """
@@ -485,23 +485,16 @@ def test_records_nonsense(table):
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, str]:
     """What the Recorder kept of a run with the real fixtures, and the run's JUnit XML."""
     folder = tmp_path_factory.mktemp("checks")
-    source = (CHECKOUT / "tests" / "e2e" / "conftest.py").read_text()
+    source = (CHECKOUT / "checks" / "conftest.py").read_text()
     (folder / "conftest.py").write_text(source)
     (folder / "pytest.ini").write_text("[pytest]\n")
     checks = folder / "test_09_resilience.py"
     checks.write_text(CHECKS)
     recorder, junit = Recorder(Console(file=StringIO())), folder / "verify.xml"
-    plugins = [recorder, Options()]
+    plugins = [recorder]
     words = [str(checks), "-q", "--stack=none", f"--junit-xml={junit}", "-p", "no:cacheprovider", f"--rootdir={folder}"]
     assert pytest.main([*words, "--import-mode=importlib", "--confcutdir", str(folder)], plugins=plugins) == 1
     return recorder, junit.read_text()
-
-
-class Options:
-    """The options of tests/conftest.py, which pytest reads from the outermost folder only."""
-
-    def pytest_addoption(self, parser: pytest.Parser) -> None:
-        parser.addoption("--stack")
 
 
 def test_recorder_keeps_what_checks_measured_once(recorded: tuple[Recorder, str]):
@@ -547,11 +540,11 @@ def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str
 
 def verified(checkout: Path, checks: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """`make verify` of these checks, as module 00, in a folder with what it needs of a checkout; no stack is up."""
-    (checkout / "tests" / "e2e").mkdir(parents=True)
-    for file in ("pyproject.toml", "tests/conftest.py", "tests/e2e/conftest.py"):
+    (checkout / "checks").mkdir(parents=True)
+    for file in ("pyproject.toml", "checks/conftest.py"):
         (checkout / file).write_text((CHECKOUT / file).read_text())
     (checkout / "source.json").write_text('{"way": "built", "reason": "for a test"}')
-    (checkout / "tests/e2e/test_00_prerequisites.py").write_text(checks)
+    (checkout / "checks/test_00_prerequisites.py").write_text(checks)
     command = [sys.executable, "-c", VERIFY, str(checkout), json.dumps(settings)]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
@@ -568,7 +561,7 @@ VERIFY = """
 import json, sys
 from pathlib import Path
 from types import SimpleNamespace
-import tests.verify as verify
+from checks import verify
 from settings import Settings
 
 class Stack:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from report.document import document
-from report.page import render
+from checks.report.document import document
+from checks.report.page import render
 from tests.unit.report_sample import sample
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 import modules
-from components.images import Images
+from machine.images import Images
 from settings import NodeGpus, Problem, Settings, SettingsError
 from settings import rules as module
 from tests.golden import recorder
 from tests.unit import wrong_capacity, wrong_clusters, wrong_host, wrong_mps, wrong_mps_memory, wrong_settings
 from tests.unit.wrong_settings import Wrong
+from toolchain.paths import CHECKOUT
 
 WRONG = (
     *wrong_settings.WRONG,
@@ -26,7 +27,6 @@ WRONG = (
     *wrong_mps_memory.WRONG,
     *wrong_capacity.WRONG,
 )
-CHECKOUT = Path(module.__file__).parents[1]
 KUBECONFIGS = {
     "good": b"contexts: [{name: lab}, {name: 7}]\n",
     "empty": b"contexts: []\n",

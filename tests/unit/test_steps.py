@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from toolchain import steps
+from toolchain.paths import CHECKOUT
 from toolchain.progress import Progress
 from toolchain.steps import Runner, Step, StepError, Store, Work
 
-CHECKOUT = Path(steps.__file__).resolve().parents[1]
 WAIT_SECONDS = 10
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from checks import throughput
+from checks.mps import Client, Ended, model_of
+from checks.test_05_mps_limits import around, same
+from checks.throughput import Burn, at_once, burns, chip, query, row
 from settings import Settings
-from tests.e2e import throughput
-from tests.e2e.mps import Client, Ended, model_of
-from tests.e2e.test_05_mps_limits import around, same
-from tests.e2e.throughput import Burn, at_once, burns, chip, query, row
 
 UUID = "GPU-1"
 
@@ -164,7 +164,7 @@ def test_limits_are_the_same_to_what_the_driver_rounds(rule: int | str, holds: i
 
 
 def test_model_of_the_hosts_gpu_is_that_of_its_product_name(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tests.e2e.mps.shared_gpu", lambda stack: UUID)
+    monkeypatch.setattr("checks.mps.shared_gpu", lambda stack: UUID)
     found = model_of(plain())
     assert found and found.key == "h100-80gb"
     assert model_of(plain(productName="NVIDIA Unknown")) is None

@@ -16,12 +16,11 @@ from rich.console import Console
 
 from toolchain import engine, plan, source, versions
 from toolchain.golang import Go
+from toolchain.paths import CHECKOUT
 from toolchain.programs import DRA_DRIVERS
 from toolchain.progress import Progress, duration
 from toolchain.source import Source
 from toolchain.steps import Runner, Step, StepError, Store, Work
-
-CHECKOUT = Path(plan.__file__).resolve().parents[1]
 
 
 @pytest.fixture

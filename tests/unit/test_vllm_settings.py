@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-import vllm_memory
+from gpus import vllm as vllm_memory
+from gpus.vllm import Dimensions
 from settings import Problem, Settings, SettingsError
-from vllm_memory import Dimensions
+from toolchain.paths import CHECKOUT
 
 MODULES = ["01", "02", "04", "06", "06.5"]
 # What https://huggingface.co/Qwen says of its models.
 PARAMETERS = {"qwen2.5-0.5b": 494_032_768, "qwen2.5-1.5b": 1_543_714_304}
-MODELS = Path(vllm_memory.__file__).parent / "manifests" / "06-vllm"
+MODELS = CHECKOUT / "manifests" / "06-vllm"
 
 
 def config(vllm: dict[str, Any] | None = None, **blocks: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-/* The node's GPUs as gpu_models.py renders them: driver version, models with their MIG profiles, and GPUs. */
+/* The node's GPUs as gpus/models.py renders them: driver version, models with their MIG profiles, and GPUs. */
 #ifndef GPU_SIM_CONFIG_H
 #define GPU_SIM_CONFIG_H
 

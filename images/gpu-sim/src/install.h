@@ -6,7 +6,7 @@
 
 struct install_paths {
     const char *source; /* the built driver root */
-    const char *config; /* as gpu_models.py renders it */
+    const char *config; /* as gpus/models.py renders it */
     const char *root;   /* driver root on the node */
     const char *dev;    /* a second place for the device nodes, such as the node's /dev; NULL: none */
 };

@@ -21,13 +21,14 @@ import pytest
 import yaml
 from gpu_agents.pods import CLASSES, LIST
 
-from gpu_models import render_node_config
+from gpus.models import render_node_config
 from tests.unit.gpu_sim.conftest import nvml_include
 from tests.unit.gpu_sim.driver_root import LIBRARIES, MODELS, SOURCE, Build, Root, write_root
+from toolchain.paths import CHECKOUT
 
 __all__ = ["nvml_include"]
 
-PACKAGES = Path(__file__).resolve().parents[3] / "images" / "gpu-agents"
+PACKAGES = CHECKOUT / "images" / "gpu-agents"
 PATIENCE = 20
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_agents.conftest import PACKAGES, ApiServer, Kubelet, Program, pod
 from tests.unit.gpu_sim.driver_root import DRIVER, MODELS
 from tests.unit.gpu_sim.mps import Mps

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from toolchain import debian, images, plan
 from toolchain.golang import Go
+from toolchain.paths import CHECKOUT
 
-CHECKOUT = Path(plan.__file__).resolve().parents[1]
 LOCK = CHECKOUT / "images/gpu-agents/requirements.lock"
 PINNED = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_models import render_node_config
+from gpus.models import render_node_config
 from tests.unit.gpu_sim.driver_root import MODELS, SOURCE, Build, Root, write_root
 from tests.unit.gpu_sim.mps import Mps
 

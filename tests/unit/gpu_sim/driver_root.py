@@ -8,9 +8,10 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_models import load_models
+from gpus.models import load_models
+from toolchain.paths import CHECKOUT
 
-SOURCE = Path(__file__).resolve().parents[3] / "images" / "gpu-sim"
+SOURCE = CHECKOUT / "images" / "gpu-sim"
 DRIVER = "580.159.04"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MODELS = load_models()

@@ -1,6 +1,6 @@
 """A container: which GPUs and MIG devices it sees, and that it changes nothing outside itself."""
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS, container_of
 from tests.unit.gpu_sim.mig_instances import CREATE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_models import render_node_config
+from gpus.models import render_node_config
 from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS, Build, Root
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mknod needs root")

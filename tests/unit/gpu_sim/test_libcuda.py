@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS, SOURCE
 
 CUDA = """

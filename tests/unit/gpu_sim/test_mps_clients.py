@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS
 from tests.unit.gpu_sim.mps import MIB, close_to, wait_until
 

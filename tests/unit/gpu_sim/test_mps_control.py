@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import LIBRARIES, MODELS, container_of
 from tests.unit.gpu_sim.mps import PATIENCE, is_running, wait_until
 

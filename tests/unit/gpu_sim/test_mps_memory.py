@@ -5,7 +5,7 @@ Figures are those of a real H100 with driver 580.159.04, unless a test says othe
 
 import pytest
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS
 from tests.unit.gpu_sim.mps import MIB, close_to
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS
 
 

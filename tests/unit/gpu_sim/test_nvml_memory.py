@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_models import simulated_gpus
+from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS
 from tests.unit.gpu_sim.mps import MIB, PATIENCE, Mps, is_running, wait_until
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_models import render_node_config
+from gpus.models import render_node_config
 from tests.unit.gpu_sim.driver_root import MODELS, Root
 
 

@@ -1,0 +1,609 @@
+"""The faults of module 09: what each is called, how soon all has to be well again, how it is made and undone."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import kr8s
+import yaml
+
+from checks.capacity import claim_manifest
+from checks.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
+from checks.mps import CLIENTS, Daemon, deployed
+from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
+from components.mps_daemon import NAME as MPS_DAEMON
+from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
+from modules import driver_root
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. `name` is its row in docs/09-resilience.md, `bound` the seconds within which all is well again.
+
+    The bounds are for two cores and clusters of the stack's own: what was measured, the kubelet's ten seconds between
+    two starts of a container and its up to fifteen between two tries at a claim, and as much again for a machine that
+    is busy. They do not allow for the ninety seconds between two tries that the kubelet's default syncFrequency makes.
+    """
+
+    name: str
+    bound: float
+    by_claim: bool = False
+    """Only where `mps.mode` is `claim`, which the stack that docs/09-resilience.md is measured on is not."""
+
+
+PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)
+PLUGIN_KILLED_PREPARING = Fault("kubelet plugin killed while it prepares a claim", 60)
+MPS_DAEMON_KILLED = Fault("MPS daemon of the node killed, twice", 90)
+CLAIM_MPS_DAEMON_KILLED = Fault("MPS daemon of a claim killed", 90, by_claim=True)
+KUBELET_KILLED = Fault("kubelet killed and kept down", 60)
+NODE_RESTARTED = Fault("node's container restarted", 120)
+API_SERVER_KILLED = Fault("API server killed, twice", 120)
+CHECKPOINT_TRUNCATED = Fault("driver's checkpoint truncated", 60)
+CHECKPOINT_ALTERED = Fault("driver's checkpoint altered", 60)
+CHECKPOINT_DELETED = Fault("driver's checkpoint deleted", 60)
+CLAIM_DELETED = Fault("claim of a running pod deleted", 45)
+XID = Fault("GPU reports XID 79", 60)
+DRAINED = Fault("node drained", 90)
+EVICTED = Fault("GPU tainted NoExecute by a DeviceTaintRule", 60)
+FAULTS = (
+    PLUGIN_KILLED,
+    PLUGIN_KILLED_PREPARING,
+    MPS_DAEMON_KILLED,
+    CLAIM_MPS_DAEMON_KILLED,
+    KUBELET_KILLED,
+    NODE_RESTARTED,
+    API_SERVER_KILLED,
+    CHECKPOINT_TRUNCATED,
+    CHECKPOINT_ALTERED,
+    CHECKPOINT_DELETED,
+    CLAIM_DELETED,
+    XID,
+    EVICTED,
+    DRAINED,
+)
+
+KILLS = 3  # the kubelet waits 10, 20, 40 s before it starts a container again
+NOTICE_SECONDS = 45  # until somebody notices: the kubelet, which may look every fifteen; the scheduler, the driver
+START_SECONDS = 60  # until what a check needs before its fault is there
+RESTORE_SECONDS = 120  # until everything is as it was
+
+CLAIMS = "resourceclaims.v1.resource.k8s.io"
+RULES = "devicetaintrules.v1.resource.k8s.io"
+PLUGIN = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+# Command lines of processes, as `pgrep -f` matches them in the node.
+PLUGIN_PROCESS = "^gpu-kubelet-plugin "
+MPS_DAEMON_PROCESS = "^/usr/bin/mps-daemon run$"
+API_SERVER_PROCESS = "^kube-apiserver "
+PLUGIN_FOLDER = "/var/lib/kubelet/plugins/gpu.nvidia.com"
+CHECKPOINT = f"{PLUGIN_FOLDER}/checkpoint.json"
+CHECKPOINT_KEPT = "/tmp/checkpoint.json.kept"
+CDI = "/var/run/cdi"
+CDI_OF_CLAIM = "k8s.gpu.nvidia.com-claim_"
+XID_KEY = "gpu.nvidia.com/xid"
+LITTLE = "1Gi"  # of a GPU's memory, where claims share it
+WORDS = 160  # of a message in the table
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where faults are made: a node with a free GPU, and a namespace for pods with claims."""
+
+    stack: LiveStack
+    node: str
+    playground: Playground
+
+    @property
+    def shared(self) -> bool:
+        """Whether several claims get on one GPU."""
+        return self.stack.settings.consumable_shares != "disabled"
+
+    def free(self) -> list[str]:
+        """The node's devices of which no claim has anything."""
+        taken = set(self.stack.allocations())
+        return sorted(device for node, device in self.stack.devices().keys() - taken if node == self.node)
+
+    def start(
+        self,
+        name: str,
+        *,
+        uuid: str | None = None,
+        tolerations: Sequence[dict[str, str]] = (),
+        claim: str | None = None,
+    ) -> None:
+        """A pod on the node with a claim of its own name, for the GPU of `uuid` if given; or with the claim `claim`.
+
+        Where claims share GPUs it asks for little of one, so that several of them fit.
+        """
+        namespace = self.playground.namespace
+        # A share of another kind than memory needs no request.
+        by_memory = self.stack.settings.consumable_shares in ("memory", "unlimited")
+        made = claim_manifest(name, namespace, LITTLE if by_memory else None, uuid)
+        made["spec"]["devices"]["requests"][0]["exactly"]["tolerations"] = list(tolerations)
+        example = yaml.safe_load_all((MANIFESTS / "03-workloads" / "examples" / "exclusive.yaml").read_text())
+        pod = next(document for document in example if document["kind"] == "Pod")
+        pod["metadata"] = {"name": name, "namespace": namespace}
+        spec = pod["spec"]
+        spec["nodeSelector"] = {"kubernetes.io/hostname": self.node}
+        spec["terminationGracePeriodSeconds"] = 1
+        spec["resourceClaims"] = [{"name": "gpu", "resourceClaimName": claim or name}]
+        (container,) = spec["containers"]
+        container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+        container["resources"] |= {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "512Mi"}}
+        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([pod] if claim else [made, pod]))
+
+    def run(self, name: str, **wanted: Any) -> tuple[str, int]:
+        """Start a pod and wait until it runs; returns its uid and restarts."""
+        self.start(name, **wanted)
+        self.playground.wait_running(name, START_SECONDS)
+        return self.playground.life(name)
+
+    def claim(self, name: str) -> dict[str, Any]:
+        return self.stack.one(CLAIMS, name, self.playground.namespace)
+
+    def gone(self, name: str) -> bool:
+        """Whether the pod is no more."""
+        selector = f"metadata.name={name}"
+        return not self.stack.get("pods", namespace=self.playground.namespace, field_selector=selector)
+
+    def clear(self) -> None:
+        """Remove the playground's pods, and wait until the driver has let go of their claims."""
+        namespace = self.playground.namespace
+        self.stack.kubectl("delete", "pods", "--all", "-n", namespace, "--wait=false")
+        wait_for(
+            "the pods of the check are gone", lambda: not self.stack.get("pods", namespace=namespace), START_SECONDS
+        )
+
+    def containers(self, name: str) -> list[str]:
+        """The ids of the pod's containers that run, as the node's container runtime knows them."""
+        uid = self.playground.pod(name)["metadata"]["uid"]
+        return running_containers(self.stack, self.node, uid)
+
+    def refused(self, name: str, words: str) -> str | None:
+        """What the kubelet says of a pod that it cannot start, if that matches; None if not, or if the pod has begun.
+
+        `words` is a regular expression: the API server may not let the kubelet read a claim that its authorizer does
+        not know of yet, and of that, which it tries again, the kubelet says the same reason with other words.
+        """
+        said = self.playground.messages(name, "FailedPrepareDynamicResources")
+        found = [line for line in said if re.search(words, line)]
+        return found[-1] if found and self.playground.pod(name)["status"]["phase"] == "Pending" else None
+
+    def refusal(self, name: str, words: str) -> str:
+        """What `refused` returns, once it does."""
+        what = f"{name} is Pending, and the kubelet says why: {words}"
+        return wait_for(what, lambda: self.refused(name, words), NOTICE_SECONDS)
+
+
+def shortened(message: str) -> str:
+    """A message for a table: without what is different in every run, and not longer than WORDS."""
+    text = re.sub(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", "UID", " ".join(message.split()))
+    text = re.sub(r"\bcheck-[0-9a-f]{8}\b", "NAMESPACE", text)
+    return text if len(text) <= WORDS else f"{text[:WORDS].rpartition(' ')[0]} ..."
+
+
+def pids(stack: LiveStack, node: str, process: str) -> set[str]:
+    """The processes of a node whose command line matches; none is no error."""
+    return set(stack.in_node(node, "sh", "-c", 'pgrep -f "$1" || [ $? = 1 ]', "sh", process).split())
+
+
+def send(stack: LiveStack, node: str, process: str, name: str) -> None:
+    """Send a signal to the processes of a node that match. Raises `CalledProcessError` if there is none."""
+    stack.in_node(node, "pkill", f"-{name}", "-f", process)
+
+
+def running_containers(stack: LiveStack, node: str, uid: str) -> list[str]:
+    """The ids of the containers that run of the pod with that uid; asks the node, not the API."""
+    # Its own time limit is two seconds, too little for a node in which everything starts again.
+    words = ("crictl", "--timeout=30s", "ps", "--quiet", "--label", f"io.kubernetes.pod.uid={uid}")
+    return sorted(stack.in_node(node, *words).split())
+
+
+def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None] = lambda: None) -> float:
+    """Kill a container's process, and once more when it is back; returns the time of the second kill.
+
+    The kubelet starts it again at once after the first kill, which is too soon to see what is broken meanwhile, and
+    ten seconds after the second. `between` is called between the two, with the process back.
+    """
+    first = pids(stack, node, process)
+    send(stack, node, process, "KILL")
+    wait_for(f"{process} is started again", lambda: pids(stack, node, process) - first, START_SECONDS)
+    between()
+    send(stack, node, process, "KILL")
+    return time.monotonic()
+
+
+def seen_while_down(
+    stack: LiveStack,
+    node: str,
+    process: str,
+    killed: float,
+    signs: Mapping[str, Callable[[], object]],
+    between: Callable[[], None] = lambda: None,
+) -> float:
+    """Look until each sign was seen while the process is away; returns the time of the last kill.
+
+    Where it is back before that, it is killed again, after `between`: the kubelet waits twice as long each time. An
+    AssertionError names what was not seen, after `KILLS` or where the process stays away for `START_SECONDS`.
+    """
+    left = dict(signs)
+
+    def looked() -> bool:
+        seen = [name for name, look in left.items() if look()]
+        if pids(stack, node, process):
+            return True  # and what was seen just now may have come after it
+        for name in seen:
+            del left[name]
+        return not left
+
+    for _ in range(KILLS):
+        wait_for(f"{', '.join(left)}, while {process} is away", looked, START_SECONDS)
+        if not left:
+            return killed
+        between()
+        send(stack, node, process, "KILL")
+        killed = time.monotonic()
+    raise AssertionError(f"{process} was back {KILLS} times before this was seen: {', '.join(left)}")
+
+
+@contextmanager
+def plugin_stopped(stack: LiveStack, node: str) -> Iterator[None]:
+    """The plugin does not run, and is not dead: it answers nothing. What was killed meanwhile stays dead."""
+    send(stack, node, PLUGIN_PROCESS, "STOP")
+    try:
+        yield
+    finally:
+        stack.in_node(node, "sh", "-c", 'pkill -CONT -f "$1" || [ $? = 1 ]', "sh", PLUGIN_PROCESS)
+
+
+def asked(stack: LiveStack, node: str) -> bool:
+    """Whether a request waits in the plugin's socket that it has not read."""
+    (pid,) = pids(stack, node, PLUGIN_PROCESS)
+    # A connection is listed in the network namespace of who accepted it, the plugin's pod; until then of the kubelet.
+    inside = ("nsenter", f"--net=/proc/{pid}/ns/net")
+    lines = [
+        line
+        for where in (inside, ())
+        for line in stack.in_node(node, *where, "ss", "--unix", "--no-header").splitlines()
+        if f" {PLUGIN_FOLDER}/dra" in line
+    ]
+    return any(state == "ESTAB" and int(unread) > 0 for _, state, unread, *_ in map(str.split, lines))
+
+
+@contextmanager
+def kubelet_down(stack: LiveStack, node: str) -> Iterator[float]:
+    """The kubelet killed, and kept from starting again; yields the time of the kill."""
+    stack.in_node(node, "systemctl", "kill", "--signal=KILL", "kubelet")
+    began = time.monotonic()
+    stack.in_node(node, "systemctl", "stop", "kubelet")
+    try:
+        yield began
+    finally:
+        stack.in_node(node, "systemctl", "start", "kubelet")
+
+
+def restart_node(node: str) -> float:
+    """Restart a node's container; returns the time at which it was told to."""
+    began = time.monotonic()
+    subprocess.run(["docker", "restart", node], capture_output=True, check=True)
+    return began
+
+
+def api_answers(stack: LiveStack) -> bool:
+    return stack.kubectl("get", "--raw", "/readyz", "--request-timeout=2s", check=False) == "ok"
+
+
+def plugin_on(stack: LiveStack, node: str) -> dict[str, Any] | None:
+    """The plugin's pod on a node; None while there is no other than one that ends."""
+    for pod in stack.get("pods", namespace=DRIVER_NAMESPACE, label_selector=PLUGIN):
+        if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]:
+            return pod
+    return None
+
+
+def plugin_state(stack: LiveStack, node: str) -> dict[str, Any]:
+    """The status of the plugin's container."""
+    pod = plugin_on(stack, node)
+    assert pod, f"there is no plugin on {node}"
+    (state,) = [state for state in pod["status"]["containerStatuses"] if state["name"] == "gpus"]
+    return state
+
+
+def renew_plugin(stack: LiveStack, node: str) -> None:
+    """Another pod of the plugin: it has no taints in mind, and the kubelet does not hold its crashes against it."""
+    old = plugin_on(stack, node)
+    assert old, f"there is no plugin on {node}"
+    stack.kubectl("delete", "pod", "-n", DRIVER_NAMESPACE, old["metadata"]["name"], "--wait=false")
+
+    def fresh() -> bool:
+        pod = plugin_on(stack, node)
+        if pod is None or pod["metadata"]["uid"] == old["metadata"]["uid"]:
+            return False
+        states = pod["status"].get("containerStatuses", [])
+        return bool(states) and all(state["ready"] for state in states)
+
+    wait_for(f"another plugin on {node} is ready", fresh, START_SECONDS)
+
+
+def last_words(stack: LiveStack, node: str) -> str:
+    """What the plugin said last when it ended, of its checkpoint."""
+    pod = plugin_on(stack, node)
+    assert pod, f"there is no plugin on {node}"
+    words = ("logs", "-n", DRIVER_NAMESPACE, pod["metadata"]["name"], "-c", "gpus", "--previous")
+    said = [line for line in stack.kubectl(*words, check=False).splitlines() if "checkpoint" in line]
+    return said[-1] if said else ""
+
+
+def prepared(stack: LiveStack, node: str) -> set[str]:
+    """The uids of the claims that the driver remembers to have prepared, or to have begun to."""
+    return set(json.loads(stack.in_node(node, "cat", CHECKPOINT))["v2"].get("preparedClaims", {}))
+
+
+def cdi_claims(stack: LiveStack, node: str) -> set[str]:
+    """The uids of the claims of which a node has a CDI file."""
+    # In the driver's own image, where a cluster of somebody else is asked, there is no ls.
+    names = stack.in_node(node, "sh", "-c", f"echo {CDI}/{CDI_OF_CLAIM}*.yaml")
+    return set(re.findall(rf"{re.escape(CDI_OF_CLAIM)}([0-9a-f-]+)\.yaml", names))
+
+
+def break_checkpoint(stack: LiveStack, node: str, fault: Fault) -> None:
+    """Damage the file under the running plugin."""
+    commands = {
+        CHECKPOINT_TRUNCATED: ("truncate", "--size=-20", CHECKPOINT),
+        # Still JSON, but not what the checksum is of.
+        CHECKPOINT_ALTERED: ("sed", "-i", "s/PrepareCompleted/PrepareForgotten/", CHECKPOINT),
+        CHECKPOINT_DELETED: ("rm", CHECKPOINT),
+    }
+    before = stack.in_node(node, "cat", CHECKPOINT)
+    stack.in_node(node, *commands[fault])
+    after = stack.in_node(node, "sh", "-c", 'if [ -e "$1" ]; then cat "$1"; fi', "sh", CHECKPOINT)
+    assert after != before, f"{fault.name}: {CHECKPOINT} is as it was"
+
+
+def mend_checkpoint(stack: LiveStack, node: str) -> None:
+    """What a person does: the driver makes an empty one when it starts without."""
+    stack.in_node(node, "rm", "--force", CHECKPOINT)
+    renew_plugin(stack, node)
+
+
+@contextmanager
+def checkpoint_kept(ground: Ground) -> Iterator[None]:
+    """Puts the checkpoint back as it was, once the check's pods are gone, of which it knows nothing."""
+    stack, node = ground.stack, ground.node
+    stack.in_node(node, "cp", CHECKPOINT, CHECKPOINT_KEPT)
+    try:
+        yield
+    finally:
+        mend_checkpoint(stack, node)
+        ground.clear()
+        # It reads the file at every call, so it need not start again; and nothing calls it now.
+        stack.in_node(node, "mv", CHECKPOINT_KEPT, CHECKPOINT)
+        remove_orphans(stack, node)
+
+
+def orphans(stack: LiveStack, node: str) -> set[str]:
+    """The uids in the names of a node's CDI files of claims that are no more."""
+    alive = {claim["metadata"]["uid"] for claim in stack.get(CLAIMS, namespace=kr8s.ALL)}
+    return cdi_claims(stack, node) - alive
+
+
+def remove_orphans(stack: LiveStack, node: str) -> None:
+    """What a person does after the driver has forgotten claims: their CDI files stay for ever."""
+    claims = stack.get(CLAIMS, namespace=kr8s.ALL)
+    used = {claim["metadata"]["uid"] for claim in claims if claim.get("status", {}).get("reservedFor")}
+    for uid in cdi_claims(stack, node) - used - prepared(stack, node):
+        stack.in_node(node, "rm", f"{CDI}/{CDI_OF_CLAIM}{uid}.yaml")
+
+
+def taints(stack: LiveStack, node: str, device: str) -> list[dict[str, str]]:
+    """The taints that the driver publishes of a device."""
+    return [
+        taint
+        for slice_ in stack.slices()
+        if slice_["spec"].get("nodeName") == node
+        for found in slice_["spec"].get("devices", [])
+        if found["name"] == device
+        for taint in found.get("taints", [])
+    ]
+
+
+def keeping_off(found: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+    """(key, effect) of the taints that keep pods off.
+
+    One of effect None only tells: the driver publishes so what an application has caused, as a process of MPS that was
+    killed on a real GPU may.
+    """
+    return [(taint["key"], taint["effect"]) for taint in found if taint["effect"] != "None"]
+
+
+def rules_of(stack: LiveStack, node: str, device: str) -> list[dict[str, Any]]:
+    """The DeviceTaintRules that name a device."""
+    wanted = {"driver": DRIVER, "pool": node, "device": device}
+    return [rule for rule in stack.get(RULES) if rule["spec"].get("deviceSelector") == wanted]
+
+
+def delete_rules(stack: LiveStack, node: str, devices: Sequence[str]) -> None:
+    names = [rule["metadata"]["name"] for device in devices for rule in rules_of(stack, node, device)]
+    if names:
+        stack.kubectl("delete", RULES, *names)
+
+
+@contextmanager
+def xid(stack: LiveStack, node: str, device: str, number: int) -> Iterator[float]:
+    """A simulated GPU reports an XID; yields the time. Ends with the GPU mended: no taint, and no rule for it."""
+    root = driver_root(stack.settings)
+    line = f"{device.removeprefix('gpu-')} {number}"
+    try:
+        stack.in_node(node, "sh", "-c", 'printf "%s\\n" "$1" >"$2"', "sh", line, f"{root}/run/xid")
+        yield time.monotonic()
+    finally:
+        if taints(stack, node, device):
+            renew_plugin(stack, node)
+            wait_for("the driver has forgotten the taint", lambda: not taints(stack, node, device), START_SECONDS)
+        delete_rules(stack, node, [device])
+
+
+@contextmanager
+def no_execute(stack: LiveStack, node: str, devices: Sequence[str], key: str) -> Iterator[float]:
+    """A person's rule for each device that evicts the pods on it; yields the time at which they were made."""
+    rules = [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceTaintRule",
+            "metadata": {"name": f"maintenance-{node}-{device}"},
+            "spec": {
+                "deviceSelector": {"driver": DRIVER, "pool": node, "device": device},
+                "taint": {"key": key, "effect": "NoExecute"},
+            },
+        }
+        for device in devices
+    ]
+    try:
+        began = time.monotonic()
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(rules))
+        yield began
+    finally:
+        delete_rules(stack, node, devices)
+
+
+def onlookers(stack: LiveStack, node: str) -> dict[str, str]:
+    """namespace/name -> uid of the pods that look on at a node's GPUs by an admin claim."""
+    claims = [
+        claim
+        for claim in stack.get(CLAIMS, namespace=kr8s.ALL)
+        for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+        if result.get("adminAccess") and result["pool"] == node
+    ]
+    return {
+        f"{claim['metadata']['namespace']}/{pod['name']}": pod["uid"]
+        for claim in claims
+        for pod in claim["status"].get("reservedFor", [])
+    }
+
+
+@contextmanager
+def clients_restored(stack: LiveStack) -> Iterator[None]:
+    """Ends when all that the stack has of clients are back under their limits."""
+    contexts = Daemon(stack).clients()
+    try:
+        yield
+    finally:
+        if stack.settings.mps.mode == "daemon":
+            words = ("-n", MPS_NAMESPACE, f"daemonset/{MPS_DAEMON}", f"--timeout={RESTORE_SECONDS}s")
+            stack.kubectl("rollout", "status", *words)
+        # Fresh ones: the kubelet lets those that it started several times wait for minutes before the next time, and by
+        # claim or on an existing cluster one may have come before the next daemon, and be without limits.
+        if stack.settings.mps.mode == "daemon":
+            stack.kubectl("delete", "pods", "-n", CLIENTS, "--all", "--timeout=60s")
+        else:
+            replace_clients(stack)
+        wait_for("the daemon has its clients", lambda: Daemon(stack).clients() == contexts, RESTORE_SECONDS)
+
+
+def replace_clients(stack: LiveStack) -> None:
+    """Replace the clients' pods one by one, so that their claim is in use all the time.
+
+    Where all go at once, NVIDIA's driver undoes the claim, and takes the daemon that it is still deleting for that of
+    the next pods: docs/troubleshooting.md, "MPS".
+    """
+    for app in ("clients", "limited"):
+        for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:
+            count = len(deployed(stack, app))
+            stack.kubectl("delete", "pod", "-n", CLIENTS, old, "--timeout=60s")
+
+            def again(app: str = app, count: int = count) -> bool:
+                states = [pod["status"].get("containerStatuses", [{"ready": False}]) for pod in deployed(stack, app)]
+                return len(states) == count and all(state["ready"] for pod in states for state in pod)
+
+            wait_for(f"{app} has a pod instead of {old}", again, RESTORE_SECONDS)
+
+
+@contextmanager
+def cordoned(stack: LiveStack, *nodes: str) -> Iterator[None]:
+    """Nodes that take no new pods for a while."""
+    try:
+        stack.kubectl("cordon", *nodes)
+        yield
+    finally:
+        stack.kubectl("uncordon", *nodes)
+
+
+def anywhere(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]]:
+    """A claim template and a Deployment of one pod with a claim of it, on whichever node has a GPU for it."""
+    example = yaml.safe_load_all((MANIFESTS / "03-workloads" / "examples" / "exclusive.yaml").read_text())
+    pod = next(document for document in example if document["kind"] == "Pod")
+    spec = {**pod["spec"], "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": name}]}
+    (container,) = spec["containers"]
+    container["image"] = stack.settings.images.gpu_probe or container["image"]
+    spec["terminationGracePeriodSeconds"] = 1
+    labels = {"app": name}
+    claim = claim_manifest(name, namespace, None, None)
+    template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+    return [template, deployment]
+
+
+def state(stack: LiveStack) -> dict[str, Any]:
+    """What every check has to leave as it found it, but for its own namespaces, which end by themselves."""
+    claims = stack.get(CLAIMS, namespace=kr8s.ALL)
+    reserved = [claim for claim in claims if claim.get("status", {}).get("reservedFor")]
+    nodes = [node.node for node in stack.settings.gpu_nodes]
+    found: dict[str, Any] = {
+        "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.get("nodes") if _ready(node)),
+        "pods that are ready": _ready_pods(stack),
+        "devices": sorted(stack.devices()),
+        "taints of devices": {
+            f"{node} {device}": keeping_off(taints(stack, node, device)) for node, device in sorted(stack.devices())
+        },
+        "allocations": sorted(
+            (claim["metadata"]["namespace"], result["pool"], result["device"], str(result.get("consumedCapacity")))
+            for claim in claims
+            for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+        ),
+        "DeviceTaintRules": sorted(rule["metadata"]["name"] for rule in stack.get(RULES)),
+    }
+    for node in nodes:
+        known = {claim["metadata"]["uid"] for claim in reserved if node in _pools(claim)}
+        found |= {
+            f"claims that the driver forgot on {node}": sorted(known - prepared(stack, node)),
+            f"claims that the driver keeps on {node} for nobody": len(prepared(stack, node) - known),
+            f"CDI files on {node} of no claim": sorted(orphans(stack, node)),
+        }
+    return found
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is other than it was, in words."""
+    return "; ".join(f"{key}: {before[key]} before, {now[key]} now" for key in before if before[key] != now[key])
+
+
+def _pools(claim: dict[str, Any]) -> set[str]:
+    results = claim["status"].get("allocation", {}).get("devices", {}).get("results", [])
+    return {result["pool"] for result in results if result["driver"] == DRIVER}
+
+
+def _ready(node: dict[str, Any]) -> bool:
+    return any(found["type"] == "Ready" and found["status"] == "True" for found in node["status"]["conditions"])
+
+
+def _ready_pods(stack: LiveStack) -> dict[str, int]:
+    """namespace/name -> pods that are ready, of every DaemonSet and Deployment."""
+    counts = {}
+    for kind, key in (("daemonsets.apps", "numberReady"), ("deployments.apps", "readyReplicas")):
+        for found in stack.get(kind, namespace=kr8s.ALL):
+            name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+            counts[name] = found["status"].get(key, 0)
+    return counts

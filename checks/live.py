@@ -1,0 +1,321 @@
+"""A stack that is up, as its checks see it: outputs, settings, an API client bound to its own cluster."""
+
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import kr8s
+import pytest
+import yaml
+
+from components.commands.kube import connect
+from modules import driver_root
+from settings import PROJECT, Settings
+from toolchain.paths import CHECKOUT
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.2
+# What no waiting will mend.
+# Not CreateContainerConfigError: a kubelet that has just started says it too, and tries again.
+HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
+# The kubelet tries a claim that it could not prepare again after up to 90 s, where its syncFrequency is the default.
+WAIT_SECONDS = 120
+MANIFESTS = CHECKOUT / "manifests"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+class NotThisStack(Exception):
+    """The stack is not up, or the cluster at its kubeconfig is another one."""
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
+    """The first true answer of `look`; after `seconds` an AssertionError that says what was awaited."""
+    deadline = time.monotonic() + seconds
+    while not (answer := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still not so: {what}")
+        time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+    return answer
+
+
+def mebibytes(quantity: str) -> int:
+    """A memory quantity as the API writes it, which is in the largest unit that fits: 40960Mi is 40Gi."""
+    number, unit = int(quantity[:-2]), quantity[-2:]
+    return number * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[unit]
+
+
+@dataclass(frozen=True)
+class LiveStack:
+    """One stack of one checkout, up."""
+
+    checkout: Path
+    name: str
+    outputs: dict[str, Any]
+    settings: Settings
+
+    @classmethod
+    def find(cls, checkout: Path, name: str) -> "LiveStack":
+        """Read the stack's outputs and config. Raises `NotThisStack` with the remedy."""
+        command = ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", name]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        outputs = json.loads(done.stdout) if done.returncode == 0 else {}
+        if not outputs:
+            reason = done.stderr.strip() or "it has no outputs"
+            raise NotThisStack(f"stack {name} is not up ({reason}); run `make up STACK={name}`")
+        config = yaml.safe_load((checkout / "stacks" / f"Pulumi.{name}.yaml").read_text()).get("config") or {}
+        prefix = f"{PROJECT}:"
+        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+        return cls(checkout, name, outputs, Settings.parse(raw, name))
+
+    @property
+    def kubeconfig(self) -> str:
+        return self.outputs["kubeconfig"]
+
+    @cached_property
+    def api(self) -> Any:
+        """A client for the stack's cluster. Raises `NotThisStack` if another one answers there."""
+        api = connect(self.kubeconfig, self.settings.context)
+        (system,) = list[Any](api.get("namespaces", "kube-system"))
+        found, wanted = system.raw["metadata"]["uid"], self.outputs.get("clusterUid")
+        if wanted and found != wanted:
+            raise NotThisStack(
+                f"the cluster at {self.kubeconfig} is not the one that stack {self.name} made "
+                f"(kube-system has uid {found}, the stack's has {wanted}); run `make up STACK={self.name}`"
+            )
+        return api
+
+    def get(self, kind: str, name: str = "", namespace: str | None = None, **options: Any) -> list[dict[str, Any]]:
+        """Objects as plain data."""
+        words = (kind, name) if name else (kind,)
+        return [found.raw.to_dict() for found in self.api.get(*words, namespace=namespace, **options)]
+
+    def one(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
+        (found,) = self.get(kind, name, namespace)
+        return found
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        """For what a person would type: create, exec, describe."""
+        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check).stdout
+
+    def kubectl_fails(self, *words: str, stdin: str = "") -> str:
+        """What kubectl says when it has to fail."""
+        said = self.refusal(*words, stdin=stdin)
+        assert said is not None, f"kubectl {' '.join(words)} was to fail, and did not"
+        return said
+
+    def refusal(self, *words: str, stdin: str = "") -> str | None:
+        """What kubectl says if it fails; None if it does not."""
+        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr if done.returncode else None
+
+    def in_node(self, node: str, *words: str) -> str:
+        """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""
+        if self.settings.cluster.provider == "kind":
+            command = ["docker", "exec", node, *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+        pods = self.get("pods", namespace="dra-driver-nvidia-gpu", label_selector=plugin)
+        (pod,) = [pod["metadata"]["name"] for pod in pods if pod["spec"]["nodeName"] == node]
+        root = driver_root(self.settings).rstrip("/")
+        inside = [
+            f"/driver-root{word.removeprefix(root)}" if f"{word}/".startswith(f"{root}/") else word for word in words
+        ]
+        return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
+
+    def slices(self) -> list[dict[str, Any]]:
+        """The driver's ResourceSlices."""
+        return [found for found in self.get("resourceslices.v1.resource.k8s.io") if found["spec"]["driver"] == DRIVER]
+
+    def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(node, device name) -> attributes and capacity by their short names, values unpacked."""
+        found = {}
+        for slice_ in self.slices():
+            for device in slice_["spec"].get("devices", []):
+                values = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}
+                values |= {key: value["value"] for key, value in device.get("capacity", {}).items()}
+                found[slice_["spec"]["nodeName"], device["name"]] = values
+        return found
+
+    def allocations(self, namespace: str | None = None) -> list[tuple[str, str]]:
+        """(node, device) of everything that a claim holds for itself; an admin claim only looks on."""
+        claims = self.get("resourceclaims.v1.resource.k8s.io", namespace=namespace or kr8s.ALL)
+        results = [
+            result
+            for claim in claims
+            for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+            if not result.get("adminAccess")
+        ]
+        return [(result["pool"], result["device"]) for result in results]
+
+    @contextmanager
+    def free_gpu(self) -> Iterator[None]:
+        """At least one free GPU: where everything is taken, module 03's workload makes room meanwhile."""
+        if len(set(self.allocations())) < len(self.devices()):
+            yield
+            return
+        if "03" not in self.settings.modules:
+            pytest.skip("every GPU is taken, and without module 03 there is no workload that may make room")
+        taken = len(set(self.allocations()))
+        try:
+            self.scale("waiter", 0)
+            self.scale("holder", 0)
+            wait_for("the holder's GPU is free", lambda: len(set(self.allocations())) < taken)
+            yield
+        finally:
+            # The holder first, or the waiter would have the GPU.
+            self.scale("holder", 1)
+            self.scale("waiter", 1)
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Scale a Deployment of module 03; returns once the holder is ready, if it is to be."""
+        self.kubectl("scale", "-n", "workloads", f"deployment/{name}", f"--replicas={replicas}")
+        if replicas and name == "holder":
+            self.wait_deployed("workloads", name)
+
+    def wait_deployed(self, namespace: str, name: str, seconds: float = WAIT_SECONDS) -> None:
+        """Until a Deployment has its pods ready; says what its pods wait for if they are not."""
+
+        def ready() -> bool:
+            deployment = self.one("deployments.apps", name, namespace)
+            return deployment["status"].get("readyReplicas", 0) == deployment["spec"]["replicas"]
+
+        try:
+            wait_for(f"deployment {namespace}/{name} is ready", ready, seconds)
+        except AssertionError as error:
+            events = self.kubectl("get", "events", "-n", namespace, "--field-selector", "type=Warning")
+            raise AssertionError(f"{error}; warnings there:\n{events}") from None
+
+    @contextmanager
+    def playground(self, labels: dict[str, str] | None = None) -> Iterator["Playground"]:
+        """A namespace of its own for one check, gone afterwards with all its claims."""
+        name = f"check-{uuid.uuid4().hex[:8]}"
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or RESTRICTED}}
+        self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
+        try:
+            # Without it the API server refuses pods, after two seconds.
+            wait_for(f"{name} has its ServiceAccount", lambda: self.get("serviceaccounts", namespace=name))
+            yield Playground(self, name)
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false")
+            # The namespace itself takes five seconds more; what it held of GPUs is what the next check could meet.
+            kinds = ("pods", "resourceclaims.v1.resource.k8s.io")
+            wait_for(f"pods and claims of {name} are gone", lambda: not any(self.get(kind, "", name) for kind in kinds))
+
+
+DRIVER = "gpu.nvidia.com"
+
+
+@dataclass(frozen=True)
+class Playground:
+    """A namespace in which one check makes and removes what it wants."""
+
+    stack: LiveStack
+    namespace: str
+
+    def create(self, example: str, **replaced: str) -> list[str]:
+        """Create the objects of an example manifest with our probe image; returns the names of its pods.
+
+        `replaced` maps words of the manifest to what fits this stack.
+        """
+        folder, _, name = example.rpartition("/")
+        text = (MANIFESTS / (folder or "03-workloads") / "examples" / f"{name}.yaml").read_text()
+        for old, new in replaced.items():
+            assert old in text, f"{example}.yaml has no {old}"
+            text = text.replace(old, new)
+        pods, documents = [], list(yaml.safe_load_all(text))
+        for document in documents:
+            document["metadata"]["namespace"] = self.namespace
+            if document["kind"] == "Pod":
+                pods.append(document["metadata"]["name"])
+                for container in document["spec"]["containers"]:
+                    container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))
+        return pods
+
+    def pod(self, name: str) -> dict[str, Any]:
+        return self.stack.one("pods", name, self.namespace)
+
+    def delete_pod(self, name: str) -> None:
+        (found,) = list[Any](self.stack.api.get("pods", name, namespace=self.namespace))
+        found.delete()
+
+    def wait_running(self, name: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
+        """The pod once all its containers are ready."""
+
+        def running() -> dict[str, Any] | None:
+            pod = self.pod(name)
+            states = pod["status"].get("containerStatuses", [])
+            for state in states:
+                waiting = state["state"].get("waiting", {})
+                assert waiting.get("reason") not in HOPELESS, f"pod {name}: {waiting}"
+            return pod if states and all(state["ready"] for state in states) else None
+
+        return wait_for(f"pod {name} is Running", running, seconds)
+
+    def wait_gone(self, name: str) -> None:
+        selector = f"metadata.name={name}"
+        wait_for(
+            f"pod {name} is gone",
+            lambda: not self.stack.get("pods", namespace=self.namespace, field_selector=selector),
+        )
+
+    def wait_unschedulable(self, name: str) -> str:
+        """The scheduler's reason, once it has looked at the pod and could not place it."""
+
+        def reason() -> str | None:
+            pod = self.pod(name)
+            assert pod["status"]["phase"] == "Pending", f"{name} is {pod['status']['phase']}, not Pending"
+            for condition in pod["status"].get("conditions", []):
+                if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+                    return condition["message"]
+            return None
+
+        return wait_for(f"the scheduler refused pod {name}", reason)
+
+    def report(self, name: str, container: str = "probe") -> dict[str, Any]:
+        """What the probe in a running pod sees: its first line of output."""
+        self.wait_running(name)
+        log = wait_for(
+            f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
+        )
+        return json.loads(log.splitlines()[0])
+
+    def life(self, name: str) -> tuple[str, int]:
+        """The pod's uid, and how often its containers were started again."""
+        pod = self.pod(name)
+        return pod["metadata"]["uid"], sum(state["restartCount"] for state in pod["status"]["containerStatuses"])
+
+    def sees(self, name: str) -> list[str]:
+        """The UUIDs of the GPUs that a process started now in the pod sees."""
+        inside = ("exec", "-n", self.namespace, name, "-c", "probe", "--", "gpu-probe", "info")
+        return [gpu["uuid"] for gpu in json.loads(self.stack.kubectl(*inside).splitlines()[0])["gpus"]]
+
+    def messages(self, name: str, reason: str) -> list[str]:
+        """What the pod's events of that reason say."""
+        selector = f"involvedObject.name={name},reason={reason}"
+        found = self.stack.get("events", namespace=self.namespace, field_selector=selector)
+        return [event["message"] for event in found if event.get("message")]
+
+    def allocated(self, pod: str) -> list[dict[str, Any]]:
+        """The devices that the pod's claims name in their status, with the attributes that the driver published."""
+        status = self.pod(pod)["status"]
+        names = [entry["resourceClaimName"] for entry in status.get("resourceClaimStatuses", [])]
+        if extended := status.get("extendedResourceClaimStatus"):
+            names.append(extended["resourceClaimName"])
+        spec_claims = self.pod(pod)["spec"].get("resourceClaims", [])
+        names += [entry["resourceClaimName"] for entry in spec_claims if "resourceClaimName" in entry]
+        devices, found = self.stack.devices(), []
+        for name in dict.fromkeys(names):
+            claim = self.stack.one("resourceclaims.v1.resource.k8s.io", name, self.namespace)
+            for result in claim["status"]["allocation"]["devices"]["results"]:
+                found.append({**result, **devices[result["pool"], result["device"]]})
+        return found

@@ -1,0 +1,87 @@
+"""What every pod of a cluster may do, reduced to what matters, and the reviewed list of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kr8s
+import yaml
+
+from checks.live import LiveStack
+from modules import driver_root
+
+NAMESPACES = (
+    *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
+    *("monitoring", "mps", "mps-system", "shared", "tenant", "workloads"),
+)
+ROOT, PARENT = "<driver root>", "<driver root's parent>"
+DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
+FILE = Path(__file__).with_name("privileges.yaml")
+
+
+def of_every_pod(stack: LiveStack) -> dict[str, Any]:
+    """namespace/owner -> privileges; only what is set.
+
+    Left out are pods of checks, which come and go, and, where the cluster is not of our own node image, those of
+    namespaces that the stack did not make.
+    """
+    found, root = {}, driver_root(stack.settings)
+    pods = [pod for pod in stack.get("pods", namespace=kr8s.ALL) if pod["metadata"].get("ownerReferences")]
+    ours = any(pod["metadata"]["name"].startswith("nodenet-") for pod in pods)
+    for pod in pods:
+        namespace = pod["metadata"]["namespace"]
+        if namespace.startswith("check-") or not (ours or namespace in NAMESPACES):
+            continue
+        # Where NVIDIA's driver lies depends on the GPUs.
+        names = {str(Path(root).parent): PARENT, root: ROOT} if namespace == DRIVER_NAMESPACE else {}
+        found[f"{namespace}/{owner(pod)}"] = reduced(pod["spec"], names)
+    return found
+
+
+def owner(pod: dict[str, Any]) -> str:
+    """The name of what made the pod, without what is drawn at random or names a node or a claim."""
+    name, kind = pod["metadata"]["name"], pod["metadata"]["ownerReferences"][0]["kind"]
+    if kind == "Node":
+        return name.removesuffix(f"-{pod['spec']['nodeName']}")
+    if name.startswith("mps-control-daemon-"):
+        return "mps-control-daemon"
+    parts = pod["metadata"]["ownerReferences"][0]["name"]
+    return parts.rpartition("-")[0] if kind == "ReplicaSet" else parts
+
+
+def reduced(spec: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """privileged, host namespaces, capabilities and hostPath of one pod; `names` are what some paths are called."""
+    privileges: dict[str, Any] = {key: True for key in ("hostPID", "hostIPC", "hostNetwork") if spec.get(key)}
+    added, kept = set(), False
+    for container in [*spec["containers"], *spec.get("initContainers", [])]:
+        context = container.get("securityContext") or {}
+        if context.get("privileged"):
+            privileges["privileged"] = True
+        capabilities = context.get("capabilities") or {}
+        added |= set(capabilities.get("add") or [])
+        kept = kept or "ALL" not in (capabilities.get("drop") or [])
+    if added:
+        privileges["added"] = sorted(added)
+    if kept:
+        # Those that the container runtime gives by default.
+        privileges["keepsDefaultCapabilities"] = True
+    mounted = [volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume]
+    if paths := sorted({names.get(path, path) for path in mounted}):
+        # NVIDIA's daemon of a claim has folders that bear the claim's id; the driver made them for it.
+        privileges["hostPath"] = [path for path in paths if "/plugins/gpu.nvidia.com/mps/" not in path]
+    return privileges
+
+
+def reviewed() -> dict[str, Any]:
+    """The list in privileges.yaml."""
+    return yaml.safe_load(FILE.read_text())
+
+
+def beyond(found: dict[str, Any], allowed: dict[str, Any]) -> dict[str, Any]:
+    """What is more than allowed."""
+    more = {}
+    for key, value in found.items():
+        extra = sorted(set(value) - set(allowed.get(key, []))) if isinstance(value, list) else value
+        if extra and allowed.get(key) != value:
+            more[key] = extra
+    return more

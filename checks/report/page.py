@@ -1,0 +1,64 @@
+"""report.html: the document as one page that needs nothing beside it, and no JavaScript."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from checks.report import plots
+from checks.results import title_of
+from toolchain.progress import duration
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page of a document (see `report.document`). The same document gives the same bytes."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"capital": capital, "day": day, "duration": duration, "title_of": title_of, "value": value}
+    failed = [
+        {"module": module["number"], "anchor": f"check-{module['number']}-{number}", **check}
+        for module in document["modules"]
+        for number, check in enumerate(module["checks"], 1)
+        if check["result"] == "failed"
+    ]
+    style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
+    template = environment.get_template("page.html.jinja")
+    return template.render(document, failed=failed, style=style, line_plot=line_plot, fault_plot=fault_plot)
+
+
+def capital(text: str) -> str:
+    """With a large first letter, and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def day(finished: str) -> str:
+    """`25 November 2026, 15:06 UTC`."""
+    return datetime.fromisoformat(finished).strftime("%-d %B %Y, %H:%M UTC")
+
+
+def value(found: str | float) -> str:
+    """A number in six digits, or in all of its whole ones; a text as it is."""
+    if isinstance(found, float):
+        return f"{found:.0f}" if abs(found) >= 1e6 else f"{found:.6g}"
+    return str(found)
+
+
+def line_plot(plot: Mapping[str, Any], key: str) -> Markup:
+    """What `plots` returns is escaped there."""
+    return Markup(plots.lines(key, plot["title"], plot["x"], plot["y"], plot["series"]))
+
+
+def fault_plot(faults: list[Mapping[str, Any]], key: str) -> Markup:
+    values = [(fault["fault"], fault["seconds"]) for fault in faults]
+    return Markup(plots.bars(key, "Seconds to recover from each fault", "seconds to recover", values))

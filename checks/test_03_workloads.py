@@ -1,0 +1,205 @@
+"""Module 03: a claim gives a pod one GPU for itself, and the next one waits for it."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from checks import measured as sheets
+from checks.capacity import claim_manifest
+from checks.live import LiveStack, Playground, mebibytes, wait_for
+from checks.throughput import only_real
+from modules import images_of
+from tests.bench import test_allocation_latency as latency
+from tests.bench.figures import Timeline
+
+CYCLES = 10
+STARTS = 10
+START_SECONDS = 5  # of the median pod, from created to running
+
+
+@pytest.fixture(scope="module")
+def one_free_gpu(stack: LiveStack) -> Iterator[None]:
+    with stack.free_gpu():
+        yield
+
+
+@pytest.fixture
+def playground(stack: LiveStack, one_free_gpu: None) -> Iterator[Playground]:
+    """A namespace of its own, and at least one GPU to have in it."""
+    with stack.playground() as namespace:
+        yield namespace
+
+
+def free(stack: LiveStack) -> int:
+    return len(stack.devices()) - len(stack.allocations())
+
+
+def test_stacks_first_workload_has_the_gpu_that_its_claim_names(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    workloads = Playground(stack, "workloads")
+    (pod,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
+    (device,) = workloads.allocated(pod)
+    (gpu,) = workloads.report(pod)["gpus"]
+    assert gpu["uuid"] == device["uuid"]
+    seen(f"{pod} has {gpu['uuid']} ({gpu['name']})")
+
+
+def test_stacks_second_workload_waits_with_the_schedulers_reason(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    (pod,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
+    reason = Playground(stack, "workloads").wait_unschedulable(pod)
+    assert "cannot allocate all claims" in reason
+    seen(reason)
+
+
+def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    workloads = Playground(stack, "workloads")
+    (waiter,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
+    (holder,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
+    (device,) = workloads.allocated(holder)
+    stack.scale("holder", 0)
+    try:
+        (gpu,) = workloads.report(waiter)["gpus"]
+    finally:
+        # The holder can have its GPU only once the waiter is gone, and waits for that by itself.
+        stack.scale("waiter", 0)
+        stack.scale("holder", 1)
+        stack.scale("waiter", 1)
+    assert gpu["uuid"] == device["uuid"]
+    seen(f"{waiter} got {gpu['uuid']} once {holder} had gone")
+
+
+def pods(stack: LiveStack, namespace: str) -> list[str]:
+    return [pod["metadata"]["name"] for pod in stack.get("pods", namespace=namespace)]
+
+
+def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+    first, _ = playground.create("exclusive")
+    report = playground.report(first)
+    (device,) = playground.allocated(first)
+    (gpu,) = report["gpus"]
+    assert gpu["uuid"] == device["uuid"]
+    assert gpu["name"] == device["productName"]
+    assert gpu["memory_mib"] == mebibytes(device["memory"])
+    numbered = [node for node in report["device_nodes"] if node.removeprefix("/dev/nvidia").isdigit()]
+    assert len(numbered) == 1
+    seen(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
+
+
+def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, seen: Callable[[str], None]) -> None:
+    stack = playground.stack
+    holders = []
+    while free(stack):
+        (name,) = playground.create("extended-resource", extended=f"holder-{len(holders)}")
+        playground.wait_running(name)
+        holders.append(name)
+    (waiter,) = playground.create("extended-resource", extended="waiter")
+    reason = playground.wait_unschedulable(waiter)
+    assert "cannot allocate all claims" in reason
+    (device,) = playground.allocated(holders[0])
+    playground.delete_pod(holders[0])
+    playground.wait_running(waiter)
+    (taken,) = playground.allocated(waiter)
+    assert taken["uuid"] == device["uuid"]
+    seen(f"waited with «{reason}», then got {taken['uuid']}")
+
+
+def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("two-containers")
+    uuids = [[gpu["uuid"] for gpu in playground.report(pod, name)["gpus"]] for name in ("probe", "second")]
+    assert uuids[0] == uuids[1]
+    assert len(uuids[0]) == 1
+    seen(uuids[0][0])
+
+
+def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+    names = playground.create("shared-claim")
+    uuids = [[gpu["uuid"] for gpu in playground.report(pod)["gpus"]] for pod in names]
+    assert uuids[0] == uuids[1]
+    assert len(uuids[0]) == 1
+    claim = playground.stack.one("resourceclaims.v1.resource.k8s.io", "shared-gpu", playground.namespace)
+    assert sorted(user["name"] for user in claim["status"]["reservedFor"]) == sorted(names)
+    seen(f"{uuids[0][0]}, reserved for {' and '.join(names)}")
+
+
+def test_cel_selects_by_attribute_and_capacity(playground: Playground, seen: Callable[[str], None]) -> None:
+    taken = set(playground.stack.allocations())
+    wanted = next(values for device, values in playground.stack.devices().items() if device not in taken)
+    (pod,) = playground.create("select-by-cel", Hopper=wanted["architecture"], **{"40Gi": wanted["memory"]})
+    playground.wait_running(pod)
+    (device,) = playground.allocated(pod)
+    assert device["architecture"] == wanted["architecture"]
+    seen(f"asked for {wanted['architecture']} with {wanted['memory']}, got {device['productName']}")
+
+
+def test_selector_that_nothing_matches_stays_pending(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("nothing-matches")
+    reason = playground.wait_unschedulable(pod)
+    assert "cannot allocate all claims" in reason
+    seen(reason)
+
+
+def test_first_available_falls_back_to_the_second_choice(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("first-available")
+    playground.wait_running(pod)
+    (device,) = playground.allocated(pod)
+    assert device["request"] == "gpu/any"
+    seen(f"request {device['request']}: {device['uuid']}")
+
+
+def test_extended_resource_is_served_by_a_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+    (pod,) = playground.create("extended-resource")
+    (gpu,) = playground.report(pod)["gpus"]
+    (device,) = playground.allocated(pod)
+    assert gpu["uuid"] == device["uuid"]
+    claim = playground.pod(pod)["status"]["extendedResourceClaimStatus"]["resourceClaimName"]
+    seen(f"nvidia.com/gpu: 1 became claim {claim} with {gpu['uuid']}")
+
+
+def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], None]) -> None:
+    stack = playground.stack
+    node = stack.settings.gpu_nodes[0].node
+    before, cdi = sorted(stack.allocations()), cdi_files(stack, node)
+    for cycle in range(CYCLES):
+        (pod,) = playground.create("extended-resource", extended=f"cycle-{cycle}")
+        playground.wait_running(pod)
+        playground.delete_pod(pod)
+        playground.wait_gone(pod)
+    wait_for("every claim is gone", lambda: not stack.allocations(playground.namespace))
+    assert sorted(stack.allocations()) == before
+    wait_for("the CDI files of the cycles are gone", lambda: cdi_files(stack, node) == cdi)
+    seen(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
+
+
+@pytest.mark.gpu
+def test_pod_with_a_claim_starts_soon(
+    stack: LiveStack, playground: Playground, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    if stack.settings.cluster.provider != "kind":
+        pytest.skip("cluster.provider is existing: its kubeconfig need not have the certificates that the watch uses")
+    namespace, rows = playground.namespace, []
+    claim = claim_manifest("part", namespace, None, None)
+    template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
+    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
+    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
+    # One after the other, each with the whole GPU to itself.
+    for number in range(1, STARTS + 1):
+        name = f"start-{number}"
+        timeline = Timeline([name])
+        with api.pod_events(namespace) as events:
+            api.create_pods([latency.pod(name, namespace, image, claim=True)], timeline)
+            latency.follow(timeline, events, [])
+        at = timeline.moments[name]
+        rows.append((number, *at.stages, at.total))
+        playground.delete_pod(name)
+        playground.wait_gone(name)
+    table(*sheets.START, rows)
+    middle, slowest = statistics.median(row[-1] for row in rows), max(row[-1] for row in rows)
+    assert middle <= START_SECONDS
+    seen(f"{STARTS} pods: median {middle:.2f} s from created to running, at most {slowest:.2f} s")
+
+
+def cdi_files(stack: LiveStack, node: str) -> list[str]:
+    return sorted(stack.in_node(node, "ls", "/var/run/cdi").split())

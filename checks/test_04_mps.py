@@ -1,0 +1,303 @@
+"""Module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+from checks import aims, throughput
+from checks import measured as sheets
+from checks.live import RESTRICTED, LiveStack, Playground, wait_for
+from checks.mps import (
+    CLIENTS,
+    NOT_STARTED,
+    Client,
+    Daemon,
+    clients_of_the_stack,
+    deployed,
+    model_of,
+    outside,
+    shared_gpu,
+)
+from checks.privileges import beyond, of_every_pod, reviewed
+from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
+from gpus.mps import granted_multiprocessors, mps_memory
+from modules import feature_gates
+from settings import GPU_MODELS
+
+RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
+SHARE = 0.02  # by which speed may differ from the share of the SMs
+
+
+@pytest.fixture
+def daemon(stack: LiveStack) -> Daemon:
+    return Daemon(stack)
+
+
+def only_for_the_nodes_daemon(daemon: Daemon, otherwise: str) -> None:
+    if daemon.by_claim:
+        pytest.skip(f"mps.mode is claim: {otherwise}")
+
+
+def uuids(stack: LiveStack, pod: str) -> list[str]:
+    return [gpu["uuid"] for gpu in Playground(stack, CLIENTS).report(pod)["gpus"]]
+
+
+def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    pods = [pod["metadata"]["name"] for pod in deployed(stack, "clients")]
+    assert len(pods) == 2
+    (device,) = Playground(stack, CLIENTS).allocated(pods[0])
+    assert [uuids(stack, pod) for pod in pods] == [[device["uuid"]]] * 2
+    if first := stack.settings.gpu_uuid(1 if "03" in stack.settings.modules else 0):
+        assert device["uuid"] == first
+    seen(f"{' and '.join(pods)} have {device['uuid']}")
+
+
+def test_daemon_lists_both_as_clients_of_that_gpu(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    count = clients_of_the_stack(stack)
+    (uuid,) = uuids(stack, deployed(stack, "clients")[0]["metadata"]["name"])
+    wait_for(f"the daemon has {count} clients", lambda: daemon.clients() == count)
+    (device,) = daemon.gpus_in_use()
+    assert uuid.startswith(device)
+    seen(f"{count} clients of server {daemon.servers()[0]} on {device}...")
+
+
+def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    percentage = daemon.default_percentage()
+    assert percentage == stack.settings.mps.active_thread_percentage
+    seen(f"default active thread percentage {percentage:g}")
+
+
+def test_every_gpu_node_has_a_daemon_with_the_limits(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver starts a daemon where the claim's GPU is")
+    found = {node.node: Daemon(stack, node.node) for node in stack.settings.gpu_nodes}
+    percentages = {node: one.default_percentage() for node, one in found.items()}
+    assert set(percentages.values()) == {stack.settings.mps.active_thread_percentage}
+    seen(", ".join(f"{node}: {percentage:g} %" for node, percentage in percentages.items()))
+
+
+def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    pods = [*deployed(stack, "clients"), *deployed(stack, "limited")]
+    assert len(pods) >= 2
+    for pod in pods:
+        spec = pod["spec"]
+        assert not {"hostPID", "hostIPC", "hostNetwork"} & spec.keys()
+        assert spec["securityContext"]["runAsNonRoot"]
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert not context["allowPrivilegeEscalation"]
+            assert not context.get("privileged")
+    seen("no hostPID, hostIPC or hostNetwork, every capability dropped, not root")
+
+
+def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    found, allowed = of_every_pod(stack), reviewed()
+    more = {name: extra for name, what in found.items() if (extra := beyond(what, allowed.get(name, {})))}
+    assert not more, f"more than checks/privileges.yaml allows:\n{yaml.safe_dump(more)}"
+    assert not found.keys() - allowed.keys(), f"not in the list: {sorted(found.keys() - allowed.keys())}"
+    privileged = [name for name, what in found.items() if what.get("privileged")]
+    seen(f"{len(found)} kinds of pods; privileged: {', '.join(sorted(privileged))}")
+
+
+def test_client_without_the_pipe_runs_without_mps_and_without_limits(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
+    with outside(stack, shared_gpu(stack), RESTRICTED) as playground:
+        report, context = without_the_pipe(stack, playground, ["info", "--context"]).ended().lines
+    (gpu,) = report["gpus"]
+    assert gpu["uuid"] == shared_gpu(stack)
+    client = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")
+    assert context["sms"] > client["sms"]
+    assert context["free_mib"] > client["free_mib"]
+    seen(
+        f"{context['sms']} SMs and {context['free_mib']} MiB free; "
+        f"a client of the daemon has {client['sms']} and {client['free_mib']}"
+    )
+
+
+def without_the_pipe(stack: LiveStack, playground: Playground, args: Sequence[str]) -> Client:
+    """A pod of a namespace without a class, whose policy does not ask for the daemon's pipe."""
+    pod = Client.manifest(stack, args, {}, playground.namespace)
+    for container in pod["spec"]["containers"]:
+        for key in ("volumeMounts", "env"):
+            container.pop(key)
+    for key in ("volumes", "initContainers"):
+        pod["spec"].pop(key)
+    return Client.create(stack, pod)
+
+
+@pytest.fixture
+def unlimited(stack: LiveStack, daemon: Daemon) -> Iterator[Daemon]:
+    """The daemon without limits, on a real GPU; the stack's limits are put back afterwards."""
+    throughput.only_real(stack)
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so nothing is exclusive beside it")
+    if stack.settings.capacity_enforced:
+        pytest.skip("module 07 gives every client limits of its own; a stack without it measures this")
+    with daemon.limits():
+        daemon.apply(100, "0")
+        yield daemon
+
+
+@pytest.mark.gpu
+def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
+    stack: LiveStack, unlimited: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    # The stack's own clients hold memory meanwhile, and run nothing.
+    uuid = shared_gpu(stack)
+    with outside(stack, uuid, RESTRICTED) as playground:
+        exclusive = throughput.finished(without_the_pipe(stack, playground, throughput.ALONE))
+    whole = throughput.finished(Client.start(stack, *throughput.ALONE))
+    unlimited.apply(50, "0")
+    halves = throughput.at_once(
+        [throughput.finished(client) for client in [Client.start(stack, *throughput.TOGETHER) for _ in range(2)]]
+    )
+    ways = ((sheets.EXCLUSIVE, [exclusive]), (sheets.WHOLE, [whole]), (sheets.HALVES, halves))
+    rows = [
+        (who, number, *throughput.row(burning)) for who, clients in ways for number, burning in enumerate(clients, 1)
+    ]
+    # Kept whether the aims are met or not.
+    table(*sheets.TOGETHER, rows)
+    chip = throughput.chip(stack, uuid, exclusive[0].sms)
+    facts = (chip.name, chip.compute_capability, chip.multiprocessors, chip.lanes, chip.clock, chip.peak)
+    table(*sheets.CHIP, [facts])
+    alone, by_mps = throughput.mean(exclusive), throughput.mean(whole)
+    each = [throughput.mean(half) for half in halves]
+    seen(
+        f"exclusive {alone:.2f} of {chip.peak:.2f} TFLOPS, MPS at 100 % {by_mps:.2f}, two at 50 % "
+        f"{' and '.join(f'{half:.2f}' for half in each)}"
+    )
+    assert alone >= aims.PEAK_SHARE * chip.peak
+    assert by_mps == pytest.approx(alone, rel=aims.MPS_COST)
+    assert max(each) - min(each) <= aims.UNFAIRNESS * max(each)
+    (sms,) = {burn.sms for half in halves for burn in half}
+    if model := model_of(stack):
+        assert sms == granted_multiprocessors(model, 50)
+    assert sum(each) == pytest.approx(alone * 2 * sms / exclusive[0].sms, rel=SHARE)
+
+
+def test_second_daemon_on_the_node_is_refused(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver starts one daemon a claim, in a folder of its own")
+    namespace, pod = daemon.pod
+    command = ["exec", "-n", namespace, pod, "--", "mps-daemon", "run"]
+    said = stack.kubectl_fails(*command)
+    assert "another" in said and "/mps/pipe" in said
+    assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
+    seen(said.strip().splitlines()[0])
+
+
+def test_killed_daemon_comes_back_over_its_stale_pipe(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
+    percentage = stack.settings.mps.active_thread_percentage
+    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    contexts = clients_of_the_stack(stack)  # now, since pods that start again as a whole are Pending meanwhile
+    # One that does not start again, so that what it said of its end can be read.
+    witness = Client.start(stack, "hold", "0", "--alloc", "64Mi")
+    witness.wait_line("holding")
+    namespace, old = daemon.pod
+    if stack.settings.cluster.provider == "kind":
+        assert "control" in stack.in_node(daemon.node, "ls", PIPE_FOLDER)
+    stack.kubectl("delete", "pod", "-n", namespace, old, "--grace-period=0", "--force")
+
+    def fresh() -> str | None:
+        alive = [
+            pod
+            for pod in stack.get("pods", namespace=namespace)
+            if pod["metadata"]["name"] != old and pod["spec"].get("nodeName") == daemon.node
+        ]
+        ready = [
+            pod for pod in alive if all(s["ready"] for s in pod["status"].get("containerStatuses", [{"ready": 0}]))
+        ]
+        return ready[0]["metadata"]["name"] if ready else None
+
+    new = wait_for("another daemon is ready", fresh)
+    assert [line["error"] for line in witness.ended().lines if "error" in line] == [RPC_FAILURE]
+    for name, count in before.items():
+        wait_for(f"{name} starts again", lambda name=name, count=count: again(stack, name, count))
+    if stack.settings.cluster.provider == "existing":
+        # Without the restart policy they may be back before the daemon; pods made anew wait for it.
+        stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
+    wait_for("the daemon has its clients", lambda: daemon.clients() == contexts)
+    if model := model_of(stack):
+        sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
+        assert sms == {granted_multiprocessors(model, percentage)}
+    assert daemon.default_percentage() == percentage
+    seen(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {contexts} clients are back under their limits")
+
+
+def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
+    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+) -> None:
+    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
+    holder, failing = (Client.create(stack, waits_itself(stack, memory)) for memory in ("64Mi", "900Gi"))
+    try:
+        sms = holder.wait_line("holding")["sms"]
+        assert sms == Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")["sms"]
+
+        def last() -> dict[str, Any] | None:
+            (state,) = stack.one("pods", failing.name, CLIENTS)["status"].get("containerStatuses", [{}])
+            end = state.get("lastState", {}).get("terminated", {})
+            return end if end.get("reason", NOT_STARTED) != NOT_STARTED else None
+
+        # It is started again alone: of a pod that starts again as a whole nothing is left to read.
+        ended = wait_for(f"{failing.name} was started again", last)
+        assert OUT_OF_MEMORY in ended["message"]
+        words = ("logs", "-n", CLIENTS, failing.name, "--previous")
+        # It fails within a second: a log that was there a moment ago may be the one before the previous by now.
+        wait_for("its log is kept", lambda: OUT_OF_MEMORY in stack.kubectl(*words, check=False))
+    finally:
+        holder.remove()
+        failing.remove()
+    seen(f"{sms} SMs; of one that fails the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
+
+
+def waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
+    """A pod of which the manifest names the program, made a client as the stack makes one of vLLM's."""
+    pod = Client.manifest(stack, [], {})
+    spec = pod["spec"]
+    (container,), (wait,) = spec["containers"], spec.pop("initContainers")
+    for key in ("volumeMounts", "env", "restartPolicy", "restartPolicyRules"):
+        container.pop(key)
+    spec.pop("volumes")
+    container |= {"command": ["/usr/bin/gpu-probe"], "args": ["hold", "0", "--alloc", memory]}
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    limits = stack.settings.mps
+    limit(spec, str(limits.active_thread_percentage), mps_memory(limits.effective_memory_limit))
+    add_to_pod(spec, wait["image"])
+    return {**pod, "spec": {**spec, "restartPolicy": "Always", "terminationGracePeriodSeconds": 1}}
+
+
+def restarts(pod: dict) -> int:
+    return sum(state["restartCount"] for state in pod["status"].get("containerStatuses", []))
+
+
+def again(stack: LiveStack, pod: str, count: int) -> bool:
+    """Whether the pod was started more often than that, and is ready."""
+    found = stack.one("pods", pod, CLIENTS)
+    ready = all(state["ready"] for state in found["status"].get("containerStatuses", [{"ready": False}]))
+    return ready and restarts(found) > count
+
+
+def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    if not feature_gates(stack.settings).get("TimeSlicingSettings"):
+        pytest.skip("the driver's gate TimeSlicingSettings is off: with it the driver sets compute modes")
+    with stack.free_gpu(), stack.playground() as playground:
+        pods = playground.create("04-mps/time-slicing")
+        reports = [playground.report(pod) for pod in pods]
+        (first,), (second,) = (report["gpus"] for report in reports)
+        assert first["uuid"] == second["uuid"]
+        assert first["multiprocessors"] == second["multiprocessors"]
+        (device,) = playground.allocated(pods[0])
+        assert device["uuid"] == first["uuid"]
+        if models := [model for model in GPU_MODELS.values() if model.product_name == device["productName"]]:
+            assert stack.settings.gpu.source == "host" or first["multiprocessors"] == models[0].multiprocessors
+        assert not any(name.startswith("CUDA_MPS") for report in reports for name in report["environment"])
+    seen(f"two pods on {first['uuid']}, each sees all {first['multiprocessors']} SMs in turns")

@@ -1,0 +1,545 @@
+"""Module 05: what MPS grants and refuses, set by the daemon, by a client and by a claim, and who wins."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import yaml
+
+from checks import aims, throughput
+from checks import measured as sheets
+from checks.live import LiveStack, Playground
+from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Client, Daemon, Ended, deployed, model_of, run
+from checks.throughput import Burn, only_real
+from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION
+from gpus.mps import MIB, context_mib, granted_multiprocessors, mps_memory, quantity_mib
+from settings.blocks import Mps, MpsLimits
+
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+NEEDS_A_REAL_GPU = 4  # gpu-probe's exit code for a simulated GPU that is asked for a speed
+REFUSED_MEMORY = 5
+THROTTLE = (100, 50, 20, 10, 5, 1)
+PARTITIONING = "CUDA_MPS_ENABLE_PER_CTX_DEVICE_MULTIPROCESSOR_PARTITIONING"
+# The variable's value, and the limit that then holds in MiB under a daemon's 2048, None for none.
+LIFTED = [("1=1024M", None), ("0=junk", None), ("0=8192M", 2048)]
+HIDES_THE_PIPE = {"name": "nothing", "mountPath": "/tmp/nvidia-mps/control"}
+# Driver and context round to 2 MiB each.
+ROUNDING_MIB = 4
+GRANT_LIMIT_MIB = 4096  # under which a context's own part is seen
+NEIGHBOURS = ("flops", "1", "--warmup", "0.5", "--repeats", "12")
+HARM = 0.05  # of its speed, that a neighbour may lose
+SHARE = 0.05  # by which speed may differ from the share of the SMs
+
+
+@pytest.fixture
+def daemon(stack: LiveStack) -> Daemon:
+    return Daemon(stack)
+
+
+@pytest.fixture
+def unlimited(daemon: Daemon) -> Iterator[Daemon]:
+    """The daemon without limits, for checks of what clients set; the stack's limits are put back afterwards."""
+    with daemon.limits():
+        daemon.apply(100, "0")
+        yield daemon
+
+
+def granted(stack: LiveStack, percentage: float) -> int:
+    """SMs by the rule, on the stack's GPU."""
+    model = model_of(stack)
+    if model is None:
+        pytest.skip("the rule's constants are known for the GPUs of images/gpu-sim/models only")
+    return granted_multiprocessors(model, percentage)
+
+
+def test_clients_have_what_the_stack_gives_them(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    mps = stack.settings.mps
+    for name, limits, count in (("clients", mps, 2), ("limited", mps.classes["small"], 1)):
+        pods = deployed(stack, name)
+        assert len(pods) == count
+        for pod in pods:
+            holding = Client(stack, pod["metadata"]["name"]).wait_line("holding")
+            sms = granted(stack, limits.active_thread_percentage)
+            assert holding["sms"] == sms
+            assert holding["free_mib"] == pytest.approx(expected_free(limits, sms, holding), abs=ROUNDING_MIB)
+    seen(f"clients {describe(stack, mps)}; limited {describe(stack, mps.classes['small'])}")
+
+
+def expected_free(limits: Mps | MpsLimits, sms: int, holding: dict) -> int:
+    limit = limits.effective_memory_limit if isinstance(limits, Mps) else limits.pinned_device_memory_limit
+    return quantity_mib(limit) - context_mib(sms) - holding["allocated_bytes"] // MIB
+
+
+def describe(stack: LiveStack, limits: Mps | MpsLimits) -> str:
+    percentage, memory = limits.active_thread_percentage, limits.pinned_device_memory_limit
+    return f"{granted(stack, percentage)} SMs at {percentage} %, {memory}"
+
+
+def test_memory_within_the_limit_succeeds_and_beyond_it_fails(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    neighbour = deployed(stack, "clients")[0]
+    before = neighbour["status"]["containerStatuses"][0]["restartCount"]
+    small = stack.settings.mps.classes["small"]
+    percentage, memory = small.active_thread_percentage, mps_memory(small.pinned_device_memory_limit)
+    beyond = f"{quantity_mib(small.pinned_device_memory_limit) + 1024}Mi"
+    ended = run(stack, "alloc", "100Mi", beyond, percentage=percentage, memory=memory)
+    results = [line["result"] for line in ended.lines if "result" in line]
+    record_memory(table, quantity_mib(small.pinned_device_memory_limit), ended)
+    assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
+    assert ended.code == REFUSED_MEMORY
+    assert ended.lines[-1]["error"] == OUT_OF_MEMORY
+    (after,) = [p for p in deployed(stack, "clients") if p["metadata"]["name"] == neighbour["metadata"]["name"]]
+    assert after["status"]["containerStatuses"][0]["restartCount"] == before
+    seen(f"under 0={memory}: 100Mi {results[0]}, {beyond} {results[1]}; the neighbour runs on")
+
+
+def record_memory(table: Callable[..., None], limit_mib: int, ended: Ended) -> None:
+    """Keep what became of each allocation under a limit."""
+    said = [line for line in ended.lines if "result" in line]
+    table(*sheets.MEMORY, [(limit_mib, line["requested_bytes"] // MIB, line["result"]) for line in said])
+
+
+def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    limit = quantity_mib(stack.settings.mps.effective_memory_limit)
+    ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
+    results = [line["result"] for line in ended.lines if "result" in line]
+    record_memory(table, limit, ended)
+    assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
+    seen(f"under {limit} MiB: 100Mi {results[0]}, {limit}Mi {results[1]}")
+
+
+@pytest.mark.parametrize("by", ["client", "default"])
+def test_throttle_curve_grants_exactly_what_the_rule_says(
+    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    found: dict[float, int] = {}
+    if by == "client":
+        # The policy holds every client of this namespace to the stack's own limits.
+        most = stack.settings.mps.active_thread_percentage
+        asked = [percentage for percentage in THROTTLE if percentage <= most]
+        clients = {p: Client.start(stack, "info", "--context", percentage=p) for p in asked}
+        found = {percentage: client.ended().context["sms"] for percentage, client in clients.items()}
+    else:
+        rows = []
+        for percentage in THROTTLE:
+            unlimited.apply(percentage, f"{GRANT_LIMIT_MIB}M")
+            client = run(stack, "info", "--context").context
+            sms = found[percentage] = client["sms"]
+            own = GRANT_LIMIT_MIB - client["free_mib"]
+            rows.append((percentage, sms, granted(stack, percentage), own, context_mib(sms)))
+        table(*sheets.GRANTS, rows)
+        for _, _, _, own, rule in rows:
+            assert own == pytest.approx(rule, abs=ROUNDING_MIB)
+    assert found == {percentage: granted(stack, percentage) for percentage in found}
+    seen(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in found.items()))
+
+
+def test_three_clients_of_a_fifth_run_together(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    percentage = min(20, stack.settings.mps.active_thread_percentage)
+    clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi", percentage=percentage) for _ in range(3)]
+    try:
+        sms = [client.wait_line("holding")["sms"] for client in clients]
+        assert sms == [granted(stack, percentage)] * 3
+        listed = daemon.clients()
+        assert listed >= len(clients) + len(deployed(stack, "clients"))
+    finally:
+        for client in clients:
+            client.remove()
+    seen(f"{sms[0]} SMs each at {percentage} %, {listed} clients listed")
+
+
+def test_client_can_only_lower_what_it_is_given(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+    # Within what the policy lets a client ask for: the stack's own limits, of which the daemon gives a part here.
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
+    given, given_memory = most * 2 / 5, memory // 4
+    with daemon.limits():
+        daemon.apply(given, f"{given_memory}M")
+        more = run(stack, "info", "--context", percentage=most, memory=f"{memory}M").context
+        less = run(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M").context
+    assert more["sms"] == granted(stack, given)
+    assert more["free_mib"] == pytest.approx(given_memory - context_mib(more["sms"]), abs=ROUNDING_MIB)
+    assert less["sms"] == granted(stack, most / 5)
+    assert less["free_mib"] == pytest.approx(memory // 8 - context_mib(less["sms"]), abs=ROUNDING_MIB)
+    seen(
+        f"daemon {given:g} %, {given_memory} MiB: asking for {most} %, {memory} MiB gives {more['sms']} SMs; "
+        f"for {most / 5:g} %, {memory // 8} MiB {less['sms']} SMs"
+    )
+
+
+# What a program sets for itself: the variable's value, and whose limit then holds.
+OWN_PERCENTAGE = {
+    "nothing": (None, "daemon"),
+    "a lower value": ("{lower}", "client"),
+    "a higher value": ("{higher}", "daemon"),
+    "0": ("0", "daemon"),
+    "101": ("101", "daemon"),
+    "junk": ("junk", "daemon"),
+}
+OWN_MEMORY = {
+    "nothing": (None, "daemon"),
+    "a lower value": ("0={lower}M", "client"),
+    "a higher value": ("0={higher}M", "daemon"),
+    "junk": ("0=junk", "lifted"),
+    "another GPU's": ("1={lower}M", "lifted"),
+}
+
+
+def test_who_wins_between_default_live_change_and_client(
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    """A program sets its own variables, where no policy sees them. Asserted by the rules of the simulated GPU."""
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
+    changed, changed_mib, lower, lower_mib = most * 3 / 5, memory // 4, most / 5, memory // 8
+    shares, limits = [], []
+
+    def share(case: str, holds: float, found: dict) -> None:
+        shares.append((case, holds, granted(stack, holds), found["sms"]))
+
+    def limit(case: str, holds: int | str, found: dict) -> None:
+        mib = found["free_mib"] + context_mib(found["sms"])
+        # More than any limit that was set for it.
+        limits.append((case, holds, sheets.NO_LIMIT if mib > memory + ROUNDING_MIB else mib))
+
+    def start(variable: str = "", value: str | None = None) -> Client:
+        return Client.start(stack, "info", "--context", *(("--setenv", f"{variable}={value}") if value else ()))
+
+    def both(case: str) -> None:
+        found = start().ended().context
+        share(case, most, found)
+        limit(case, memory, found)
+
+    both("the stack's own limits, the client sets nothing")
+    with daemon.limits():
+        of_memory = [f"set_default_device_pinned_mem_limit {device} {changed_mib}M" for device in daemon.devices()]
+        daemon.ask(f"set_default_active_thread_percentage {changed:g}", *of_memory)
+        both("the default is changed, the server runs on")
+        daemon.apply(changed, f"{changed_mib}M")
+        of_shares = {
+            case: (start(PERCENTAGE, value and value.format(lower=f"{lower:g}", higher="100")), wins)
+            for case, (value, wins) in OWN_PERCENTAGE.items()
+        }
+        of_limits = {
+            case: (start(MEMORY, value and value.format(lower=lower_mib, higher=memory)), wins)
+            for case, (value, wins) in OWN_MEMORY.items()
+        }
+        for case, (client, wins) in of_shares.items():
+            holds = {"daemon": changed, "client": lower}[wins]
+            share(f"the server's limit is changed, the client sets {case}", holds, client.ended().context)
+        for case, (client, wins) in of_limits.items():
+            mib = {"daemon": changed_mib, "client": lower_mib, "lifted": sheets.NO_LIMIT}[wins]
+            limit(f"the server's limit is changed, the client sets {case}", mib, client.ended().context)
+    table(*sheets.WINS_PERCENTAGE, shares)
+    table(*sheets.WINS_MEMORY, limits)
+    wrong = [f"{case}: {sms} SMs instead of {rule}" for case, _, rule, sms in shares if sms != rule]
+    wrong += [f"{case}: {found} MiB instead of {rule}" for case, rule, found in limits if not same(rule, found)]
+    assert not wrong, "; ".join(wrong)
+    seen(f"{len(shares)} cases of the percentage and {len(limits)} of memory are as the rules say")
+
+
+def same(mib: int | str, holds: int | str) -> bool:
+    """Whether a limit holds to what the driver rounds."""
+    if isinstance(mib, str) or isinstance(holds, str):
+        return mib == holds
+    return abs(mib - holds) <= ROUNDING_MIB
+
+
+def test_live_change_reaches_new_clients_and_leaves_running_ones(
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    running = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"])
+    before = running.wait_line("holding")["sms"]
+    restarts = deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"]
+    servers, percentage = daemon.servers(), stack.settings.mps.active_thread_percentage * 3 / 5
+    with daemon.limits():
+        started = time.monotonic()
+        daemon.apply(percentage, "4096M")
+        new = run(stack, "info", "--context").context
+        seconds = time.monotonic() - started
+        again = set(daemon.servers()) - set(servers)
+        table(*sheets.LIVE, [(sheets.LIVE_SECONDS, seconds), (sheets.LIVE_SERVERS, len(again))])
+        assert daemon.servers() == servers
+    assert new["sms"] == granted(stack, percentage)
+    assert new["free_mib"] == pytest.approx(4096 - context_mib(new["sms"]), abs=ROUNDING_MIB)
+    assert deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"] == restarts
+    assert running.wait_line("holding")["sms"] == before
+    if stack.settings.gpu.source == "host":
+        assert seconds < aims.LIVE_SECONDS
+    seen(f"a new pod has {new['sms']} SMs {seconds:.1f} s after the change, the running one keeps {before}")
+
+
+@pytest.mark.parametrize(("value", "free"), LIFTED)
+def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
+    stack: LiveStack, daemon: Daemon, value: str, free: int | None, seen: Callable[[str], None]
+) -> None:
+    """A program may set it where no policy sees it. Measured on a real GPU, and simulated likewise."""
+    with daemon.limits():
+        daemon.apply(20, "2048M")
+        found = run(stack, "info", "--context", "--setenv", f"{MEMORY}={value}").context
+    if free is None:
+        assert found["free_mib"] > 2048
+    else:
+        assert found["free_mib"] == pytest.approx(free - context_mib(found["sms"]), abs=ROUNDING_MIB)
+    seen(f"daemon 2 GiB, the program sets {value}: {found['free_mib']} MiB free")
+
+
+def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    env = ("--setenv", f"{PARTITIONING}=1", "--setenv", f"{PERCENTAGE}=100")
+    found = run(stack, "info", "--context", *env).context
+    assert found["sms"] == granted(stack, 100)
+    seen(f"{found['sms']} SMs under {stack.settings.mps.active_thread_percentage} %")
+
+
+def test_pods_of_a_workload_name_the_limits_that_they_started_with(
+    stack: LiveStack, seen: Callable[[str], None]
+) -> None:
+    mps, small = stack.settings.mps, stack.settings.mps.classes["small"]
+    words = f"{mps.active_thread_percentage} % of the SMs, {mps.pinned_device_memory_limit}"
+    own = f"{small.active_thread_percentage} % of the SMs, {small.pinned_device_memory_limit} (class small; at most "
+    notes = {
+        name: {pod["metadata"]["annotations"][LIMITS_ANNOTATION] for pod in deployed(stack, name)}
+        for name in ("clients", "limited")
+    }
+    assert all(len(found) == 1 for found in notes.values())
+    assert min(notes["clients"]).startswith(words)
+    assert min(notes["limited"]).startswith(own + words)
+    seen("; ".join(f"{name}: {min(found)}" for name, found in notes.items()))
+
+
+def test_speed_of_a_simulated_gpu_is_not_invented(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    if stack.settings.gpu.source == "host":
+        pytest.skip("the GPU is real: test_speed_follows_the_granted_multiprocessors measures it")
+    ended = run(stack, "flops", "1")
+    assert ended.code == NEEDS_A_REAL_GPU
+    assert ended.lines[-1]["error"] == "needs a real GPU"
+    seen(f"gpu-probe flops: {ended.lines[-1]['error']}")
+
+
+@pytest.fixture(scope="module")
+def curve(stack: LiveStack) -> dict[int, list[Burn]]:
+    """The repeats of a client alone on a real GPU, by the daemon's percentage; the stack's limits are put back."""
+    only_real(stack)
+    daemon, found = Daemon(stack), {}
+    with daemon.limits():
+        for percentage in THROTTLE:
+            daemon.apply(percentage, "0")
+            found[percentage] = throughput.finished(Client.start(stack, *throughput.ALONE))
+    return found
+
+
+@pytest.mark.gpu
+def test_speed_follows_the_granted_multiprocessors(
+    stack: LiveStack,
+    curve: dict[int, list[Burn]],
+    table: Callable[..., None],
+    plot: Callable[..., None],
+    seen: Callable[[str], None],
+) -> None:
+    rows = []
+    for percentage, burning in curve.items():
+        sms, *speeds = throughput.row(burning)
+        rows.append((percentage, sms, granted(stack, percentage), *speeds))
+    table(*sheets.THROTTLE, rows)
+    means = {percentage: throughput.mean(burning) for percentage, burning in curve.items()}
+    points = sorted((float(percentage), speed) for percentage, speed in means.items())
+    plot(sheets.THROTTLE.title, "thread percentage in %", "FP32 TFLOPS", {"mean of three repeats": points})
+    assert [sms for _, sms, *_ in rows] == [rule for _, _, rule, *_ in rows]
+    for percentage, sms, *_ in rows:
+        assert means[percentage] == pytest.approx(means[100] * sms / rows[0][1], rel=SHARE)
+    seen(", ".join(f"{percentage} %: {sms} SMs, {means[percentage]:.2f} TFLOPS" for percentage, sms, *_ in rows))
+
+
+@pytest.mark.gpu
+def test_three_clients_at_20_percent_are_equally_fast(
+    stack: LiveStack,
+    curve: dict[int, list[Burn]],
+    daemon: Daemon,
+    table: Callable[..., None],
+    seen: Callable[[str], None],
+) -> None:
+    with daemon.limits():
+        daemon.apply(20, "0")
+        clients = [Client.start(stack, *throughput.TOGETHER) for _ in range(3)]
+        together = throughput.at_once([throughput.finished(client) for client in clients])
+    rows = [(sheets.FIFTHS, number, *throughput.row(burning)) for number, burning in enumerate(together, 1)]
+    table(*sheets.TOGETHER, rows)
+    speeds = [throughput.mean(burning) for burning in together]
+    (sms,) = {burn.sms for burning in together for burn in burning}
+    assert sms == granted(stack, 20)
+    assert max(speeds) - min(speeds) <= aims.UNFAIRNESS * max(speeds)
+    # What they have together is what their SMs would give one.
+    whole = throughput.mean(curve[100]) * 3 * sms / curve[100][0].sms
+    assert sum(speeds) == pytest.approx(whole, rel=SHARE)
+    each = " / ".join(f"{speed:.2f}" for speed in speeds)
+    seen(f"{each}, together {sum(speeds):.2f} TFLOPS, {sum(speeds) / throughput.mean(curve[100]):.1%} of 100 %")
+
+
+@pytest.mark.gpu
+def test_client_that_is_refused_memory_slows_no_neighbour(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    limit = quantity_mib(stack.settings.mps.effective_memory_limit)
+    neighbour = Client.start(stack, *NEIGHBOURS)
+    neighbour.wait_line("tflops")
+    ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
+    burning = throughput.finished(neighbour)
+    parts = around(burning, ended.began, ended.finished)
+    rows = []
+    for when, part in parts.items():
+        speeds = [burn.tflops for burn in part]
+        rows.append((when, len(part), min(speeds), throughput.mean(part), max(speeds)))
+    table(*sheets.NEIGHBOUR, rows)
+    assert ended.lines[-1]["error"] == OUT_OF_MEMORY
+    least, before = min(burn.tflops for burn in burning), throughput.mean(parts["before"])
+    assert least >= before * (1 - HARM)
+    seen(f"{before:.2f} TFLOPS before, at least {least:.2f} while and after another was refused {limit} MiB")
+
+
+def around(burning: list[Burn], began: float, finished: float) -> dict[str, list[Burn]]:
+    """The repeats before, while and after a pod ran, whose times are whole seconds. AssertionError if one has none."""
+    parts: dict[str, list[Burn]] = {"before": [], "meanwhile": [], "after": []}
+    for burn in burning:
+        when = "before" if burn.end <= began else "after" if burn.begin >= finished + 1 else "meanwhile"
+        parts[when].append(burn)
+    empty = [when for when, part in parts.items() if not part]
+    assert not empty, f"no repeat was {', '.join(empty)}: the other pod ran from {began} to {finished}"
+    return parts
+
+
+@pytest.mark.gpu
+def test_clients_of_different_users_run_at_once(
+    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+) -> None:
+    only_real(stack)
+    most = stack.settings.mps.active_thread_percentage
+    asked = {"65532": most, "1000": most * 2 / 5}
+    clients = []
+    for user, percentage in asked.items():
+        pod = Client.manifest(stack, throughput.TOGETHER, {PERCENTAGE: f"{percentage:g}"})
+        pod["spec"]["securityContext"]["runAsUser"] = int(user)
+        clients.append(Client.create(stack, pod))
+    together = throughput.at_once([throughput.finished(client) for client in clients])
+    rows = [
+        (user, percentage, *throughput.row(burning))
+        for (user, percentage), burning in zip(asked.items(), together, strict=True)
+    ]
+    table(*sheets.USERS, rows)
+    sms = [burning[0].sms for burning in together]
+    assert sms == [granted(stack, percentage) for percentage in asked.values()]
+    ratio = throughput.mean(together[0]) / throughput.mean(together[1])
+    assert ratio == pytest.approx(sms[0] / sms[1], rel=SHARE)
+    # Root could change the daemon's limits through its pipe.
+    as_root = {"runAsNonRoot": False, "runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    said = stack.kubectl_fails(
+        *("create", "--dry-run=server", "-f", "-"), stdin=pod_of(stack, {}, securityContext=as_root)
+    )
+    assert "runAsNonRoot" in said
+    words = ", ".join(f"uid {user}: {count} SMs" for user, count in zip(asked, sms, strict=True))
+    seen(f"{words}, at once; a pod of root is refused")
+
+
+def pod_of(stack: LiveStack, env: dict[str, str], **changed: object) -> str:
+    """A client that nobody runs: the API server only looks at it."""
+    pod = Client.manifest(stack, ["info"], env)
+    pod["spec"].update(changed)
+    return yaml.safe_dump(pod)
+
+
+LIFTS = "would lift the limit"
+# name -> the variable, its value with the stack's own limits in it (MiB, GiB), and what the message has to say
+REFUSED = {
+    "percentage above the class": (PERCENTAGE, "{above}", "at most {most}"),
+    "percentage of 0": (PERCENTAGE, "0", "above 0"),
+    "percentage that is no number": (PERCENTAGE, "all", "plain number"),
+    "memory above the class": (MEMORY, "0={above_mib}M", "at most 0={mib}M"),
+    "memory above the class in G": (MEMORY, "0={above_gib}G", "at most 0={mib}M"),
+    "memory of another GPU": (MEMORY, "1=1M", LIFTS),
+    "memory that is junk": (MEMORY, "junk", LIFTS),
+    "memory of 0": (MEMORY, "0=0M", LIFTS),
+    "memory of two GPUs": (MEMORY, "0=1M,1=1M", LIFTS),
+    "partitioning by context": (PARTITIONING, "1", "is refused"),
+    "another pipe": ("CUDA_MPS_PIPE_DIRECTORY", "/tmp/none", "without limits"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, seen: Callable[[str], None]) -> None:
+    mps = stack.settings.mps
+    most, mib = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
+    values = {"most": most, "above": most + 1, "mib": mib, "above_mib": mib + 1, "above_gib": mib // 1024 + 1}
+    variable, value, message = REFUSED[name]
+    env = {variable: value.format(**values)}
+    said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
+    assert "dra-workshop-mps-clients" in said
+    assert message.format(**values) in said
+    seen(said.partition("denied request: ")[2].strip() or said.strip())
+
+
+def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
+    stack: LiveStack, seen: Callable[[str], None]
+) -> None:
+    pod = yaml.safe_load(pod_of(stack, {}))["spec"]
+    volumes = [*pod.get("volumes", []), {"name": "etc", "hostPath": {"path": "/etc"}}]
+    (container,) = pod["containers"]
+    hidden = {**container, "volumeMounts": [*container.get("volumeMounts", []), HIDES_THE_PIPE]}
+    nothing = {"name": "nothing", "emptyDir": {}}
+    for changed in (
+        {"volumes": volumes},
+        {"hostPID": True},
+        {"hostIPC": True},
+        {"hostNetwork": True},
+        {"containers": [hidden], "volumes": [*pod.get("volumes", []), nothing]},
+    ):
+        said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, {}, **changed))
+        # In mode claim Pod Security looks first, but for the last one.
+        assert "dra-workshop-mps-clients" in said or (stack.settings.mps.mode == "claim" and "PodSecurity" in said)
+    assert "nothing may be mounted over /tmp/nvidia-mps" in said
+    seen("hostPath /etc, hostPID, hostIPC, hostNetwork and a volume over the pipe are refused")
+
+
+def test_policy_allows_what_is_within_the_class(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    mps = stack.settings.mps
+    most, memory = mps.active_thread_percentage, mps_memory(mps.effective_memory_limit)
+    allowed = ({}, {PERCENTAGE: str(most)}, {PERCENTAGE: str(most / 4), MEMORY: "0=1M"}, {MEMORY: f"0={memory}"})
+    for env in allowed:
+        stack.kubectl("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
+    seen(f"no variables, {most} %, {most / 4} % with 1M, and {memory} pass")
+
+
+def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, seen: Callable[[str], None]) -> None:
+    level = stack.one("namespaces", CLIENTS)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    small = stack.settings.mps.classes["small"]
+    percentage, memory = str(small.active_thread_percentage), f"0={mps_memory(small.pinned_device_memory_limit)}"
+    labels = {CLASS_LABEL: "small", "pod-security.kubernetes.io/enforce": level}
+    with stack.playground(labels) as playground:
+        dry = ("create", "--dry-run=server", "-f", "-")
+        said = stack.kubectl_fails(*dry, stdin=moved(pod_of(stack, {}), playground))
+        assert "must set CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" in said
+        more = {PERCENTAGE: str(small.active_thread_percentage + 1), MEMORY: memory}
+        assert f"at most {percentage}" in stack.kubectl_fails(*dry, stdin=moved(pod_of(stack, more), playground))
+        stack.kubectl(*dry, stdin=moved(pod_of(stack, {PERCENTAGE: percentage, MEMORY: memory}), playground))
+    seen(said.partition("denied request: ")[2].strip())
+
+
+@pytest.mark.parametrize("labels", [{}, {CLASS_LABEL: "no-such-class"}], ids=["no class", "unknown class"])
+def test_namespace_without_a_known_class_may_not_mount_the_pipe(
+    stack: LiveStack, labels: dict[str, str], seen: Callable[[str], None]
+) -> None:
+    if stack.settings.mps.mode == "claim":
+        pytest.skip("mps.mode is claim: there is no pipe of the node")
+    with stack.playground({"pod-security.kubernetes.io/enforce": "privileged", **labels}) as playground:
+        pod = moved(pod_of(stack, {}), playground)
+        said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod)
+    assert "dra-workshop-mps-pipe" in said
+    seen(said.partition("denied request: ")[2].strip())
+
+
+def moved(text: str, playground: Playground) -> str:
+    pod = yaml.safe_load(text)
+    pod["metadata"]["namespace"] = playground.namespace
+    return yaml.safe_dump(pod)

@@ -1,0 +1,227 @@
+"""`make verify`: runs the checks of the modules that are on against a stack that is up.
+
+Prints a table and writes `verify.json` and `verify.xml` (JUnit) to results/<stack>; what failed has its
+diagnostics beside them. Ends with 0 if every check passed, 1 if one failed, 2 if there is nothing to check.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import rich.table
+from rich.console import Console
+from rich.markup import escape
+
+import modules
+from checks.live import LiveStack, NotThisStack
+from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
+from settings import Settings
+from toolchain import versions
+from toolchain.paths import CHECKOUT, SOURCE_FILE
+from toolchain.progress import duration
+
+PLAIN_WIDTH = 160  # of a log, which has no width of its own
+LAST_LINES = 20  # of pytest's own log, where it says why it stopped
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+class Recorder:
+    """A pytest plugin that keeps every check's outcome and what it measured, and shows that work goes on.
+
+    `after_each` is called when a check has ended and all of it is kept.
+    """
+
+    def __init__(self, console: Console, after_each: Callable[["Recorder"], object] = lambda recorder: None) -> None:
+        self.console, self._after_each = console, after_each
+        self.checks: list[Check] = []
+        self.tables: list[Table] = []
+        self.plots: list[Plot] = []
+        self.faults: list[Fault] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            # The last report of a check has all of its properties, whatever became of it.
+            self._keep_measured(report)
+        self._keep_outcome(report)
+        if report.when == "teardown":
+            self._after_each(self)
+
+    def _keep_outcome(self, report: pytest.TestReport) -> None:
+        # A set-up that fails or skips is the check's outcome too; a tear-down only if it fails.
+        if not (report.when == "call" or report.failed or (report.when == "setup" and report.skipped)):
+            return
+        seen = "; ".join(str(value) for key, value in report.user_properties if key == "seen")
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            seen = crash.message if crash else str(report.longrepr)
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            seen = report.longrepr[2].removeprefix("Skipped: ")
+        module, name = check_of(report.nodeid)
+        check = Check(module=module, name=name, result=report.outcome, seen=seen, seconds=report.duration)
+        if report.when == "teardown":
+            check = self._with_tear_down(check)
+        self.checks.append(check)
+        if not self.console.is_terminal:
+            return
+        self.console.print(f"  {check.module}  [{STYLES[check.result]}]{check.result}[/]  {escape(check.title)}")
+
+    def _with_tear_down(self, failed: Check) -> Check:
+        """The check once, where its tear-down failed after it had an outcome."""
+        if not self.checks or (self.checks[-1].module, self.checks[-1].name) != (failed.module, failed.name):
+            return failed
+        before = self.checks.pop()
+        seen = f"{before.seen}\nand its tear-down: {failed.seen}" if before.result == "failed" else failed.seen
+        return failed.model_copy(update={"seen": seen, "seconds": before.seconds + failed.seconds})
+
+    def _keep_measured(self, report: pytest.TestReport) -> None:
+        for key, value in report.user_properties:
+            if key == "table":
+                self.tables.append(Table.model_validate_json(str(value)))
+            elif key == "plot":
+                self.plots.append(Plot.model_validate_json(str(value)))
+            elif key == "fault":
+                self.faults.append(Fault.model_validate_json(str(value)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make verify", description=__doc__)
+    parser.add_argument("--stack", default="phase1", help="the stack to check (default: phase1)")
+    parser.add_argument("--module", action="append", help="check this module only; can be given more than once")
+    parser.add_argument("--check", action="append", help="only checks whose name has this word; more than once: or")
+    chosen = parser.parse_args()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    try:
+        live = LiveStack.find(CHECKOUT, chosen.stack)
+        _ = live.api  # refuses a cluster that is not the stack's, before anything is done to it
+    except NotThisStack as error:
+        console.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        return 2
+    numbers = [number for number in live.settings.modules if not chosen.module or number in chosen.module]
+    if unknown := set(chosen.module or ()) - set(live.settings.modules):
+        console.print(
+            f"[red]error:[/red] --module {', '.join(sorted(unknown))}: not on in stack {live.name}, which has "
+            f"{', '.join(live.settings.modules)}",
+            soft_wrap=True,
+        )
+        return 2
+
+    results = CHECKOUT / "results" / live.name
+    shutil.rmtree(results, ignore_errors=True)  # nothing to remove on the first run
+    results.mkdir(parents=True)
+    simulated = live.settings.gpu.source == "simulated"
+    console.print(
+        f"stack {live.name} at {live.kubeconfig}: modules {', '.join(numbers)}, "
+        f"{'simulated' if simulated else 'real'} GPUs"
+    )
+    # Before the checks, since one of them may leave an API server that does not answer.
+    about = _about(live, numbers)
+    started = time.monotonic()
+
+    def keep(recorder: Recorder, complete: bool = False) -> Results:
+        """Write what is known so far: of a run that is killed, all checks that ended are there."""
+        found = Results(
+            **about,
+            simulated=simulated,
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds=time.monotonic() - started,
+            complete=complete,
+            checks=tuple(recorder.checks),
+            tables=tuple(recorder.tables),
+            plots=tuple(recorder.plots),
+            faults=tuple(recorder.faults),
+        )
+        found.write(results / "verify.json")
+        return found
+
+    recorder = Recorder(console, keep)
+    files = [CHECKOUT / "checks" / modules.MODULES[n].check_file for n in numbers]
+    options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
+    only = ["-k", " or ".join(chosen.check)] if chosen.check else []
+    # pytest's own output goes to a file: the table is what a person reads.
+    with open(results / "pytest.log", "w") as log:
+        stdout, sys.stdout = sys.stdout, log
+        try:
+            code = pytest.main([*map(str, files), *options, *only, "-p", "no:cacheprovider"], plugins=[recorder])
+        finally:
+            sys.stdout = stdout
+    found = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    console.print(_table(found.checks))
+    if found.faults:
+        console.print(_fault_table(found.faults))
+    failed = [check for check in recorder.checks if check.result == "failed"]
+    console.print(
+        f"{len(recorder.checks) - len(failed)} of {len(recorder.checks)} checks passed or were skipped with a reason, "
+        f"{len(failed)} failed, in {duration(time.monotonic() - started)}; results in {results.relative_to(CHECKOUT)}",
+        soft_wrap=True,
+    )
+    # Once more, and last: the table above may be hundreds of lines long.
+    for check in failed:
+        console.print(f"[{STYLES['failed']}]failed[/] {check.module}  {escape(check.title)}: {escape(check.seen)}")
+    if failed:
+        console.print(f"what was there when they failed: {(results / 'diagnostics').relative_to(CHECKOUT)}")
+    elif code:
+        log = results / "pytest.log"
+        console.print(f"[red]error:[/red] the checks did not run to their end; {log.relative_to(CHECKOUT)} ends with:")
+        console.print(escape("\n".join(log.read_text().splitlines()[-LAST_LINES:])), soft_wrap=True)
+    return 1 if failed or code else 0
+
+
+def _table(checks: Sequence[Check]) -> rich.table.Table:
+    table = rich.table.Table(show_lines=False, header_style="bold", pad_edge=False)
+    for column in ("module", "check", "result"):
+        table.add_column(column, overflow="fold", ratio=3 if column == "check" else None)
+    table.add_column("what was seen", overflow="fold", ratio=5)
+    table.add_column("seconds", justify="right")
+    for check in checks:
+        result = f"[{STYLES[check.result]}]{check.result}[/]"
+        table.add_row(check.module, escape(check.title), result, escape(check.seen), f"{check.seconds:.1f}")
+    return table
+
+
+def _fault_table(faults: Sequence[Fault]) -> rich.table.Table:
+    table = rich.table.Table(title="faults and recovery", show_lines=False, header_style="bold", pad_edge=False)
+    for column in ("fault", "who noticed", "what broke"):
+        table.add_column(column, overflow="fold", ratio=1)
+    table.add_column("seconds to recover", justify="right")
+    table.add_column("what was lost", overflow="fold", ratio=1)
+    for fault in faults:
+        words = (escape(fault.fault), escape(fault.noticed), escape(fault.broke))
+        table.add_row(*words, f"{fault.seconds:.1f}", escape(fault.lost))
+    return table
+
+
+def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
+    """What is checked: the stack, its versions and GPUs, the modules that are checked and those that are not."""
+    runtimes = {node["status"]["nodeInfo"]["containerRuntimeVersion"] for node in live.get("nodes")}
+    return {
+        "stack": live.name,
+        "cluster": live.settings.cluster_name,
+        "kubernetes": json.loads(live.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"],
+        "containerRuntimes": tuple(sorted(runtimes)),
+        "driverVersion": live.settings.driver.version,
+        "substitutions": _substitutions(live.settings),
+        "gpus": tuple(live.outputs.get("gpus", ())),
+        "modules": tuple(ModuleTitle(number=number, title=modules.MODULES[number].title) for number in numbers),
+        "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
+    }
+
+
+def _substitutions(settings: Settings) -> tuple[str, ...]:
+    """What differs from upstream in the driver that set-up made; of a stack's own image nobody here knows."""
+    if settings.driver.version != versions.DRA_DRIVER:
+        return ()  # the other version is built as upstream has it
+    found = versions.SUBSTITUTIONS[json.loads(SOURCE_FILE.read_text())["way"]]
+    own = settings.images.dra_driver
+    return tuple(f"{words}, if `make setup` made {own}" if own else words for words in found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

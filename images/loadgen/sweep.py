@@ -1,0 +1,95 @@
+"""Measures a plan: starts each server, puts it under each load, prints a line of JSON for each point."""
+
+import asyncio
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from .figures import figures
+from .load import Load, closed, noise, opened
+from .plan import Plan, Point
+from .server import Server, ServerFailed
+
+PORT, NEIGHBOURS_PORT = 8100, 8200
+
+
+def say(record: dict[str, Any]) -> None:
+    print(json.dumps(record), flush=True)
+
+
+async def sweep(
+    plan: Plan, done: Iterable[str], command: Sequence[str], model: str, memory: str, start_seconds: float, folder: Path
+) -> int:
+    """Measure all points whose keys are not in `done`; returns how many servers did not start.
+
+    A server that does not start is said with its cause, and the others are measured all the same.
+    """
+    known, failed = set(done), 0
+    for percentage, neighbour in plan.servers:
+        points = [point for point in plan.points(percentage, neighbour) if point.key not in known]
+        if not points:
+            continue
+        async with AsyncExitStack() as stack:
+            servers = [Server(command, percentage, memory, PORT, folder)]
+            if neighbour is not None:
+                servers.append(Server(command, neighbour, memory, NEIGHBOURS_PORT, folder))
+            for server in servers:
+                stack.push_async_callback(server.stop)
+            try:
+                # Neighbours start at once: what one takes of the GPU is its own, under its own limit.
+                await asyncio.gather(*(server.start(start_seconds) for server in servers))
+            except ServerFailed as error:
+                failed += 1
+                say({"percentage": percentage, "neighbour": neighbour, "error": str(error)})
+                continue
+            for point in points:
+                say(await measure(plan, point, servers, model))
+    return failed
+
+
+async def measure(plan: Plan, point: Point, servers: Sequence[Server], model: str) -> dict[str, Any]:
+    """One point: its load, while the neighbour, if there is one, is busy."""
+    # Every repeat has prompts of its own, and every run of a point the same ones.
+    seed = zlib.crc32(point.key.encode())
+    load = Load(servers[0].url, model, plan.prompt_tokens, plan.output_tokens, seed)
+    times = (plan.warmup_seconds, plan.seconds, plan.drain_seconds)
+    async with AsyncExitStack() as stack:
+        noisy = []
+        if len(servers) > 1:
+            other = Load(servers[1].url, model, plan.prompt_tokens, plan.output_tokens, seed + 1)
+            noisy = await stack.enter_async_context(noise(other, plan.noise))
+        if point.loop == "closed":
+            window = await closed(load, int(point.level), *times)
+        else:
+            window = await opened(load, point.level, *times)
+    first = servers[0]
+    return {
+        "key": point.key,
+        "percentage": point.percentage,
+        "neighbour": point.neighbour,
+        "loop": point.loop,
+        "level": point.level,
+        "repeat": point.repeat,
+        "multiprocessors": first.multiprocessors,
+        "neighbourMultiprocessors": servers[1].multiprocessors if len(servers) > 1 else None,
+        "startSeconds": first.start_seconds,
+        "neighbourRequests": sum(answer.failure is None for answer in noisy),
+        **figures(window),
+    }
+
+
+def main(arguments: dict[str, Any]) -> int:
+    """`arguments` is what the Job's environment says, as JSON."""
+    plan = Plan.from_json(json.dumps(arguments["plan"]))
+    folder = Path(arguments["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ("done", "command", "model", "memory", "start_seconds")
+    failed = asyncio.run(sweep(plan, **{word: arguments[word] for word in words}, folder=folder))
+    if failed:
+        print(f"{failed} servers did not start; the lines with an error have the causes", file=sys.stderr)
+    say({"end": True, "failed": failed})
+    return 0
