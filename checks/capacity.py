@@ -12,7 +12,8 @@ from checks.live import RESTRICTED, LiveStack, Playground
 from checks.mps import MEMORY, Client, runs_once
 from components.consumable_capacity import LABEL
 from components.mps_clients import CLASS_LABEL
-from gpus.mps import CAPACITY_CLASS, MIB, quantity_bytes
+from gpus.mps import CAPACITY_CLASS
+from gpus.quantity import MIB, quantity_bytes
 
 NAMESPACE = "shared"
 NAMES = ("small", "medium", "large")

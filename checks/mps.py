@@ -15,7 +15,7 @@ from checks.live import HOPELESS, WAIT_SECONDS, LiveStack, Playground, wait_for
 from components.mps_daemon import NAME, NAMESPACE
 from gpus import models as gpu_models
 from gpus.models import GpuModel
-from gpus.mps import mps_memory
+from gpus.quantity import mps_memory
 
 CLIENTS = "mps"
 DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"

@@ -22,7 +22,8 @@ from checks.mps import (
 )
 from checks.privileges import beyond, of_every_pod, reviewed
 from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
-from gpus.mps import granted_multiprocessors, mps_memory
+from gpus.mps import granted_multiprocessors
+from gpus.quantity import mps_memory
 from modules import feature_gates
 from settings import GPU_MODELS
 

@@ -12,8 +12,8 @@ from checks.live import LiveStack, Playground
 from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Client, Daemon, Ended, deployed, model_of, run
 from checks.throughput import Burn, only_real
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION
-from gpus.mps import MIB, context_mib, granted_multiprocessors, mps_memory, quantity_mib
-from settings.blocks import Mps, MpsLimits
+from gpus.mps import Limits, context_mib, granted_multiprocessors
+from gpus.quantity import MIB, mps_memory, quantity_mib
 
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 NEEDS_A_REAL_GPU = 4  # gpu-probe's exit code for a simulated GPU that is asked for a speed
@@ -65,12 +65,11 @@ def test_clients_have_what_the_stack_gives_them(stack: LiveStack, seen: Callable
     seen(f"clients {describe(stack, mps)}; limited {describe(stack, mps.classes['small'])}")
 
 
-def expected_free(limits: Mps | MpsLimits, sms: int, holding: dict) -> int:
-    limit = limits.effective_memory_limit if isinstance(limits, Mps) else limits.pinned_device_memory_limit
-    return quantity_mib(limit) - context_mib(sms) - holding["allocated_bytes"] // MIB
+def expected_free(limits: Limits, sms: int, holding: dict) -> int:
+    return limits.memory_mib - context_mib(sms) - holding["allocated_bytes"] // MIB
 
 
-def describe(stack: LiveStack, limits: Mps | MpsLimits) -> str:
+def describe(stack: LiveStack, limits: Limits) -> str:
     percentage, memory = limits.active_thread_percentage, limits.pinned_device_memory_limit
     return f"{granted(stack, percentage)} SMs at {percentage} %, {memory}"
 

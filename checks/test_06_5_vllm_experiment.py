@@ -12,7 +12,8 @@ from checks.measured import VLLM, VLLM_SERVER, VLLM_TENANTS
 from checks.mps import Daemon
 from checks.vllm_server import MORE_SECONDS, Job, command, like_the_server, python, ready_pod, remove_left_over
 from gpus import vllm as vllm_memory
-from gpus.mps import granted_multiprocessors, mps_memory, quantity_mib
+from gpus.mps import granted_multiprocessors
+from gpus.quantity import mps_memory, quantity_mib
 from images.loadgen.plan import PROFILES, Plan
 from images.loadgen.points import Points, Summary
 from modules import gpu_model

@@ -18,7 +18,8 @@ from checks.vllm_server import (
     ready_pod,
     template,
 )
-from gpus.mps import granted_multiprocessors, quantity_mib
+from gpus.mps import granted_multiprocessors
+from gpus.quantity import quantity_mib
 from images.loadgen.server import cause
 from modules import gpu_model
 

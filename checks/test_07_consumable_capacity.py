@@ -13,7 +13,8 @@ from checks import measured as sheets
 from checks.capacity import NAMES, NAMESPACE, WAITING, claim_manifest, consumed, mib, pod_of, results, sizes, start
 from checks.live import LiveStack, Playground, wait_for
 from checks.mps import Client
-from gpus.mps import MIB, context_mib
+from gpus.mps import context_mib
+from gpus.quantity import MIB
 
 BURST, ALIVE_AT_ONCE, BURST_SECONDS = 50, 12, 600
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"

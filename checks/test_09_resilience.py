@@ -17,7 +17,8 @@ from checks.live import LiveStack, mebibytes, wait_for
 from checks.mps import CLIENTS, Client, Daemon, deployed, model_of
 from checks.test_04_mps import RPC_FAILURE, again, restarts
 from gpus.models import GpuModel
-from gpus.mps import granted_multiprocessors, quantity_mib
+from gpus.mps import granted_multiprocessors
+from gpus.quantity import quantity_mib
 
 Record = Callable[[Fault, float, str, str, str], None]
 

@@ -14,7 +14,8 @@ from components.manifests import load
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, MpsSharing, limit
 from components.mps_daemon import MpsDaemon
 from components.workload import SKIP_AWAIT
-from gpus.mps import CAPACITY_CLASS, mib_quantity
+from gpus.mps import CAPACITY_CLASS
+from gpus.quantity import mib_quantity
 
 KIND = "ValidatingAdmissionPolicy"
 # Where claims must request memory and carry no configuration of their own.
@@ -59,7 +60,7 @@ class SharedByMemory(MpsSharing):
         request_memory(document, memory_quantity(self.requests_mib[name]))
 
     def _limit(self, daemon: MpsDaemon, name: str, template: dict[str, Any]) -> None:
-        memory, percentage = self.requests_mib[name], daemon.limits.as_mps_reads_them[0]
+        memory, percentage = self.requests_mib[name], daemon.limits.mps_values[0]
         words = Output.concat(f"{percentage} % of the SMs, ", memory_quantity(memory), " (what its claim requests)")
         if isinstance(memory, int):
             words = f"{percentage} % of the SMs, {mib_quantity(memory)} (what its claim requests)"

@@ -10,7 +10,7 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.simulated_gpus import SimulatedGpus
-from gpus.mps import quantity_mib
+from gpus.quantity import quantity_mib
 from toolchain.paths import CHECKOUT
 from toolchain.versions import of_driver
 

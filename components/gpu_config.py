@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpus.mps import MIB, quantity_bytes
+from gpus.quantity import MIB, quantity_bytes
 
 DRIVER = "gpu.nvidia.com"
 API = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}

@@ -1,14 +1,13 @@
 """Clients of MPS: their limits, and what makes a pod of a plain manifest one of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
 from pulumi import Input
 
 from components.gpu_config import shared_by_mps
-from gpus.mps import mps_memory
+from gpus.mps import Limits
 
 FOLDER = "/run/dra-workshop/mps"
 PIPE_FOLDER, SHM_FOLDER = f"{FOLDER}/pipe", f"{FOLDER}/shm"
@@ -19,31 +18,6 @@ LIMITS_ANNOTATION = "dra-workshop/mps-limits"
 # What a container's program is behind where the container waits for the daemon itself.
 WAIT_FOLDER = "/run/dra-workshop/wait"
 WAIT_FIRST = (f"{WAIT_FOLDER}/mps-daemon", "wait", "--")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may use of a GPU; memory as Kubernetes quantities of whole MiB."""
-
-    active_thread_percentage: int
-    pinned_device_memory_limit: str
-    per_device: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def effective_memory_limit(self) -> str:
-        """What holds on the claim's only GPU."""
-        return next(iter(self.per_device.values()), self.pinned_device_memory_limit)
-
-    @property
-    def as_mps_reads_them(self) -> tuple[str, str]:
-        """Percentage and memory, as MPS writes them."""
-        return str(self.active_thread_percentage), mps_memory(self.pinned_device_memory_limit)
-
-    @property
-    def words(self) -> str:
-        """For people: one line."""
-        per_device = "".join(f", GPU {device}: {limit}" for device, limit in sorted(self.per_device.items()))
-        return f"{self.active_thread_percentage} % of the SMs, {self.pinned_device_memory_limit}{per_device}"
 
 
 class MpsSharing:
@@ -64,7 +38,7 @@ class MpsSharing:
             template, words = document["spec"]["template"], self.limits.words
             name = template["metadata"].get("labels", {}).get(CLASS_LABEL)
             if name or self.clients_limit_themselves:
-                limit(template["spec"], *(self.classes[name] if name else self.limits).as_mps_reads_them)
+                limit(template["spec"], *(self.classes[name] if name else self.limits).mps_values)
             if name:
                 words = f"{self.classes[name].words} (class {name}; at most {words})"
             # A client keeps the limits that it started with, so it starts again when they change.

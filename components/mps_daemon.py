@@ -13,7 +13,8 @@ from components.claims import CLAIMS, claim, every_gpu, request_memory
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.dra_driver import DraDriver
 from components.manifests import load
-from components.mps_clients import PIPE_FOLDER, SHM_FOLDER, Limits, MpsSharing, add_to_pod
+from components.mps_clients import PIPE_FOLDER, SHM_FOLDER, MpsSharing, add_to_pod
+from gpus.mps import Limits
 from toolchain.paths import CHECKOUT
 
 NAMESPACE = "mps-system"
@@ -66,7 +67,7 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
         super().__init__("dra-workshop:gpu:MpsDaemon", name, None, opts)
         self.image, self.limits, self.classes, self.simulated = image, limits, classes, simulated
         self.clients_limit_themselves, self.claimed_memory = most_memory is not None, claimed_memory
-        percentage, memory = limits.as_mps_reads_them
+        percentage, memory = limits.mps_values
         given = dict(zip(VARIABLES, (percentage, most_memory or memory), strict=True))
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",

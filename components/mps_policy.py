@@ -9,8 +9,9 @@ from pulumi import Input, Output, ResourceOptions
 
 from components.cluster import Cluster
 from components.manifests import load
-from components.mps_clients import CLASS_LABEL, Limits
-from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, quantity_mib
+from components.mps_clients import CLASS_LABEL
+from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, Limits
+from gpus.quantity import quantity_mib
 
 KIND = "ValidatingAdmissionPolicy"
 POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"

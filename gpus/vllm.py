@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
-from gpus.mps import MIB, context_mib
+from gpus.mps import context_mib
+from gpus.quantity import MIB
 from toolchain.paths import CHECKOUT
 
 MODELS = CHECKOUT / "manifests" / "06-vllm" / "models"

@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from machine.images import Images
-from modules import cluster, consumable_capacity, mps, observability, resilience, vllm, workloads
-from modules.cluster import feature_gates
+from modules import (
+    cluster,
+    consumable_capacity,
+    dra_driver,
+    mps,
+    mps_limits,
+    observability,
+    prerequisites,
+    resilience,
+    vllm,
+    vllm_experiment,
+    workloads,
+)
+from modules.dra_driver import feature_gates
 from modules.gpus import driver_root, gpu_model, host
 from modules.module import Built, Module
 from modules.mps import mps_outputs
@@ -42,14 +54,14 @@ DEFAULT = ("00", "01", "02", "03", "04", "05")
 MODULES = {
     module.number: module
     for module in (
-        Module("00", "prerequisites", "Prerequisites", (), cluster.check_prerequisites),
-        Module("01", "cluster", "Cluster and GPUs", (), cluster.build_cluster),
-        Module("02", "dra-driver", "NVIDIA's DRA driver", ("01",), cluster.build_driver),
+        Module("00", "prerequisites", "Prerequisites", (), prerequisites.build),
+        Module("01", "cluster", "Cluster and GPUs", (), cluster.build),
+        Module("02", "dra-driver", "NVIDIA's DRA driver", ("01",), dra_driver.build),
         Module("03", "workloads", "Exclusive GPUs by claim", ("01", "02"), workloads.build),
-        Module("04", "mps", "Two pods on one GPU by MPS", ("01", "02"), mps.build_mps),
-        Module("05", "mps-limits", "Limits of MPS, and who wins", ("01", "02", "04"), mps.build_mps_limits),
+        Module("04", "mps", "Two pods on one GPU by MPS", ("01", "02"), mps.build),
+        Module("05", "mps-limits", "Limits of MPS, and who wins", ("01", "02", "04"), mps_limits.build),
         Module("06", "vllm", "vLLM under a limit", ("01", "02", "04"), vllm.build),
-        Module("06.5", "vllm-experiment", "vLLM by thread percentage", ("01", "02", "04", "06"), vllm.build_sweep),
+        Module("06.5", "vllm-experiment", "vLLM by thread percentage", ("01", "02", "04", "06"), vllm_experiment.build),
         Module("07", "consumable-capacity", "One GPU for many claims", ("01", "02"), consumable_capacity.build),
         Module("08", "observability", "Admin access and metrics", ("01", "02"), observability.build),
         Module("09", "resilience", "Faults and what survives them", ("01", "02"), resilience.build),

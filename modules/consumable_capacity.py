@@ -8,7 +8,7 @@ from components.consumable_capacity import SharedByMemory, SharedGpuPolicy, memo
 from components.mps_daemon import MpsDaemon
 from components.workload import Workload
 from gpus import shares as capacity
-from gpus.mps import quantity_mib
+from gpus.quantity import quantity_mib
 from modules.gpus import gpu, host_gpu
 from modules.module import Built, Module
 

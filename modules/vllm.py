@@ -1,4 +1,4 @@
-"""Modules 06 and 06.5: vLLM as a client of MPS, and its speed by thread percentage."""
+"""Module 06: a vLLM server as a client of MPS."""
 
 import json
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ from pulumi import Input
 
 from components.vllm import NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE, Environment, Model, Resources, VllmServer
 from gpus import vllm as vllm_memory
-from gpus.mps import granted_multiprocessors, quantity_mib
-from images.loadgen.plan import PROFILES
+from gpus.mps import granted_multiprocessors
+from gpus.quantity import quantity_mib
 from machine.nvidia_driver import Mount
 from modules.gpus import gpu_model
 from modules.module import Built, Module
@@ -87,16 +87,4 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         "pinnedDeviceMemoryLimit": settings.vllm_limit,
         "gpuMemoryUtilization": utilization,
         "service": "vllm.mps.svc.cluster.local:8000",
-    }
-
-
-def build_sweep(module: Module, settings: "Settings", built: Built) -> None:
-    """Nothing lasts of it: the checks make the Job that measures."""
-    assert built.outputs["vllm"], "module 06.5 requires 06"
-    sweep = settings.vllm.sweep
-    plan = PROFILES[sweep.profile]
-    built.outputs["vllmExperiment"] = {
-        "profile": sweep.profile,
-        "percentages": list(sweep.percentages or plan.alone),
-        "repeats": sweep.repeats or plan.repeats,
     }

@@ -1,12 +1,14 @@
 """The blocks of a stack's config as types. Field names are those of the YAML."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from gpus.models import MAX_GPUS_PER_NODE
+from gpus.mps import Limits, Percentage
 
 MAX_WORKERS = 8
 
@@ -81,18 +83,8 @@ class Driver(_Block):
     log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
 
 
-Percentage = Annotated[int, Field(ge=1, le=100)]
-
-
-class MpsLimits(_Block):
-    """What one client of MPS may use: a share of the multiprocessors, and memory of the GPU."""
-
-    active_thread_percentage: Percentage = 20
-    pinned_device_memory_limit: str = "1Gi"
-
-
-class Mps(_Block):
-    """How pods share a GPU through MPS, and what each of them gets.
+class Mps(Limits):
+    """Way in which pods share a GPU through MPS, the limits of every client, and classes of clients with less.
 
     `daemon`: one MPS daemon on each GPU node; `claim`: NVIDIA's driver starts one for each claim.
     """
@@ -100,13 +92,13 @@ class Mps(_Block):
     mode: Literal["daemon", "claim"] = "daemon"
     active_thread_percentage: Percentage = 50
     pinned_device_memory_limit: str = "8Gi"
-    per_device_pinned_memory_limit: dict[str, str] = {}
-    classes: dict[str, MpsLimits] = {"small": MpsLimits()}
+    per_device_pinned_memory_limit: dict[str, str] = Field(default={})
+    classes: dict[str, Limits] = Field(default={"small": Limits()})
 
     @property
-    def effective_memory_limit(self) -> str:
-        """What holds on the claim's only GPU."""
-        return next(iter(self.per_device_pinned_memory_limit.values()), self.pinned_device_memory_limit)
+    def per_device(self) -> Mapping[str, str]:
+        """Memory limits of single GPUs by index or UUID."""
+        return self.per_device_pinned_memory_limit
 
 
 class CapacityRequests(_Block):

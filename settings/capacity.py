@@ -6,6 +6,7 @@ from typing import Any
 from gpus import mps as mps_limits
 from gpus import shares as capacity
 from gpus.models import GpuModel
+from gpus.quantity import MIB, quantity_bytes
 from settings.blocks import ConsumableCapacity, Driver, Gpu, Mps, Vllm
 from settings.problems import Problem
 
@@ -37,12 +38,12 @@ def taken_mib(mps: Mps, modules: tuple[str, ...], vllm: Vllm | None = None) -> i
     """What the claim of module 04 requests of its GPU: the limits of all its clients. 0 without a readable limit."""
     if MPS_MODULE not in modules:
         return 0
-    sizes = [mps_limits.quantity_bytes(mps.pinned_device_memory_limit)] * DEFAULT_CLIENTS
+    sizes = [quantity_bytes(mps.pinned_device_memory_limit)] * DEFAULT_CLIENTS
     if limited := mps.classes.get(CLASS_OF_LIMITED_CLIENT):
-        sizes.append(mps_limits.quantity_bytes(limited.pinned_device_memory_limit))
+        sizes.append(quantity_bytes(limited.pinned_device_memory_limit))
     if vllm and VLLM_MODULE in modules:
-        sizes.append(mps_limits.quantity_bytes(vllm.pinned_device_memory_limit or mps.pinned_device_memory_limit))
-    return int(sum(size for size in sizes if size is not None) / mps_limits.MIB)
+        sizes.append(quantity_bytes(vllm.pinned_device_memory_limit or mps.pinned_device_memory_limit))
+    return int(sum(size for size in sizes if size is not None) / MIB)
 
 
 def places(modules: tuple[str, ...], shares_: str) -> dict[str, int]:
@@ -155,14 +156,14 @@ def _request_rules(
 ) -> Iterator[Problem]:
     key, sizes = "consumableCapacity.requests", {}
     for name, text in chosen(block).items():
-        size = mps_limits.quantity_bytes(text)
+        size = quantity_bytes(text)
         if size is None:
             yield Problem(f"{key}.{name}", text, "is no quantity of memory", "write it like 8Gi or 512Mi")
-        elif size < mps_limits.MIB or (size / mps_limits.MIB).denominator != 1:
+        elif size < MIB or (size / MIB).denominator != 1:
             rule = "is not a whole number of MiB, the step in which the driver counts"
             yield Problem(f"{key}.{name}", text, rule, "write it in Mi or Gi")
         else:
-            sizes[name] = int(size / mps_limits.MIB)
+            sizes[name] = int(size / MIB)
     if len(sizes) < len(chosen(block)) or model is None or shares(driver, modules) == "disabled":
         return
     taken = taken_mib(mps, modules)  # vLLM's part is of a host's GPU, which has no model here

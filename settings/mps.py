@@ -6,7 +6,9 @@ from typing import Any
 
 from gpus import mps as mps_limits
 from gpus.models import GpuModel
-from settings.blocks import UUID, Driver, Gpu, Mps, MpsLimits
+from gpus.mps import Limits
+from gpus.quantity import MIB, quantity_bytes
+from settings.blocks import UUID, Driver, Gpu, Mps
 from settings.capacity import CLASS_OF_LIMITED_CLIENT, DEFAULT_CLIENTS
 from settings.problems import Problem
 
@@ -69,7 +71,7 @@ def _gate_rules(mps: Mps, driver: Driver) -> Iterator[Problem]:
         yield Problem("driver.featureGates.DynamicMIG", True, rule, "switch it off or set mps.mode to daemon")
 
 
-def _limits_rules(key: str, limits: Mps | MpsLimits, models: list[GpuModel]) -> Iterator[Problem]:
+def _limits_rules(key: str, limits: Limits, models: list[GpuModel]) -> Iterator[Problem]:
     """Percentage and memory of one group of clients, on each model that they may meet."""
     percentage = limits.active_thread_percentage
     for model in models:
@@ -82,11 +84,11 @@ def _limits_rules(key: str, limits: Mps | MpsLimits, models: list[GpuModel]) -> 
 
 
 def _memory_rules(key: str, text: str, percentage: int, models: list[GpuModel]) -> Iterator[Problem]:
-    size = mps_limits.quantity_bytes(text)
+    size = quantity_bytes(text)
     if size is None:
         yield Problem(key, text, "is no quantity of memory", "write it like 8Gi or 512Mi")
         return
-    mib = size / mps_limits.MIB
+    mib = size / MIB
     if mib < 1 or mib.denominator != 1:
         rule = "rounds to 0 MiB" if mib < 1 else "is not a whole number of MiB, which MPS counts in"
         yield Problem(key, text, rule, "write it in Mi or Gi")
@@ -100,7 +102,7 @@ def _memory_rules(key: str, text: str, percentage: int, models: list[GpuModel]) 
             yield Problem(key, text, rule, f"use more than {context}Mi or a smaller thread percentage")
 
 
-def _class_rules(name: str, limits: MpsLimits, mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
+def _class_rules(name: str, limits: Limits, mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
     key = f"mps.classes.{name}"
     if not CLASS_NAME.fullmatch(name):
         rule = "must be at most 30 lower-case letters, digits and '-', since it becomes a label"
@@ -114,8 +116,8 @@ def _class_rules(name: str, limits: MpsLimits, mps: Mps, models: list[GpuModel])
         rule = f"is above mps.activeThreadPercentage ({mps.active_thread_percentage}), which caps every client"
         yield Problem(f"{key}.activeThreadPercentage", limits.active_thread_percentage, rule, "lower it or raise that")
     memory = mps.effective_memory_limit
-    own, cap = (mps_limits.quantity_bytes(text) for text in (limits.pinned_device_memory_limit, memory))
-    if own is not None and cap is not None and own > cap >= mps_limits.MIB:
+    own, cap = (quantity_bytes(text) for text in (limits.pinned_device_memory_limit, memory))
+    if own is not None and cap is not None and own > cap >= MIB:
         rule = f"is above {_memory_key(mps)} ({memory}), which caps every client"
         text = limits.pinned_device_memory_limit
         yield Problem(f"{key}.pinnedDeviceMemoryLimit", text, rule, "lower it or raise that")
@@ -132,13 +134,13 @@ def _device_rules(key: str, text: str, mps: Mps, models: list[GpuModel]) -> Iter
 
 
 def _sum_rules(mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
-    sizes = [mps_limits.quantity_bytes(mps.effective_memory_limit)] * DEFAULT_CLIENTS
+    sizes = [quantity_bytes(mps.effective_memory_limit)] * DEFAULT_CLIENTS
     if limited := mps.classes.get(CLASS_OF_LIMITED_CLIENT):
-        sizes.append(mps_limits.quantity_bytes(limited.pinned_device_memory_limit))
+        sizes.append(quantity_bytes(limited.pinned_device_memory_limit))
     known = [size for size in sizes if size is not None]
-    total = sum(known) / mps_limits.MIB
+    total = sum(known) / MIB
     for model in models:
-        if max(known, default=0) / mps_limits.MIB <= model.memory_mib < total:
+        if max(known, default=0) / MIB <= model.memory_mib < total:
             rule = f"is too much: the limits of the {len(known)} clients that share a GPU add up to "
             rule += f"{float(total):.0f} MiB, and {model.key} has {model.memory_mib}"
             yield Problem(_memory_key(mps), mps.effective_memory_limit, rule, "lower it")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpus.models import MAX_GPUS_PER_NODE
+from gpus.mps import Limits
 from settings.blocks import (
     BLOCKS,
     MAX_WORKERS,
     CapacityRequests,
     GpuNode,
-    MpsLimits,
     VllmDimensions,
     VllmModel,
     VllmSweep,
@@ -91,7 +91,7 @@ def _keys(block: str, path: tuple[Any, ...]) -> list[str]:
     if "nodes" in path:
         model = GpuNode
     elif "classes" in path:
-        model = MpsLimits
+        model = Limits
     elif "requests" in path:
         model = CapacityRequests
     elif "dimensions" in path:

@@ -81,7 +81,7 @@ class Settings:
             # Modules have no default in the model: Pulumi.yaml declares theirs, where readers look for it.
             default: Any = list(module_graph.DEFAULT) if name == "modules" else {}
             try:
-                blocks[name] = adapter.validate_json(json.dumps(raw.get(name, default)))
+                blocks[name] = adapter.validate_json(json.dumps(raw.get(name, default)), by_alias=True, by_name=False)
             except ValidationError as error:
                 problems += (explain(name, detail) for detail in error.errors())
         problems += broken(blocks, stack)

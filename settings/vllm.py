@@ -7,6 +7,7 @@ from typing import Any
 
 from gpus import mps as mps_limits
 from gpus import vllm as vllm_memory
+from gpus.quantity import MIB, quantity_bytes, quantity_mib
 from gpus.vllm import Dimensions
 from settings.blocks import Cluster, Mps, Vllm, VllmModel
 from settings.problems import Problem, suggest
@@ -97,10 +98,10 @@ def _folder_rules(key: str, text: str | None, cluster: Cluster | None, file: str
 
 
 def _quantity_rules(key: str, text: str) -> Iterator[Problem]:
-    size = mps_limits.quantity_bytes(text)
+    size = quantity_bytes(text)
     if size is None:
         yield Problem(key, text, "is no quantity of memory", "write it like 8Gi or 512Mi")
-    elif size < mps_limits.MIB or (size / mps_limits.MIB).denominator != 1:
+    elif size < MIB or (size / MIB).denominator != 1:
         yield Problem(key, text, "is not a whole number of MiB", "write it in Mi or Gi")
 
 
@@ -108,7 +109,7 @@ def _shared_memory_rules(text: str, mps: Mps | None) -> Iterator[Problem]:
     key = "vllm.sharedMemory"
     if problems := list(_quantity_rules(key, text)):
         yield from problems
-    elif mps and mps.mode == "claim" and mps_limits.quantity_mib(text) > CLAIM_SHARED_MEMORY_MIB:
+    elif mps and mps.mode == "claim" and quantity_mib(text) > CLAIM_SHARED_MEMORY_MIB:
         rule = f"is more than the {CLAIM_SHARED_MEMORY_MIB} MiB that NVIDIA's driver mounts at /dev/shm for a claim"
         yield Problem(key, text, rule, "lower it or set mps.mode to daemon")
 
@@ -125,8 +126,8 @@ def _limit_rules(vllm: Vllm, mps: Mps) -> Iterator[Problem]:
     cap, text = mps.effective_memory_limit, own or mps.effective_memory_limit
     if list(_quantity_rules("", cap)):
         return  # the rules of `mps` say what is wrong with it
-    limit = mps_limits.quantity_mib(text)
-    if limit > mps_limits.quantity_mib(cap):
+    limit = quantity_mib(text)
+    if limit > quantity_mib(cap):
         rule = f"is above the memory limit of mps ({cap}), which caps every client"
         yield Problem(key, text, rule, "lower it or raise that")
     if not vllm.model.is_dummy or list(_model_rules(vllm.model, None)):

@@ -9,7 +9,7 @@ import pytest
 import modules
 from gpus import shares as capacity
 from gpus.models import load_models
-from gpus.mps import mib_quantity, quantity_mib
+from gpus.quantity import mib_quantity, quantity_mib
 from settings import Settings, SettingsError
 from tests.golden import recorder, stacks
 

@@ -14,7 +14,8 @@ import pytest
 from checks import measured as sheets
 from checks import mps, test_04_mps, test_05_mps_limits, test_08_observability, throughput
 from checks.mps import MEMORY, PERCENTAGE, Ended
-from gpus.mps import MIB, context_mib, granted_multiprocessors, quantity_mib
+from gpus.mps import context_mib, granted_multiprocessors
+from gpus.quantity import MIB, quantity_mib
 from settings import GPU_MODELS, Settings
 
 MODEL = GPU_MODELS["h100-80gb"]

@@ -10,12 +10,16 @@ import pytest
 from components.claims import every_gpu
 from components.dra_driver import uuid_of
 from components.manifests import load
-from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, WAIT_FOLDER, Limits, MpsByClaim, add_to_pod
+from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, WAIT_FOLDER, MpsByClaim, add_to_pod
 from components.mps_daemon import VARIABLES, daemon_set_spec
 from components.mps_policy import binding_spec
+from gpus.mps import Limits
 from settings import Settings
+from settings.blocks import Mps
 from tests.golden import stacks
 from tests.golden.recorder import Recording, Resource
+
+LIMITS = Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi")
 
 MODULES = ["01", "02", "03", "04", "05"]
 CLIENTS, LIMITED = "shared-gpu-clients", "limited-client-limited"
@@ -150,7 +154,7 @@ def test_a_classs_limits_are_in_the_environment_of_its_clients_alone(daemon: Rec
 
 
 def test_a_classs_limits_are_in_every_container_of_its_client():
-    sharing = MpsByClaim(Limits(50, "8Gi"), {"small": Limits(7, "0.5Gi")})
+    sharing = MpsByClaim(LIMITS, {"small": Limits(active_thread_percentage=7, pinned_device_memory_limit="0.5Gi")})
     metadata: dict[str, Any] = {"labels": {CLASS_LABEL: "small"}}
     containers: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "env": []}]
     template = {"metadata": metadata, "spec": {"containers": containers}}
@@ -168,7 +172,7 @@ def test_changed_limits_restart_the_clients(mode: str):
 
 
 def test_limits_of_single_gpus_are_in_the_annotation_as_well():
-    limits = Limits(50, "8Gi", {"1": "2Gi", "0": "4Gi"})
+    limits = Mps(per_device_pinned_memory_limit={"1": "2Gi", "0": "4Gi"})
     assert limits.words == "50 % of the SMs, 8Gi, GPU 0: 4Gi, GPU 1: 2Gi"
 
 
@@ -192,7 +196,7 @@ def test_mps_by_claim_takes_limits_of_single_gpus():
 
 def test_mps_by_claim_configures_templates_as_well():
     document = {"kind": "ResourceClaimTemplate", "spec": {"spec": {"devices": {"requests": [{"name": "one"}]}}}}
-    MpsByClaim(Limits(50, "8Gi"), {}).share(document)
+    MpsByClaim(LIMITS, {}).share(document)
     assert document["spec"]["spec"]["devices"]["config"][0]["requests"] == ["one"]
 
 

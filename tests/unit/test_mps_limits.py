@@ -5,15 +5,8 @@ from fractions import Fraction
 import pytest
 
 from gpus.models import load_models
-from gpus.mps import (
-    MIB,
-    context_mib,
-    granted_multiprocessors,
-    least_percentage,
-    mps_memory,
-    quantity_bytes,
-    quantity_mib,
-)
+from gpus.mps import context_mib, granted_multiprocessors, least_percentage
+from gpus.quantity import MIB, mps_memory, quantity_bytes, quantity_mib
 
 MODELS = load_models()
 H100 = MODELS["h100-80gb"]
@@ -90,5 +83,5 @@ def test_whole_mib_are_what_mps_reads_with_an_m(text: str, mib: int):
 
 @pytest.mark.parametrize("text", ["8G", "1Ki", "lots"])
 def test_what_settings_would_have_refused_is_not_rounded(text: str):
-    with pytest.raises(AssertionError, match=f"{text} is no quantity of whole MiB"):
+    with pytest.raises(ValueError, match=f'"{text}": is no quantity of whole MiB'):
         mps_memory(text)

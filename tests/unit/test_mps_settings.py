@@ -7,10 +7,11 @@ import pytest
 
 import modules
 from gpus.models import simulated_gpus
+from gpus.mps import Limits
 from machine import gpus as host_gpus
 from machine.gpus import HostGpus
 from settings import Settings, SettingsError
-from settings.blocks import Mps, MpsLimits
+from settings.blocks import Mps
 from settings.rules import GPU_MODELS
 from tests.golden.stacks import HOST_DRIVER, HOST_GPUS
 
@@ -27,7 +28,7 @@ def keys(**blocks: Any) -> list[str]:
 
 def test_limits_have_defaults_that_every_model_can_grant():
     for model in GPU_MODELS:
-        assert parse(gpu={"model": model}).mps == Mps(mode="daemon", classes={"small": MpsLimits()})
+        assert parse(gpu={"model": model}).mps == Mps(mode="daemon", classes={"small": Limits()})
 
 
 def test_all_that_is_wrong_with_mps_is_told_at_once():

@@ -18,10 +18,10 @@ from components.cluster import ExistingCluster
 from components.dra_driver import DraDriver
 from components.gpu_exporter import COUNTERS, DCGM_EXPORTER_IMAGE, GpuExporter, counters_csv, daemon_set_spec
 from components.manifests import MANIFESTS, load
-from components.mps_clients import Limits
 from components.mps_daemon import MpsDaemon
 from components.prometheus import GRAFANA_IMAGE, PROMETHEUS_IMAGE, Prometheus
 from components.taint_keeper import TaintKeeper
+from gpus.mps import Limits
 from tests.golden.recorder import CHECKOUT, Recording, run
 from tests.golden.stacks import FOLDER
 
@@ -98,7 +98,7 @@ def record(
         sharing = MpsDaemon(
             "mps-daemon",
             image="mps-daemon:v1",
-            limits=Limits(50, "8Gi"),
+            limits=Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi"),
             classes={},
             nodes=["a-node"],
             simulated=simulated,
