@@ -18,7 +18,7 @@ from checks.mps import CLIENTS, Daemon, deployed
 from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
 from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
-from modules import driver_root
+from machine.gpus import driver_root
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Ground:
         spec["terminationGracePeriodSeconds"] = 1
         spec["resourceClaims"] = [{"name": "gpu", "resourceClaimName": claim or name}]
         (container,) = spec["containers"]
-        container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+        container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         container["resources"] |= {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "512Mi"}}
         self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([pod] if claim else [made, pod]))
 
@@ -538,7 +538,7 @@ def anywhere(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]
     pod = next(document for document in example if document["kind"] == "Pod")
     spec = {**pod["spec"], "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": name}]}
     (container,) = spec["containers"]
-    container["image"] = stack.settings.images.gpu_probe or container["image"]
+    container["image"] = stack.settings.images.get("gpu-probe") or container["image"]
     spec["terminationGracePeriodSeconds"] = 1
     labels = {"app": name}
     claim = claim_manifest(name, namespace, None, None)

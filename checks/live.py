@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from components.commands.kube import connect
-from modules import driver_root
+from machine.gpus import driver_root
 from settings import PROJECT, Settings
 from toolchain.paths import CHECKOUT
 
@@ -237,7 +237,7 @@ class Playground:
             if document["kind"] == "Pod":
                 pods.append(document["metadata"]["name"])
                 for container in document["spec"]["containers"]:
-                    container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+                    container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))
         return pods
 

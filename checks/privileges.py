@@ -8,7 +8,7 @@ import kr8s
 import yaml
 
 from checks.live import LiveStack
-from modules import driver_root
+from machine.gpus import driver_root
 
 NAMESPACES = (
     *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),

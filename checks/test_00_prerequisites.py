@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from checks.live import LiveStack
 from machine import prerequisites
-from modules import images_of
+from machine.images import images_of
 
 
 def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, seen: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from checks.live import LiveStack
 from checks.throughput import nvidia_smi
 from components.cluster import GPU_NODE_LABELS
 from gpus.models import simulated_gpus
-from modules import driver_root, host
+from machine.gpus import discover_host, driver_root
 from settings import GPU_MODELS
 
 
@@ -59,7 +59,7 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: C
         folder = f"{root.rstrip('/')}/usr"
         found = stack.in_node(node.node, "find", "-L", folder, "-maxdepth", "3", "-name", "libnvidia-ml.so.1")
         assert found.strip(), f"{node.node} has no libnvidia-ml.so.1 below {root}"
-        if of_the_host := host(stack.settings):
+        if of_the_host := discover_host(stack.settings):
             files = stack.in_node(node.node, "sh", "-c", "ls -d /dev/nvidia[0-9]*").split()
             assert not set(files) & set(of_the_host.hidden_devices)
             assert len(files) == len(of_the_host.chosen)
@@ -76,7 +76,7 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: C
 def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
     lines = []
     for node in stack.settings.gpu_nodes:
-        of_the_host = host(stack.settings)
+        of_the_host = discover_host(stack.settings)
         if of_the_host:
             text = nvidia_smi(stack, node.node, "-L")
         else:

@@ -7,7 +7,7 @@ import pytest
 from checks.live import LiveStack, Playground, mebibytes
 from components.dra_driver import describe
 from gpus.models import simulated_gpus
-from modules import host
+from machine.gpus import discover_host
 from settings import GPU_MODELS
 from toolchain import versions
 
@@ -31,7 +31,7 @@ def test_device_classes_are_there(stack: LiveStack, seen: Callable[[str], None])
 
 
 def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    if of_the_host := host(stack.settings):
+    if of_the_host := discover_host(stack.settings):
         published = {values["uuid"]: values for values in stack.devices().values() if values["type"] == "gpu"}
         expected = {gpu.uuid: (gpu.name, gpu.memory_mib) for gpu in of_the_host.published}
         assert {

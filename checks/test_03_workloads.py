@@ -11,7 +11,7 @@ from checks import measured as sheets
 from checks.capacity import claim_manifest
 from checks.live import LiveStack, Playground, mebibytes, wait_for
 from checks.throughput import only_real
-from modules import images_of
+from machine.images import images_of
 from tests.bench import test_allocation_latency as latency
 from tests.bench.figures import Timeline
 
@@ -183,7 +183,7 @@ def test_pod_with_a_claim_starts_soon(
     claim = claim_manifest("part", namespace, None, None)
     template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
     stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
-    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
+    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings)["gpu-probe"]
     # One after the other, each with the whole GPU to itself.
     for number in range(1, STARTS + 1):
         name = f"start-{number}"

@@ -24,7 +24,6 @@ from checks.privileges import beyond, of_every_pod, reviewed
 from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import mps_memory
-from modules import feature_gates
 from settings import GPU_MODELS
 
 RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
@@ -288,7 +287,7 @@ def again(stack: LiveStack, pod: str, count: int) -> bool:
 
 
 def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    if not feature_gates(stack.settings).get("TimeSlicingSettings"):
+    if not stack.settings.feature_gates.get("TimeSlicingSettings"):
         pytest.skip("the driver's gate TimeSlicingSettings is off: with it the driver sets compute modes")
     with stack.free_gpu(), stack.playground() as playground:
         pods = playground.create("04-mps/time-slicing")

@@ -16,7 +16,7 @@ from gpus.mps import granted_multiprocessors
 from gpus.quantity import mps_memory, quantity_mib
 from images.loadgen.plan import PROFILES, Plan
 from images.loadgen.points import Points, Summary
-from modules import gpu_model
+from machine.gpus import gpu_model
 from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.gpu

@@ -21,7 +21,7 @@ from checks.vllm_server import (
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import quantity_mib
 from images.loadgen.server import cause
-from modules import gpu_model
+from machine.gpus import gpu_model
 
 pytestmark = pytest.mark.gpu
 

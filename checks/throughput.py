@@ -9,7 +9,7 @@ import pytest
 from checks.live import LiveStack
 from checks.measured import REPEATS
 from checks.mps import Client
-from modules import driver_root
+from machine.gpus import driver_root
 
 # One client: half a second to warm up, then the repeats.
 ALONE = ("flops", "2", "--warmup", "0.5", "--repeats", str(len(REPEATS)))

@@ -18,10 +18,9 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-import modules
 from checks.live import LiveStack, NotThisStack
 from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
-from settings import Settings
+from settings import Settings, catalog
 from toolchain import versions
 from toolchain.paths import CHECKOUT, SOURCE_FILE
 from toolchain.progress import duration
@@ -142,7 +141,7 @@ def main() -> int:
         return found
 
     recorder = Recorder(console, keep)
-    files = [CHECKOUT / "checks" / modules.MODULES[n].check_file for n in numbers]
+    files = [CHECKOUT / "checks" / catalog.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
     only = ["-k", " or ".join(chosen.check)] if chosen.check else []
     # pytest's own output goes to a file: the table is what a person reads.
@@ -209,7 +208,7 @@ def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
         "driverVersion": live.settings.driver.version,
         "substitutions": _substitutions(live.settings),
         "gpus": tuple(live.outputs.get("gpus", ())),
-        "modules": tuple(ModuleTitle(number=number, title=modules.MODULES[number].title) for number in numbers),
+        "modules": tuple(ModuleTitle(number=number, title=catalog.MODULES[number].title) for number in numbers),
         "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
     }
 
@@ -219,7 +218,7 @@ def _substitutions(settings: Settings) -> tuple[str, ...]:
     if settings.driver.version != versions.DRA_DRIVER:
         return ()  # the other version is built as upstream has it
     found = versions.SUBSTITUTIONS[json.loads(SOURCE_FILE.read_text())["way"]]
-    own = settings.images.dra_driver
+    own = settings.images.get("dra-driver")
     return tuple(f"{words}, if `make setup` made {own}" if own else words for words in found)
 
 

@@ -11,6 +11,7 @@ from pulumi_command import local
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from components.simulated_gpus import SimulatedGpus
 from gpus.quantity import quantity_mib
+from settings import catalog
 from toolchain.paths import CHECKOUT
 from toolchain.versions import of_driver
 
@@ -131,7 +132,7 @@ def gpu_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> Mapping
         count = f"{len(found)} GPU{'s' if len(found) != 1 else ''}"
         raise pulumi.RunError(
             f"node {node} has {count}, and the modules of the stack use {number + 1}; switch one of them off "
-            '("03" holds one for itself), or use a node with more GPUs'
+            f'("{catalog.WORKLOADS.number}" holds one for itself), or use a node with more GPUs'
         )
     return found[number]
 

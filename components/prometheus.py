@@ -16,9 +16,6 @@ from components.gpu_exporter import GpuExporter
 from components.rbac import grant
 
 NAMESPACE = "monitoring"
-# The long-term line of Prometheus, and Grafana as Open Source.
-PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.13.5"
-GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
 PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 GRAFANA, GRAFANA_PORT = "grafana", 3000
 PLUGIN_PORT = 8080

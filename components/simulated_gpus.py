@@ -10,11 +10,10 @@ from pulumi import ResourceOptions
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
 from gpus.models import load_models, render_node_config
+from machine.nvidia_driver import SIMULATED_DRIVER_FOLDER as HOST_FOLDER
+from machine.nvidia_driver import SIMULATED_DRIVER_ROOT as DRIVER_ROOT
 
 NAMESPACE = "gpu-sim"
-# On the node's disk, not below /run, so that it outlives a restart of the node.
-HOST_FOLDER = "/var/lib/gpu-sim"
-DRIVER_ROOT = f"{HOST_FOLDER}/driver"
 
 
 class SimulatedGpus(pulumi.ComponentResource):

@@ -13,10 +13,7 @@ from components.manifests import load
 from components.mps_clients import MpsSharing
 from toolchain.paths import CHECKOUT
 
-VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.26.0"
 PORT = 8000
-# Where a folder of the host is in a Kind node; elsewhere nodes have it at its own path.
-NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"
 MODEL_FOLDER, DUMMY_FOLDER = "/models/model", "/models/dummy"
 LOAD = "vllm-load"
 PROBE_SECONDS = 5

@@ -368,3 +368,6 @@ def render_node_config(
         if static_mig:
             lines.append(f"mig = {','.join(static_mig)}")
     return "\n".join(lines) + "\n"
+
+
+GPU_MODELS = load_models()

@@ -139,7 +139,7 @@ def _image(ref: str) -> Iterator[Finding]:
 
 def _gates(settings: Settings, images: Images) -> Iterator[Finding]:
     if settings.driver.feature_gates.get("FabricManagerPartitioning"):
-        ours = images.dra_driver.startswith("localhost/")
+        ours = images["dra-driver"].startswith("localhost/")
         seen = "FabricManagerPartitioning is on" + (", but go-nvfm is a stub in the driver built here" if ours else "")
         yield Finding("gates", seen, not ours, "drop it from driver.featureGates, or name upstream's images.draDriver")
 

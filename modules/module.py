@@ -1,9 +1,7 @@
 """What a module is, and what the modules have built so far."""
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.cluster import Cluster
 from components.dra_driver import DraDriver
@@ -11,9 +9,7 @@ from components.mps_clients import MpsSharing
 from components.simulated_gpus import SimulatedGpus
 from components.workload import Workload
 from machine.images import Images
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings.catalog import Module
 
 
 @dataclass
@@ -30,22 +26,4 @@ class Built:
     outputs: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Module:
-    """One module of the workshop."""
-
-    number: str
-    slug: str
-    title: str
-    requires: tuple[str, ...]
-    build: Callable[["Module", "Settings", Built], None]
-
-    @property
-    def name(self) -> str:
-        """Its folder in manifests/ and its page in docs/."""
-        return f"{self.number}-{self.slug}"
-
-    @property
-    def check_file(self) -> str:
-        """The file of its checks in checks/."""
-        return f"test_{re.sub('[-.]', '_', self.name)}.py"
+__all__ = ["Built", "Module"]

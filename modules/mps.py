@@ -1,6 +1,6 @@
 """Module 04: one GPU for two pods, by MPS."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 
@@ -8,33 +8,26 @@ from components.consumable_capacity import mps_size
 from components.mps_clients import MpsByClaim
 from components.mps_daemon import MpsDaemon
 from components.workload import Workload
-from gpus.mps import VLLM_CLASS, Limits, context_mib, granted_multiprocessors
+from gpus.mps import context_mib, granted_multiprocessors
 from gpus.quantity import mib_quantity, quantity_mib
+from machine.gpus import gpu_model
 from modules import changes
 from modules.consumable_capacity import most_memory_mib
-from modules.gpus import gpu, gpu_model
+from modules.gpus import uuid_for
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     assert built.cluster, "module 04 requires 01"
     assert built.driver, "module 04 requires 02"
-    limits = settings.mps
-    classes = dict(settings.mps.classes)
-    if "06" in settings.modules:
-        classes[VLLM_CLASS] = Limits(
-            active_thread_percentage=settings.vllm.active_thread_percentage,
-            pinned_device_memory_limit=settings.vllm_limit,
-        )
+    limits, classes = settings.mps_plan.limits, settings.mps_plan.classes
     if settings.mps.mode == "daemon":
         built.sharing = MpsDaemon(
             "mps-daemon",
             cluster=built.cluster,
             driver=built.driver,
-            image=built.images.mps_daemon,
+            image=built.images["mps-daemon"],
             limits=limits,
             classes=classes,
             nodes=[node.node for node in settings.gpu_nodes],
@@ -53,16 +46,16 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         manifests=module.name,
         cluster=built.cluster,
         driver=built.driver,
-        image=built.images.gpu_probe,
+        image=built.images["gpu-probe"],
         node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, module.number),
+        gpu=uuid_for(module, settings, built),
         sharing=built.sharing,
         timeout_seconds=settings.timeouts.workload,
     )
     built.outputs["mps"] = mps_outputs(settings)
 
 
-def mps_outputs(settings: "Settings") -> dict[str, Any]:
+def mps_outputs(settings: Settings) -> dict[str, Any]:
     """What the limits mean on the first node's GPU model; a preview shows how they change."""
     mps, model = settings.mps, gpu_model(settings)
     outputs: dict[str, Any] = {

@@ -1,17 +1,13 @@
 """Module 05: the limits of MPS, and who wins."""
 
-from typing import TYPE_CHECKING
-
 from components.mps_policy import MpsPolicy
 from components.workload import Workload
 from modules.consumable_capacity import most_memory_mib
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     assert built.cluster, "module 05 requires 01"
     assert built.driver, "module 05 requires 02"
     assert built.sharing and built.shared, "module 05 requires 04"
@@ -29,7 +25,7 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         manifests=module.name,
         cluster=built.cluster,
         driver=built.driver,
-        image=built.images.gpu_probe,
+        image=built.images["gpu-probe"],
         node=settings.gpu_nodes[0].node,
         sharing=built.sharing,
         after=[built.shared],

@@ -1,17 +1,13 @@
 """Module 00: the prerequisites that the machine has to meet."""
 
-from typing import TYPE_CHECKING
-
 import pulumi
 
 from machine import prerequisites
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     """Check the prerequisites, and warn of those that could be better met."""
     for finding in prerequisites.require(settings, built.images):
         pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")

@@ -1,21 +1,17 @@
 """Module 09: what keeps new pods off a GPU that broke. Its checks make the faults."""
 
-from typing import TYPE_CHECKING
-
 from components.taint_keeper import TaintKeeper
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     assert built.cluster, "module 09 requires 01"
     assert built.driver, "module 09 requires 02"
     TaintKeeper(
         "taint-keeper",
         cluster=built.cluster,
         driver=built.driver,
-        image=built.images.gpu_agents,
+        image=built.images["gpu-agents"],
         timeout_seconds=settings.timeouts.workload,
     )

@@ -1,53 +1,32 @@
 """Module 06: a vLLM server as a client of MPS."""
 
 import json
-from typing import TYPE_CHECKING
 
 from pulumi import Input
 
-from components.vllm import NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE, Environment, Model, Resources, VllmServer
+from components.vllm import Environment, Model, Resources, VllmServer
 from gpus import vllm as vllm_memory
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import quantity_mib
-from machine.nvidia_driver import Mount
-from modules.gpus import gpu_model
+from machine.gpus import gpu_model
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
-
-
-def image_of(settings: "Settings") -> str:
-    """The image for the GPU's compute capability where the stack has one, else the one for any."""
-    model = gpu_model(settings)
-    found = settings.vllm.images.get(model.cuda_compute_capability) if model else None
-    return found or settings.images.vllm or VLLM_IMAGE
+from settings import Settings
+from settings.blocks import NODE_ENVIRONMENT, NODE_MODEL
+from settings.catalog import MPS
 
 
-def images_to_load(settings: "Settings") -> list[str]:
-    """vLLM's image, where a Kind cluster cannot pull it, since it is only on this machine."""
-    image = image_of(settings) if "06" in settings.modules else ""
-    return [image] if image.startswith("localhost/") else []
-
-
-def mounts(settings: "Settings") -> list[Mount]:
-    """The folders of this machine that vLLM reads, for the GPU nodes of a Kind cluster."""
-    folders = ((settings.vllm.model.path, NODE_MODEL), (settings.vllm.python_environment, NODE_ENVIRONMENT))
-    return [Mount(path, node) for path, node in folders if path and "06" in settings.modules]
-
-
-def _utilization(settings: "Settings", built: Built) -> Input[str]:
+def _utilization(settings: Settings, built: Built) -> Input[str]:
     """gpu_memory_utilization under the limit of MPS. Another cluster's GPU is known once it is published."""
     assert built.driver, "GPUs are published by module 02"
     limit, model = quantity_mib(settings.vllm_limit), gpu_model(settings)
     if model:
         granted = granted_multiprocessors(model, settings.vllm.active_thread_percentage)
         return vllm_memory.utilization(limit, granted, model.memory_mib - model.reserved_memory_mib)
-    memory = built.driver.memory_mib(settings.gpu_nodes[0].node, settings.place("04"))
+    memory = built.driver.memory_mib(settings.gpu_nodes[0].node, settings.gpu_index(MPS))
     return memory.apply(lambda total: vllm_memory.utilization(limit, None, total))
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     assert built.cluster, "module 06 requires 01"
     assert built.sharing and built.shared, "module 06 requires 04"
     vllm, chosen, on_kind = settings.vllm, settings.vllm.model, settings.cluster.provider == "kind"
@@ -65,7 +44,7 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         "vllm",
         manifests=module.name,
         cluster=built.cluster,
-        image=image_of(settings),
+        image=built.images["vllm"],
         node=settings.gpu_nodes[0].node,
         sharing=built.sharing,
         model=model,

@@ -1,15 +1,11 @@
 """Module 06.5: vLLM's speed by thread percentage."""
 
-from typing import TYPE_CHECKING
-
 from images.loadgen.plan import PROFILES
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     """Nothing lasts of it: the checks make the Job that measures."""
     assert built.outputs["vllm"], "module 06.5 requires 06"
     sweep = settings.vllm.sweep

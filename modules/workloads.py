@@ -1,16 +1,12 @@
 """Module 03: GPUs that one pod has alone, by a claim."""
 
-from typing import TYPE_CHECKING
-
 from components.workload import Workload
-from modules.gpus import gpu
+from modules.gpus import uuid_for
 from modules.module import Built, Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: Settings, built: Built) -> None:
     assert built.cluster, "module 03 requires 01"
     assert built.driver, "module 03 requires 02"
     built.exclusive = Workload(
@@ -18,9 +14,9 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
         manifests=module.name,
         cluster=built.cluster,
         driver=built.driver,
-        image=built.images.gpu_probe,
+        image=built.images["gpu-probe"],
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
         node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, module.number),
+        gpu=uuid_for(module, settings, built),
         timeout_seconds=settings.timeouts.workload,
     )

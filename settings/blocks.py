@@ -2,22 +2,28 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from gpus.models import MAX_GPUS_PER_NODE
 from gpus.mps import Limits, Percentage
 
 MAX_WORKERS = 8
+B = TypeVar("B", bound=BaseModel)
+# Where folders of this machine are in a Kind node; elsewhere nodes have them at their own paths.
+NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
+    """Block of a stack's config, or a part of one."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
 
 
-class Cluster(_Block):
+class Cluster(Block):
     """Where the workshop runs: a Kind cluster of its own, or an existing cluster."""
 
     provider: Literal["kind", "existing"] = "kind"
@@ -28,7 +34,7 @@ class Cluster(_Block):
     context: str | None = None
 
 
-class GpuNode(_Block):
+class GpuNode(Block):
     """What differs on one GPU node: on Kind the workers in order, on an existing cluster named nodes."""
 
     name: str | None = None
@@ -45,7 +51,7 @@ def _device(value: Any) -> Any:
     raise ValueError("names no GPU; use its index (0) or UUID (GPU-...), as `nvidia-smi -L` has them")
 
 
-class Gpu(_Block):
+class Gpu(Block):
     """The GPUs: simulated ones of a model, or the host's.
 
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
@@ -71,7 +77,7 @@ def _shares(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(SHARES)} or a number of shares, at least 1; give one of them")
 
 
-class Driver(_Block):
+class Driver(Block):
     """NVIDIA's DRA driver: version, feature gates, how claims share a GPU, log verbosity.
 
     `consumable_shares` is the chart's value of that name; None leaves it to the modules: module 07 needs `memory`.
@@ -101,7 +107,7 @@ class Mps(Limits):
         return self.per_device_pinned_memory_limit
 
 
-class CapacityRequests(_Block):
+class CapacityRequests(Block):
     """What module 07's pods ask of a GPU's memory; None leaves it to what the GPU has."""
 
     small: str | None = None
@@ -110,7 +116,7 @@ class CapacityRequests(_Block):
     waiting: str | None = None
 
 
-class ConsumableCapacity(_Block):
+class ConsumableCapacity(Block):
     """How module 07 shares a GPU among independent claims, and who sees to it that they keep to their requests.
 
     `enforcement` None is `mps` where module 04's daemon runs, and `none` elsewhere.
@@ -120,28 +126,14 @@ class ConsumableCapacity(_Block):
     requests: CapacityRequests = CapacityRequests()
 
 
-class Observability(_Block):
+class Observability(Block):
     """What module 08 measures GPUs with, and whether it brings Prometheus and Grafana."""
 
     exporter: Literal["nvml", "dcgm"] = "nvml"
     prometheus: bool = False
 
 
-class Images(_Block):
-    """References to use instead of those that set-up made or upstream publishes."""
-
-    dra_driver: str | None = None
-    gpu_sim: str | None = None
-    gpu_probe: str | None = None
-    mps_daemon: str | None = None
-    gpu_agents: str | None = None
-    dcgm_exporter: str | None = None
-    prometheus: str | None = None
-    grafana: str | None = None
-    vllm: str | None = None
-
-
-class VllmDimensions(_Block):
+class VllmDimensions(Block):
     """What differs from a preset's dimensions; the names are those of Hugging Face's config.json."""
 
     hidden_size: Annotated[int, Field(ge=1)] | None = None
@@ -153,7 +145,7 @@ class VllmDimensions(_Block):
     max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
 
 
-class VllmModel(_Block):
+class VllmModel(Block):
     """Where vLLM's model is: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
 
     A model of dimensions has random weights. It is what there is if nothing is named.
@@ -177,7 +169,7 @@ class VllmModel(_Block):
         return not self.sources
 
 
-class VllmSweep(_Block):
+class VllmSweep(Block):
     """How module 06.5 measures; what is empty or None is the profile's."""
 
     profile: Literal["quick", "full"] = "quick"
@@ -185,7 +177,7 @@ class VllmSweep(_Block):
     repeats: Annotated[int, Field(ge=1, le=20)] | None = None
 
 
-class Vllm(_Block):
+class Vllm(Block):
     """The vLLM server of module 06 and what it may use of its GPU.
 
     `pinned_device_memory_limit` None is that of `mps`. `images` are by compute capability, `images.vllm` for any
@@ -208,8 +200,14 @@ class Vllm(_Block):
     extra_args: tuple[str, ...] = ()
     sweep: VllmSweep = VllmSweep()
 
+    @property
+    def node_folders(self) -> dict[str, str]:
+        """Folders of this machine with model and Python environment, by their places in a Kind node."""
+        folders = {NODE_MODEL: self.model.path, NODE_ENVIRONMENT: self.python_environment}
+        return {place: folder for place, folder in folders.items() if folder}
 
-class Timeouts(_Block):
+
+class Timeouts(Block):
     """How long to wait, in seconds: for Kind's cluster, the driver's GPUs, a workload."""
 
     cluster: Annotated[int, Field(ge=10, le=3600)] = 240
@@ -217,17 +215,37 @@ class Timeouts(_Block):
     workload: Annotated[int, Field(ge=10, le=3600)] = 180
 
 
-BLOCKS: dict[str, Any] = {
-    "cluster": Cluster,
-    "gpu": Gpu,
-    "driver": Driver,
-    "mps": Mps,
-    "consumableCapacity": ConsumableCapacity,
-    "observability": Observability,
-    "images": Images,
-    "timeouts": Timeouts,
-    "vllm": Vllm,
-    "modules": tuple[str, ...],
-}
-# A sequence is a tuple here, and a list in YAML and JSON, which pydantic's strict mode tells apart.
-ADAPTERS = {name: TypeAdapter(block) for name, block in BLOCKS.items()}
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of a complete configuration, each of them well-formed."""
+
+    modules: tuple[str, ...]
+    cluster: Cluster
+    gpu: Gpu
+    driver: Driver
+    images: Mapping[str, str]
+    """References to use instead of those that set-up made or upstream publishes, by the names of the catalog."""
+    timeouts: Timeouts
+    of_modules: Mapping[str, BaseModel]
+    """Blocks that single modules use, by their keys."""
+
+    def block(self, kind: type[B]) -> B:
+        """Block of that type, which a module of the catalog brings."""
+        return next(block for block in self.of_modules.values() if isinstance(block, kind))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Blocks of a configuration that is being checked; None for one that is not well-formed, which is reported."""
+
+    modules: tuple[str, ...] | None = None
+    cluster: Cluster | None = None
+    gpu: Gpu | None = None
+    driver: Driver | None = None
+    images: Mapping[str, str] | None = None
+    timeouts: Timeouts | None = None
+    of_modules: Mapping[str, BaseModel] = field(default_factory=dict)
+
+    def block(self, kind: type[B]) -> B | None:
+        """Block of that type, which a module of the catalog brings; None for one that is not well-formed."""
+        return next((block for block in self.of_modules.values() if isinstance(block, kind)), None)

@@ -51,3 +51,13 @@ STOCK_DRA_DRIVER_REPOSITORY = "registry.k8s.io/dra-driver-nvidia/dra-driver-nvid
 def of_driver(name: str, version: str) -> str:
     """What `name` is called for one of DRA_DRIVERS: the default's has no version in it."""
     return name if version == DRA_DRIVER else f"{name}-{version}"
+
+
+# Images of upstream that a stack runs as they are.
+# DCGM 4.6.1, exporter 4.8.4. Since 4.8.3 it tells holders by claims of resource.k8s.io/v1.
+# https://github.com/NVIDIA/dcgm-exporter/issues/590
+DCGM_EXPORTER_IMAGE = "nvcr.io/nvidia/k8s/dcgm-exporter:4.6.1-4.8.4-distroless"
+# The long-term line of Prometheus, and Grafana as Open Source.
+PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.13.5"
+GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
+VLLM_IMAGE = f"docker.io/vllm/vllm-openai:{VLLM}"

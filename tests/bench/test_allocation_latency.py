@@ -26,7 +26,7 @@ import yaml
 
 from checks.live import LiveStack, mebibytes, wait_for
 from components.dra_driver import NAMESPACE
-from modules import images_of
+from machine.images import images_of
 from settings import PROJECT
 from tests.bench.figures import STAGES, Moments, Prepared, Timeline, breakdown, percentile, save, show, spread
 from tests.e2e.workspace import Workspace
@@ -213,7 +213,7 @@ def prepared(stack: LiveStack) -> Prepared:
 
 def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -> Round:
     """Create the pods at once, wait until all run, and remove them with their claims."""
-    image = images_of(stack.settings).gpu_probe
+    image = images_of(stack.settings)["gpu-probe"]
     names = [f"{kind}-{number}" for number in range(count)]
     manifests = [pod(name, namespace, image, claim=kind == "claim") for name in names]
     timeline, before = Timeline(names), prepared(stack)

@@ -1,6 +1,5 @@
 """The stacks whose registrations are kept as texts, and how one is recorded whatever this machine is like."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,10 +8,9 @@ import yaml
 
 import modules
 from machine import gpus as host_gpus
+from machine import images, prerequisites
 from machine import kind as kind_cluster
-from machine import prerequisites
 from machine.gpus import HostGpu, HostGpus
-from machine.images import Images
 from machine.nvidia_driver import Found, HostDriver, Mount
 from settings import PROJECT, Settings
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
@@ -22,14 +20,12 @@ FILES = {
     **{file.name.split(".")[1]: file for file in sorted((CHECKOUT / "stacks").glob("Pulumi.*.yaml"))},
     **{file.stem: file for file in sorted((FOLDER / "variants").glob("*.yaml"))},
 }
-IMAGES = Images(
-    node="localhost/dra-workshop/node:v1-0123456789ab",
-    dra_driver="localhost/dra-workshop/dra-driver:v1-0123456789ab",
-    gpu_sim="localhost/dra-workshop/gpu-sim:v1-0123456789ab",
-    gpu_probe="localhost/dra-workshop/gpu-probe:v1-0123456789ab",
-    mps_daemon="localhost/dra-workshop/mps-daemon:v1-0123456789ab",
-    gpu_agents="localhost/dra-workshop/gpu-agents:v1-0123456789ab",
-)
+# What set-up recorded, whatever it did on this machine.
+INDEX = {
+    name: f"localhost/dra-workshop/{name}:v1-0123456789ab"
+    for name in ("node", "dra-driver", "dra-driver-0.4.1", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
+}
+IMAGES = images.Images(INDEX["node"], {name: ref for name, ref in INDEX.items() if name != "node"})
 NVIDIA, VERSION = Path("/usr/local/nvidia"), "580.159.04"
 LIBRARY_FOLDERS = ("/driver/usr/lib/x86_64-linux-gnu", "/driver/lib")
 # A machine with two H100s and their driver in a folder of its own, whatever this one has.
@@ -77,7 +73,6 @@ def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
         mock.patch.object(kind_cluster, "incarnation", return_value="1"),
         mock.patch.object(prerequisites, "require"),
         mock.patch.object(host_gpus, "discover", side_effect=host),
-        mock.patch.object(Images, "made_by_setup", side_effect=lambda chosen, _version: replace(IMAGES, **chosen)),
+        mock.patch.object(images, "read_index", return_value=INDEX),
     ):
-        images = modules.images_of(settings)
-        return run(lambda: export(modules.build(settings, images)), settings.stack, recorder)
+        return run(lambda: export(modules.build(settings, images.images_of(settings))), settings.stack, recorder)

@@ -16,14 +16,15 @@ from components.admin_access import AdminAccess
 from components.claims import every_gpu
 from components.cluster import ExistingCluster
 from components.dra_driver import DraDriver
-from components.gpu_exporter import COUNTERS, DCGM_EXPORTER_IMAGE, GpuExporter, counters_csv, daemon_set_spec
+from components.gpu_exporter import COUNTERS, GpuExporter, counters_csv, daemon_set_spec
 from components.manifests import MANIFESTS, load
 from components.mps_daemon import MpsDaemon
-from components.prometheus import GRAFANA_IMAGE, PROMETHEUS_IMAGE, Prometheus
+from components.prometheus import Prometheus
 from components.taint_keeper import TaintKeeper
 from gpus.mps import Limits
 from tests.golden.recorder import CHECKOUT, Recording, run
 from tests.golden.stacks import FOLDER
+from toolchain.versions import DCGM_EXPORTER_IMAGE, GRAFANA_IMAGE, PROMETHEUS_IMAGE
 
 DASHBOARD = MANIFESTS / "08-observability" / "dashboard.json"
 NAMESPACE = "kubernetes:core/v1:Namespace"

@@ -11,7 +11,8 @@ from machine import gpus as host_gpus
 from machine import kind as kind_cluster
 from machine import prerequisites
 from machine.prerequisites import Finding, PrerequisiteError, look, require
-from settings import Settings, rules
+from settings import Settings
+from settings import stack as settings_stack
 from tests.golden.stacks import FOLDER, IMAGES, host
 from toolchain import versions
 
@@ -45,7 +46,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     free = prerequisites.shutil.disk_usage(tmp_path)._replace(free=50 * prerequisites.GIB)
-    monkeypatch.setattr(rules, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
     monkeypatch.setattr(prerequisites, "_run", made.run)
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "6.8.0-generic")
     monkeypatch.setattr(prerequisites.os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}.__getitem__)
@@ -219,7 +220,7 @@ def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
 def test_image_that_no_registry_serves_must_be_on_the_existing_node(machine: Machine):
     serve(machine, "37", listed=OURS[1:])
     (finding,) = failed(on_existing())
-    assert finding.seen == f"{IMAGES.dra_driver} is not on gpu-node-1" and "name it under images" in finding.remedy
+    assert finding.seen == f"{IMAGES['dra-driver']} is not on gpu-node-1" and "name it under images" in finding.remedy
 
 
 def test_node_that_cannot_list_all_its_images_is_trusted(machine: Machine):

@@ -1,41 +1,41 @@
 """Rules of the block `mps`: what a GPU can grant, what fits into its memory, what NVIDIA's driver accepts."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from gpus import mps as mps_limits
-from gpus.models import GpuModel
-from gpus.mps import Limits
+from gpus.models import GPU_MODELS, GpuModel
+from gpus.mps import DEFAULT_CLASS, Limits, context_mib, granted_multiprocessors, least_percentage
 from gpus.quantity import MIB, quantity_bytes
-from settings.blocks import UUID, Driver, Gpu, Mps
-from settings.capacity import CLASS_OF_LIMITED_CLIENT, DEFAULT_CLIENTS
+from settings import catalog
+from settings.blocks import UUID, Draft, Driver, Gpu, Mps
+from settings.catalog import LIMITED_CLASS
+from settings.plan import memory_of_clients
 from settings.problems import Problem
 
-# Modules that share a GPU through MPS.
-MPS_MODULES = ("04", "05")
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
 DEVICE_KEY = re.compile(rf"[0-9]{{1,2}}|{UUID}")
 
 
-def mps_rules(blocks: Mapping[str, Any], models: Mapping[str, GpuModel]) -> Iterator[Problem]:
-    """All that is wrong with the block; looks at other blocks where they are well-formed."""
-    mps, gpu, driver = (blocks.get(name) for name in ("mps", "gpu", "driver"))
-    modules = blocks.get("modules", ())
+def mps_rules(draft: Draft) -> Iterator[Problem]:
+    """Problems of the block; looks at other blocks where they are well-formed."""
+    mps, gpu, driver = draft.block(Mps), draft.gpu, draft.driver
     if mps is None:
         return
-    if mps.model_fields_set and "modules" in blocks and not set(MPS_MODULES) & set(modules):
-        rule = "is set, but no module that uses MPS is on"
-        yield Problem("mps", mps.model_dump(by_alias=True, exclude_unset=True), rule, 'add "04" to modules or drop mps')
     if driver:
         yield from _gate_rules(mps, driver)
-    used = [models[name] for name in _model_names(gpu) if name in models] if gpu else []
+    used = [GPU_MODELS[name] for name in _model_names(gpu) if name in GPU_MODELS] if gpu else []
     yield from _limits_rules("mps", mps, used)
     for name, limits in mps.classes.items():
         yield from _class_rules(name, limits, mps, used)
-    if CLASS_OF_LIMITED_CLIENT not in mps.classes:
-        rule = f'has no class "{CLASS_OF_LIMITED_CLIENT}"'
-        yield Problem("mps.classes", sorted(mps.classes), rule, "module 05's limited client is of that class; add it")
+    yield from _reserved_rules(mps, draft.modules or ())
+    if LIMITED_CLASS not in mps.classes:
+        rule = f'has no class "{LIMITED_CLASS}"'
+        yield Problem(
+            "mps.classes",
+            sorted(mps.classes),
+            rule,
+            f"module {catalog.MPS_LIMITS.number}'s limited client is of that class; add it",
+        )
     if mps.per_device_pinned_memory_limit and mps.mode == "daemon":
         rule = (
             "is for MPS by claim: CUDA applies a daemon's memory limits by the client's own numbers of its GPUs, and "
@@ -75,7 +75,7 @@ def _limits_rules(key: str, limits: Limits, models: list[GpuModel]) -> Iterator[
     """Percentage and memory of one group of clients, on each model that they may meet."""
     percentage = limits.active_thread_percentage
     for model in models:
-        least = mps_limits.least_percentage(model)
+        least = least_percentage(model)
         if percentage < least:
             granted, all_of = model.mps_minimum_multiprocessors, model.multiprocessors
             rule = f"cannot be granted: {model.key} gives a client {granted} of its {all_of} SMs or more"
@@ -94,7 +94,7 @@ def _memory_rules(key: str, text: str, percentage: int, models: list[GpuModel]) 
         yield Problem(key, text, rule, "write it in Mi or Gi")
         return
     for model in models:
-        context = mps_limits.context_mib(mps_limits.granted_multiprocessors(model, percentage))
+        context = context_mib(granted_multiprocessors(model, percentage))
         if mib > model.memory_mib:
             yield Problem(key, text, f"is more than the {model.memory_mib} MiB of {model.key}", "lower it")
         elif mib <= context:
@@ -107,10 +107,8 @@ def _class_rules(name: str, limits: Limits, mps: Mps, models: list[GpuModel]) ->
     if not CLASS_NAME.fullmatch(name):
         rule = "must be at most 30 lower-case letters, digits and '-', since it becomes a label"
         yield Problem("mps.classes", name, rule, "rename it")
-    if name == mps_limits.DEFAULT_CLASS:
+    if name == DEFAULT_CLASS:
         yield Problem("mps.classes", name, "is the class of the daemon's own limits", "rename it")
-    if name == mps_limits.CAPACITY_CLASS:
-        yield Problem("mps.classes", name, "is the class of module 07's pods", "rename it")
     yield from _limits_rules(key, limits, models)
     if limits.active_thread_percentage > mps.active_thread_percentage:
         rule = f"is above mps.activeThreadPercentage ({mps.active_thread_percentage}), which caps every client"
@@ -133,11 +131,16 @@ def _device_rules(key: str, text: str, mps: Mps, models: list[GpuModel]) -> Iter
     yield from _memory_rules(f"{name}.{key}", text, mps.active_thread_percentage, models)
 
 
+def _reserved_rules(mps: Mps, modules: tuple[str, ...]) -> Iterator[Problem]:
+    for row in catalog.MODULES.values():
+        for brought in row.mps_classes:
+            if brought.name in mps.classes and (brought.always_reserved or row.number in modules):
+                rule = f"is the class of module {row.number}'s {brought.clients}"
+                yield Problem("mps.classes", brought.name, rule, "rename it")
+
+
 def _sum_rules(mps: Mps, models: list[GpuModel]) -> Iterator[Problem]:
-    sizes = [quantity_bytes(mps.effective_memory_limit)] * DEFAULT_CLIENTS
-    if limited := mps.classes.get(CLASS_OF_LIMITED_CLIENT):
-        sizes.append(quantity_bytes(limited.pinned_device_memory_limit))
-    known = [size for size in sizes if size is not None]
+    known = memory_of_clients(catalog.MPS.mps_clients, {DEFAULT_CLASS: mps, **mps.classes})
     total = sum(known) / MIB
     for model in models:
         if max(known, default=0) / MIB <= model.memory_mib < total:

@@ -1,43 +1,36 @@
 """Rules of the block `vllm`: what its GPU has to be, what fits under its limit, where model and Python are."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpus import mps as mps_limits
 from gpus import vllm as vllm_memory
 from gpus.quantity import MIB, quantity_bytes, quantity_mib
 from gpus.vllm import Dimensions
-from settings.blocks import Cluster, Mps, Vllm, VllmModel
+from settings import catalog
+from settings.blocks import Cluster, Draft, Mps, Vllm, VllmModel
 from settings.problems import Problem, suggest
 
-MODULE, SWEEP_MODULE = "06", "06.5"
+MODULE, SWEEP_MODULE = catalog.VLLM.number, catalog.VLLM_EXPERIMENT.number
 CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
 # What NVIDIA's driver v0.5.0 mounts at /dev/shm for a claim's clients: cmd/gpu-kubelet-plugin/sharing.go (size=65536k).
 CLAIM_SHARED_MEMORY_MIB = 64
 
 
-def vllm_rules(blocks: Mapping[str, Any]) -> Iterator[Problem]:
-    """All that is wrong with the block; looks at other blocks where they are well-formed."""
-    vllm, gpu, mps, cluster = (blocks.get(name) for name in ("vllm", "gpu", "mps", "cluster"))
-    modules = blocks.get("modules")
-    if vllm is None or modules is None:
-        return
-    if MODULE not in modules:
-        if vllm.model_fields_set:
-            value = vllm.model_dump(by_alias=True, exclude_unset=True)
-            yield Problem(
-                "vllm", value, "is set, but the module that uses it is off", 'add "06" to modules or drop vllm'
-            )
+def vllm_rules(draft: Draft) -> Iterator[Problem]:
+    """Problems of the block; looks at other blocks where they are well-formed."""
+    vllm, mps = draft.block(Vllm), draft.block(Mps)
+    gpu, cluster, modules = draft.gpu, draft.cluster, draft.modules
+    if vllm is None or modules is None or MODULE not in modules:
         return
     if "sweep" in vllm.model_fields_set and SWEEP_MODULE not in modules:
         value = vllm.sweep.model_dump(by_alias=True, exclude_unset=True)
         rule = "is set, but the module that uses it is off"
-        yield Problem("vllm.sweep", value, rule, 'add "06.5" to modules or drop vllm.sweep')
+        yield Problem("vllm.sweep", value, rule, f'add "{SWEEP_MODULE}" to modules or drop vllm.sweep')
     if gpu and gpu.source == "simulated":
         rule = "runs CUDA code, and a simulated GPU runs none"
-        yield Problem("modules", MODULE, rule, 'set gpu.source to host or drop "06"')
+        yield Problem("modules", MODULE, rule, f'set gpu.source to host or drop "{MODULE}"')
     yield from _model_rules(vllm.model, cluster)
     yield from _folder_rules("vllm.pythonEnvironment", vllm.python_environment, cluster, "bin/python")
     yield from _quantity_rules("vllm.memory", vllm.memory)
@@ -47,9 +40,6 @@ def vllm_rules(blocks: Mapping[str, Any]) -> Iterator[Problem]:
             rule = "is no compute capability"
             yield Problem("vllm.images", capability, rule, 'write it like "9.0", in quotes')
     if mps:
-        if mps_limits.VLLM_CLASS in mps.classes:
-            rule = "is the class of module 06's server, which the block vllm has the limits of"
-            yield Problem("mps.classes", mps_limits.VLLM_CLASS, rule, "rename it")
         yield from _limit_rules(vllm, mps)
 
 

@@ -1,12 +1,11 @@
 """Rules of the host's GPUs: which of them, and what of their settings NVIDIA's driver may change."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from settings.blocks import Cluster, Driver, Gpu, Mps
+from settings import catalog
+from settings.blocks import Cluster, Draft, Driver, Gpu, Mps
 from settings.problems import Problem
 
-MPS_MODULE = "04"
 ALLOW = "gpu.allowComputeModeChange"
 # What each gate lets NVIDIA's driver do to the settings of a GPU. Source: cmd/gpu-kubelet-plugin of v0.5.0,
 # device_state.go and sharing.go.
@@ -16,17 +15,17 @@ GATES = {
 }
 
 
-def host_rules(blocks: Mapping[str, Any]) -> Iterator[Problem]:
-    """All that is wrong with how the host's GPUs are used; looks at other blocks where they are well-formed."""
-    gpu, cluster, driver, mps = (blocks.get(name) for name in ("gpu", "cluster", "driver", "mps"))
+def host_rules(draft: Draft) -> Iterator[Problem]:
+    """Problems of the use of the host's GPUs; looks at other blocks where they are well-formed."""
+    gpu, mps = draft.gpu, draft.block(Mps)
     if gpu is None:
         return
     if gpu.source == "simulated":
         yield from _simulated_rules(gpu)
         return
-    yield from _device_rules(gpu, cluster, mps)
+    yield from _device_rules(gpu, draft.cluster, mps)
     if not gpu.allow_compute_mode_change:
-        yield from _setting_rules(driver, mps, blocks.get("modules", ()))
+        yield from _setting_rules(draft.driver, mps, draft.modules or ())
 
 
 def _simulated_rules(gpu: Gpu) -> Iterator[Problem]:
@@ -55,7 +54,7 @@ def _device_rules(gpu: Gpu, cluster: Cluster | None, mps: Mps | None) -> Iterato
 
 
 def _setting_rules(driver: Driver | None, mps: Mps | None, modules: tuple[str, ...]) -> Iterator[Problem]:
-    if mps and mps.mode == "claim" and MPS_MODULE in modules:
+    if mps and mps.mode == "claim" and catalog.MPS.number in modules:
         rule = "lets NVIDIA's driver set the compute mode EXCLUSIVE_PROCESS on a GPU of the host while the claim lives"
         rule += ", and DEFAULT when it goes"
         yield Problem("mps.mode", "claim", rule, f"set {ALLOW} to true if that is meant, or mps.mode to daemon")
