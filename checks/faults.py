@@ -23,7 +23,7 @@ from modules import driver_root
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `name` is its row in docs/09-resilience.md, `bound` the seconds within which all is well again.
+    """One fault. `name` is its row in docs/learn/09-resilience.md, `bound` the seconds within which all is well again.
 
     The bounds are for two cores and clusters of the stack's own: what was measured, the kubelet's ten seconds between
     two starts of a container and its up to fifteen between two tries at a claim, and as much again for a machine that
@@ -33,7 +33,7 @@ class Fault:
     name: str
     bound: float
     by_claim: bool = False
-    """Only where `mps.mode` is `claim`, which the stack that docs/09-resilience.md is measured on is not."""
+    """Only where `mps.mode` is `claim`, which the stack that docs/learn/09-resilience.md is measured on is not."""
 
 
 PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)
@@ -508,7 +508,7 @@ def replace_clients(stack: LiveStack) -> None:
     """Replace the clients' pods one by one, so that their claim is in use all the time.
 
     Where all go at once, NVIDIA's driver undoes the claim, and takes the daemon that it is still deleting for that of
-    the next pods: docs/troubleshooting.md, "MPS".
+    the next pods: docs/reference/troubleshooting.md, "MPS".
     """
     for app in ("clients", "limited"):
         for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:

@@ -1,7 +1,7 @@
 """What was measured on a real GPU: results/<gpu>-<date>.json, and the tables that checks record for it.
 
 A file has every stack that `make measure` brought up, each with the runs of its checks as `make verify` wrote them.
-docs/results.md is made of the newest one. Nothing here computes what was not measured.
+docs/measured/results.md is made of the newest one. Nothing here computes what was not measured.
 """
 
 import re
@@ -22,7 +22,7 @@ WORST = ("failed", "passed", "skipped")
 
 
 class Sheet(NamedTuple):
-    """A table that a check records and docs/results.md reads: its title and its columns."""
+    """A table that a check records and docs/measured/results.md reads: its title and its columns."""
 
     title: str
     columns: tuple[str, ...]

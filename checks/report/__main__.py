@@ -1,7 +1,7 @@
 """`make report`: writes report.html and report.json of the last `make verify` to results/<stack>.
 
 With `--faults-to` also the table of faults into a page of the docs. With `--results` it writes what `make measure`
-measured into docs/results.md instead. Ends with 2 if there is nothing to report on.
+measured into docs/measured/results.md instead. Ends with 2 if there is nothing to report on.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
     parser.add_argument("--results-doc", type=Path, metavar="PAGE", help="put it between the markers of this page")
     chosen = parser.parse_args(words)
     if bool(chosen.results) != bool(chosen.results_doc):
-        parser.error("--results and --results-doc need each other: name the file and the page docs/results.md")
+        parser.error("--results and --results-doc need each other: name the file and the page docs/measured/results.md")
     if chosen.results:
         return _write_results(chosen.results, chosen.results_doc)
     if chosen.faults_to and not chosen.machine:

@@ -1,4 +1,4 @@
-"""The report as plain data: what report.json holds and what the page shows. docs/report.md has its keys."""
+"""The report as plain data: what report.json holds and what the page shows. docs/reference/report.md has its keys."""
 
 from collections import Counter
 from collections.abc import Iterable

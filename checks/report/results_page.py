@@ -1,4 +1,4 @@
-"""docs/results.md: what was measured on a real GPU, in tables and plots, beside the original workshop's figures.
+"""Page docs/measured/results.md: what a real GPU was measured to do, in tables and plots, beside the original workshop.
 
 The same file gives the same page and plots. What stands outside the two marker lines is a person's.
 """
@@ -153,7 +153,7 @@ def _origin(found: Measured, source: str) -> list[str]:
         ("NVIDIA's DRA driver", f"v{first.driver_version}{substitutions}"),
         ("stacks", stacks),
         ("end of the measurement", day(found.finished)),
-        ("file", f"[{source}](../{source})"),
+        ("file", f"[{source}](../../{source})"),
     )
     return ["## What was measured on", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
 
@@ -318,7 +318,9 @@ def _vllm(found: Measured) -> list[str]:
     if not lines:
         return []
     pictures = [f"![{plot.title}]({PLOTS}/{_key(plot)}.svg)" for plot in found.plots(sheets.VLLM_MODULE)]
-    words = "How it is measured, what the columns are and what follows: [module 06.5](06.5-vllm-experiment.md)."
+    words = (
+        "How it is measured, what the columns are and what follows: [module 06.5](../learn/06.5-vllm-experiment.md)."
+    )
     return ["## vLLM", "", words, *lines, *(line for picture in pictures for line in ("", picture))]
 
 

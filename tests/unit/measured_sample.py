@@ -1,4 +1,4 @@
-"""A measurement as `make measure` writes it, for the tests of docs/results.md.
+"""A measurement as `make measure` writes it, for the tests of docs/measured/results.md.
 
 Its figures were made up for these tests, by the rules where there are any, and are shown nowhere else.
 """

@@ -1,4 +1,4 @@
-"""What was measured on a real GPU: its file, the aims and rules that it is held against, and docs/results.md."""
+"""Measurement of a real GPU: its file, the aims and rules it is compared with, and docs/measured/results.md."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -17,7 +17,7 @@ from checks.results import ReportError
 from tests.unit.measured_sample import MACHINE, MODEL, measured, repeats, results, run
 from toolchain.paths import CHECKOUT
 
-PAGE = CHECKOUT / "docs" / "results.md"
+PAGE = CHECKOUT / "docs" / "measured" / "results.md"
 THROUGHPUT = "vllm-throughput-by-thread-percentage-closed-loop"
 COMMITTED = newest(CHECKOUT / "results")
 
@@ -43,8 +43,8 @@ def with_rows(sheet: Sheet, rows: list[tuple]) -> Measured:
 
 
 def page(tmp_path: Path) -> Path:
-    file = tmp_path / "docs" / "results.md"
-    file.parent.mkdir()
+    file = tmp_path / "docs" / "measured" / "results.md"
+    file.parent.mkdir(parents=True)
     file.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nthe end\n")
     return file
 
