@@ -11,9 +11,8 @@ from checks import measured as sheets
 from checks.capacity import claim_manifest
 from checks.live import LiveStack, Playground, mebibytes, wait_for
 from checks.throughput import only_real
+from checks.timeline import CLAIM_TEMPLATE, Api, Timeline, follow, pod_manifest
 from modules import images_of
-from tests.bench import test_allocation_latency as latency
-from tests.bench.figures import Timeline
 
 CYCLES = 10
 STARTS = 10
@@ -180,17 +179,17 @@ def test_pod_with_a_claim_starts_soon(
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: its kubeconfig need not have the certificates that the watch uses")
     namespace, rows = playground.namespace, []
-    claim = claim_manifest("part", namespace, None, None)
+    claim = claim_manifest(CLAIM_TEMPLATE, namespace, None, None)
     template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
     stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
-    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
+    api, image = Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
     # One after the other, each with the whole GPU to itself.
     for number in range(1, STARTS + 1):
         name = f"start-{number}"
         timeline = Timeline([name])
         with api.pod_events(namespace) as events:
-            api.create_pods([latency.pod(name, namespace, image, claim=True)], timeline)
-            latency.follow(timeline, events, [])
+            api.create_pods([pod_manifest(name, namespace, image, claim=True)], timeline)
+            follow(timeline, events, [])
         at = timeline.moments[name]
         rows.append((number, *at.stages, at.total))
         playground.delete_pod(name)

@@ -15,14 +15,13 @@ import rich.table
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from checks.live import DRIVER, HOPELESS
+from checks.live import DRIVER
+from checks.timeline import STAGES, Moments
 from toolchain.paths import CHECKOUT
 
 RESULTS = CHECKOUT / "results" / "bench"
 PLAIN_WIDTH = 140  # of a log, which has no width of its own
 MIB = 1024 * 1024
-# The stages of a pod's start, in order; a pod without a claim has none of the first.
-STAGES = ("claim made", "scheduled", "started")
 DURATION = "nvidia_dra_request_duration_seconds"
 ERRORS = "nvidia_dra_node_prepare_errors"
 
@@ -69,68 +68,6 @@ def save(name: str, figures: Mapping[str, Any]) -> Path:
     file.write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n")
     print(f"{file}")
     return file
-
-
-@dataclass
-class Moments:
-    """When a pod reached each stage, in seconds of the client's monotonic clock; None is not yet, or never."""
-
-    created: float | None = None
-    claimed: float | None = None
-    scheduled: float | None = None
-    running: float | None = None
-
-    @property
-    def total(self) -> float:
-        """Seconds from created to running."""
-        assert self.created is not None and self.running is not None, f"the pod was not seen to run: {self}"
-        return self.running - self.created
-
-    @property
-    def stages(self) -> tuple[float, float, float]:
-        """Seconds that each of `STAGES` took; they add up to `total`.
-
-        Under load the first may be below 0: the controller can make a claim before the answer to the pod's creation
-        is with the client.
-        """
-        assert self.created is not None and self.scheduled is not None and self.running is not None, f"{self}"
-        claimed = self.created if self.claimed is None else self.claimed
-        return claimed - self.created, self.scheduled - claimed, self.running - self.scheduled
-
-
-class Timeline:
-    """The moments of pods, by the events of a watch."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.moments = {name: Moments() for name in names}
-
-    @property
-    def awaited(self) -> list[str]:
-        """Pods that do not run yet, or whose create call has not returned."""
-        return [name for name, at in self.moments.items() if at.running is None or at.created is None]
-
-    def created(self, name: str, at: float) -> None:
-        """The call that creates the pod has returned."""
-        self.moments[name].created = at
-
-    def note(self, at: float, event: Mapping[str, Any]) -> None:
-        """Take in an event that arrived at `at`. AssertionError for a pod that will not run, and a watch's error."""
-        assert event["type"] != "ERROR", f"the watch on pods broke: {event['object']}"
-        pod = event["object"]
-        moments = self.moments.get(pod["metadata"]["name"])
-        if moments is None or event["type"] == "BOOKMARK":
-            return
-        status = pod.get("status", {})
-        if moments.claimed is None and status.get("resourceClaimStatuses"):
-            moments.claimed = at
-        if moments.scheduled is None and pod["spec"].get("nodeName"):
-            moments.scheduled = at
-        states = [found["state"] for found in status.get("containerStatuses", [])]
-        if moments.running is None and states and all("running" in state for state in states):
-            moments.running = at
-        for state in states:
-            broken = "terminated" in state or state.get("waiting", {}).get("reason") in HOPELESS
-            assert not broken or moments.running is not None, f"pod {pod['metadata']['name']} does not run: {state}"
 
 
 def breakdown(claim: Sequence[Moments], plain: Sequence[Moments]) -> dict[str, tuple[float, float, float]]:

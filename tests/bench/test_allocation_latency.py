@@ -1,34 +1,25 @@
 """How long a pod with a claim takes from created to running, beside one without, and which stage takes the difference.
 
-Times are those of the client: of its monotonic clock when a create call returns and when an event of one watch on
-pods arrives. The API's own timestamps are whole seconds, which is as much as a pod takes. The kubelet looks at its
-containers once a second, so either kind of pod is seen to run up to a second late.
+Times are those of `checks.timeline`: of the client's clock.
 """
 
-import base64
-import http.client
-import json
-import ssl
 import statistics
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import kr8s
 import pytest
 import yaml
 
 from checks.live import LiveStack, mebibytes, wait_for
+from checks.timeline import CLAIM_TEMPLATE, STAGES, Api, Moments, Timeline, follow, pod_manifest
 from components.dra_driver import NAMESPACE
 from modules import images_of
 from settings import PROJECT
-from tests.bench.figures import STAGES, Moments, Prepared, Timeline, breakdown, percentile, save, show, spread
+from tests.bench.figures import Prepared, breakdown, percentile, save, show, spread
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -45,85 +36,10 @@ ROUNDS = {1: 5, 10: 2, 50: 2, 200: 2}
 KINDS = ("claim", "plain")
 MEMORY_MIB = 256
 CREATORS = 8
-RUN_SECONDS = 600
-# Some pod goes on more often than this, however many there are.
-SILENT_SECONDS = 120
 CLEAN_SECONDS = 600
 METRICS_PORT = 8080
 AIM_DIFFERENCE_OF_ONE = 3.0
 AIM_RATIO_OF_MOST = 3.0
-
-
-class Api:
-    """The cluster's API by bare HTTPS: what a full client does with every answer would show in the times."""
-
-    def __init__(self, kubeconfig: Path, context: str) -> None:
-        """Reads the certificates that Kind writes into a kubeconfig."""
-        config: Any = yaml.safe_load(kubeconfig.read_text())
-        (names,) = [found["context"] for found in config["contexts"] if found["name"] == context]
-        (cluster,) = [found["cluster"] for found in config["clusters"] if found["name"] == names["cluster"]]
-        (user,) = [found["user"] for found in config["users"] if found["name"] == names["user"]]
-        self.server = urlsplit(cluster["server"])
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.tls.load_verify_locations(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile() as file:  # readable by this user only
-            for key in ("client-certificate-data", "client-key-data"):
-                file.write(base64.b64decode(user[key]))
-            file.flush()
-            self.tls.load_cert_chain(file.name)
-
-    def connect(self) -> http.client.HTTPSConnection:
-        assert self.server.hostname
-        return http.client.HTTPSConnection(
-            self.server.hostname, self.server.port, timeout=SILENT_SECONDS, context=self.tls
-        )
-
-    @contextmanager
-    def pod_events(self, namespace: str) -> Iterator[Iterator[tuple[float, dict[str, Any]]]]:
-        """All that happens to pods from now on, each event with the time of its arrival.
-
-        The watch is open once the block begins. An AssertionError ends it when `RUN_SECONDS` are over, a TimeoutError
-        when nothing has happened for `SILENT_SECONDS`.
-        """
-        path = f"/api/v1/namespaces/{namespace}/pods"
-        connection = self.connect()
-        try:
-            version = _answer(connection, "GET", path)["metadata"]["resourceVersion"]
-            connection.request("GET", f"{path}?watch=1&resourceVersion={version}&timeoutSeconds={10 * RUN_SECONDS}")
-            response = connection.getresponse()
-            assert response.status == 200, f"GET {path}: {response.status} {response.read().decode()}"
-            yield _events(response)
-        finally:
-            connection.close()
-
-    def create_pods(self, manifests: Sequence[dict[str, Any]], timeline: Timeline) -> None:
-        """One after another, noting when each call has returned."""
-        connection = self.connect()
-        try:
-            for manifest in manifests:
-                metadata = manifest["metadata"]
-                _answer(connection, "POST", f"/api/v1/namespaces/{metadata['namespace']}/pods", manifest)
-                timeline.created(metadata["name"], time.monotonic())
-        finally:
-            connection.close()
-
-
-def _answer(connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    text = None if body is None else json.dumps(body)
-    connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
-    response = connection.getresponse()
-    answer = response.read()
-    assert response.status in (200, 201), f"{method} {path}: {response.status} {answer.decode()}"
-    return json.loads(answer)
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str, Any]]]:
-    deadline = time.monotonic() + RUN_SECONDS
-    while line := response.readline():
-        at = time.monotonic()
-        assert at < deadline, f"after {RUN_SECONDS} s not every pod runs"
-        yield at, json.loads(line)
-    raise AssertionError("the API ended the watch on pods before every pod ran")
 
 
 @dataclass(frozen=True)
@@ -148,37 +64,9 @@ def template(namespace: str) -> dict[str, Any]:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "part", "namespace": namespace},
+        "metadata": {"name": CLAIM_TEMPLATE, "namespace": namespace},
         "spec": {"spec": {"devices": {"requests": [request]}}},
     }
-
-
-def pod(name: str, namespace: str, image: str, *, claim: bool) -> dict[str, Any]:
-    """A pod that prints a line and waits; both kinds are the same but for the claim."""
-    resources: dict[str, Any] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}}
-    spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": "probe",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "args": ["hold"],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                "resources": resources,
-            }
-        ],
-    }
-    if claim:
-        resources["claims"] = [{"name": "gpu"}]
-        spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "part"}]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +103,7 @@ def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -
     """Create the pods at once, wait until all run, and remove them with their claims."""
     image = images_of(stack.settings).gpu_probe
     names = [f"{kind}-{number}" for number in range(count)]
-    manifests = [pod(name, namespace, image, claim=kind == "claim") for name in names]
+    manifests = [pod_manifest(name, namespace, image, claim=kind == "claim") for name in names]
     timeline, before = Timeline(names), prepared(stack)
     try:
         with api.pod_events(namespace) as events, ThreadPoolExecutor(CREATORS) as pool:
@@ -228,28 +116,6 @@ def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -
     enough = made.requests >= count if kind == "claim" else made.requests == 0
     assert enough, f"the driver prepared {made.requests} claims for {count} pods of kind {kind}"
     return Round(kind, list(timeline.moments.values()), made)
-
-
-def follow(timeline: Timeline, events: Iterator[tuple[float, dict[str, Any]]], created: Sequence[Future[None]]) -> None:
-    """Take in events until every pod runs. AssertionError with the reason if one does not."""
-    try:
-        while timeline.awaited:
-            timeline.note(*next(events))
-            raise_failed(created)
-            if all(at.running is not None for at in timeline.moments.values()):
-                # The last call may return after the watch has told of its pod.
-                for future in created:
-                    future.result(SILENT_SECONDS)
-    except (TimeoutError, AssertionError) as error:
-        # A pod that could not be created is the reason, whatever the watch has or has not said since.
-        raise_failed(created)
-        raise AssertionError(f"{error}; still awaited: {', '.join(timeline.awaited)}") from error
-
-
-def raise_failed(created: Sequence[Future[None]]) -> None:
-    for future in created:
-        if future.done():
-            future.result()
 
 
 def clean(stack: LiveStack, namespace: str) -> None:
