@@ -33,7 +33,7 @@ CLAIM_TEMPLATE = "part"  # the name of the ResourceClaimTemplate that a pod with
 
 @dataclass
 class Moments:
-    """When a pod reached each stage, in seconds of the client's monotonic clock; None is not yet, or never."""
+    """Times at which a pod reached each stage, by the client's monotonic clock; None is not yet, or never."""
 
     created: float | None = None
     claimed: float | None = None
@@ -85,7 +85,7 @@ class Timeline:
             moments.claimed = at
         if moments.scheduled is None and pod["spec"].get("nodeName"):
             moments.scheduled = at
-        states = [found["state"] for found in status.get("containerStatuses", [])]
+        states = [container["state"] for container in status.get("containerStatuses", [])]
         if moments.running is None and states and all("running" in state for state in states):
             moments.running = at
         for state in states:
@@ -99,9 +99,9 @@ class Api:
     def __init__(self, kubeconfig: Path, context: str) -> None:
         """Reads the certificates that Kind writes into a kubeconfig."""
         config: Any = yaml.safe_load(kubeconfig.read_text())
-        (names,) = [found["context"] for found in config["contexts"] if found["name"] == context]
-        (cluster,) = [found["cluster"] for found in config["clusters"] if found["name"] == names["cluster"]]
-        (user,) = [found["user"] for found in config["users"] if found["name"] == names["user"]]
+        (names,) = [entry["context"] for entry in config["contexts"] if entry["name"] == context]
+        (cluster,) = [entry["cluster"] for entry in config["clusters"] if entry["name"] == names["cluster"]]
+        (user,) = [entry["user"] for entry in config["users"] if entry["name"] == names["user"]]
         self.server = urlsplit(cluster["server"])
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.tls.load_verify_locations(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())

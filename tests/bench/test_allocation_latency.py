@@ -1,4 +1,4 @@
-"""How long a pod with a claim takes from created to running, beside one without, and which stage takes the difference.
+"""Time of a pod with a claim from created to running, beside one without, and the stages that make the difference.
 
 Times are those of `checks.timeline`: of the client's clock.
 """
@@ -52,7 +52,7 @@ class Round:
 
     @property
     def seconds(self) -> float:
-        """From the first pod created to the last one running."""
+        """Seconds from the first pod created to the last one running."""
         created, running = zip(*((at.created or 0.0, at.running or 0.0) for at in self.pods), strict=True)
         return max(running) - min(created)
 
@@ -79,24 +79,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
 
 
 def assert_room(stack: LiveStack, pods: int) -> None:
-    """Whether so many pods, and their claims, fit the GPU nodes beside what is there."""
+    """Assertion that so many pods, and their claims, fit the GPU nodes beside what is there."""
     nodes = [node.node for node in stack.settings.gpu_nodes]
     room = sum(int(stack.one("nodes", node)["status"]["allocatable"]["pods"]) for node in nodes)
-    room -= sum(found["spec"].get("nodeName") in nodes for found in stack.get("pods", namespace=kr8s.ALL))
+    room -= sum(other["spec"].get("nodeName") in nodes for other in stack.get("pods", namespace=kr8s.ALL))
     assert room >= pods, f"{pods} pods do not fit: {', '.join(nodes)} have room for {room}; give the stack more workers"
     claims = sum(mebibytes(device["memory"]) // MEMORY_MIB for device in stack.devices().values())
     assert claims >= pods, f"{pods} claims of {MEMORY_MIB} MiB do not fit: the GPUs have room for {claims}"
 
 
 def prepared(stack: LiveStack) -> Prepared:
-    """What the plugins of all nodes have prepared since they started."""
+    """Counts of the plugins of all nodes since they started."""
     label = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
-    found = Prepared()
+    total = Prepared()
     for plugin in stack.get("pods", namespace=NAMESPACE, label_selector=label):
         name = f"{plugin['metadata']['name']}:{METRICS_PORT}"
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/proxy/metrics"
-        found += Prepared.parse(stack.kubectl("get", "--raw", path))
-    return found
+        total += Prepared.parse(stack.kubectl("get", "--raw", path))
+    return total
 
 
 def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -> Round:
@@ -127,7 +127,7 @@ def clean(stack: LiveStack, namespace: str) -> None:
 
 
 def pods_of(rounds: Sequence[Round], kind: str) -> list[Moments]:
-    return [at for found in rounds if found.kind == kind for at in found.pods]
+    return [at for round_ in rounds if round_.kind == kind for at in round_.pods]
 
 
 def totals(rounds: Sequence[Round], kind: str) -> list[float]:
@@ -135,10 +135,10 @@ def totals(rounds: Sequence[Round], kind: str) -> list[float]:
 
 
 def compared(rounds: Sequence[Round]) -> dict[str, Any]:
-    """What rounds of one size say: both kinds, their difference by stage, and the driver's part of it."""
+    """Comparison of the rounds of one size: both kinds, their difference by stage, and the driver's part of it."""
     claim, plain = (spread(totals(rounds, kind)) for kind in KINDS)
     stages = breakdown(*(pods_of(rounds, kind) for kind in KINDS))
-    driver = sum((found.prepared for found in rounds), Prepared())
+    driver = sum((round_.prepared for round_ in rounds), Prepared())
     return {
         "claim": claim,
         "plain": plain,
@@ -151,10 +151,10 @@ def compared(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def growth(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]], kind: str) -> str:
-    """How p50 grows with the number of pods, in a line."""
+    """Growth of p50 with the number of pods, in a line."""
     least, most = min(results), max(results)
     first, last = results[least][kind]["p50"], results[most][kind]["p50"]
-    rate = most / statistics.fmean(found.seconds for found in rounds[most] if found.kind == kind)
+    rate = most / statistics.fmean(round_.seconds for round_ in rounds[most] if round_.kind == kind)
     each = ", ".join(f"{results[count][kind]['p50'] / count:.3f} at {count}" for count in results)
     slope = (last - first) / (most - least)
     return (
@@ -166,8 +166,8 @@ def growth(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]], k
 def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -> None:
     """Print the tables and keep everything."""
     rows = [
-        (str(count), kind, str(found[kind]["count"]), *(found[kind][key] for key in ("p50", "p99", "max", "mean")))
-        for count, found in results.items()
+        (str(count), kind, str(result[kind]["count"]), *(result[kind][key] for key in ("p50", "p99", "max", "mean")))
+        for count, result in results.items()
         for kind in KINDS
     ]
     note = "p99 of fewer than 100 pods is the slowest one. Simulated GPUs: times of Kubernetes and of NVIDIA's driver."
@@ -176,12 +176,12 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
     rows = [
         (
             str(count),
-            *(found[key] for key in ("ratioOfP50", "differenceOfP50", "differenceOfMean")),
-            *(found["stages"][stage]["difference"] for stage in STAGES),
-            found["prepare"]["meanSeconds"],
-            str(found["prepare"]["errors"]),
+            *(result[key] for key in ("ratioOfP50", "differenceOfP50", "differenceOfMean")),
+            *(result["stages"][stage]["difference"] for stage in STAGES),
+            result["prepare"]["meanSeconds"],
+            str(result["prepare"]["errors"]),
         )
-        for count, found in results.items()
+        for count, result in results.items()
     ]
     note = (
         f"The stages add up to the mean difference: {STAGES[0]} is the claim controller's, {STAGES[1]} the "
@@ -194,11 +194,11 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
     raw = {
         str(count): [
             {
-                "kind": found.kind,
-                "seconds": round(found.seconds, 3),
-                "pods": [[round(seconds, 3) for seconds in (*at.stages, at.total)] for at in found.pods],
+                "kind": round_.kind,
+                "seconds": round(round_.seconds, 3),
+                "pods": [[round(seconds, 3) for seconds in (*at.stages, at.total)] for at in round_.pods],
             }
-            for found in turns
+            for round_ in turns
         ]
         for count, turns in rounds.items()
     }
@@ -208,7 +208,7 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
             "simulated": True,
             "config": CONFIG,
             "unit": "seconds",
-            "results": {str(count): found for count, found in results.items()},
+            "results": {str(count): result for count, result in results.items()},
             "growth": dict(zip(KINDS, lines, strict=True)),
             "columnsOfPods": [*STAGES, "created to running"],
             "rounds": raw,
@@ -231,7 +231,7 @@ def test_claim_costs_a_pod_little_time(stack: LiveStack) -> None:
                 order = KINDS if turn % 2 == 0 else KINDS[::-1]
                 rounds.setdefault(count, []).extend(measure(stack, api, space, kind, count) for kind in order)
                 print(f"{count} at once, round {turn + 1} of {number}: " + ", ".join(one_line(rounds[count][-2:])))
-    results = {count: compared(found) for count, found in rounds.items()}
+    results = {count: compared(turns) for count, turns in rounds.items()}
     report(results, rounds)
     least, most = results[min(ROUNDS)], results[max(ROUNDS)]
     assert least["differenceOfP50"] < AIM_DIFFERENCE_OF_ONE
@@ -239,4 +239,4 @@ def test_claim_costs_a_pod_little_time(stack: LiveStack) -> None:
 
 
 def one_line(rounds: Sequence[Round]) -> list[str]:
-    return [f"{found.kind} p50 {percentile([at.total for at in found.pods], 50):.2f} s" for found in rounds]
+    return [f"{round_.kind} p50 {percentile([at.total for at in round_.pods], 50):.2f} s" for round_ in rounds]

@@ -1,4 +1,4 @@
-"""The stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
+"""Stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
 
 import json
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ def config(**blocks: object) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("second"))
-    made.write_stack(STACK, config())
-    return made
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("second"))
+    copy.write_stack(STACK, config())
+    return copy
 
 
 @pytest.fixture(scope="module")
