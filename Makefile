@@ -26,8 +26,8 @@ up: setup ## bring up a stack (STACK=phase1)
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
 
-verify: setup ## run the checks of the modules that are on against the stack that is up
-	@$(ACTIVATE) && python -m checks.verify --stack $(STACK)
+verify: setup ## run the checks of the modules that are on against the stack that is up (MODULE=05 CHECK=curve: some)
+	@$(ACTIVATE) && python -m checks.verify --stack $(STACK) $(addprefix --module ,$(MODULE)) $(addprefix --check ,$(CHECK))
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m checks.report --stack $(STACK)

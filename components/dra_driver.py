@@ -58,7 +58,7 @@ class DraDriver(pulumi.ComponentResource):
         """Whether claims share GPUs by consumable capacity."""
         namespace = k8s.core.v1.Namespace(
             f"{name}-namespace",
-            # The plugin is privileged: it mounts, and makes device nodes. docs/security.md has the reasons.
+            # The plugin is privileged: it mounts, and makes device nodes. docs/reference/security.md has the reasons.
             metadata={"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
             opts=cluster.inside(self),
         )

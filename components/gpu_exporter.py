@@ -78,8 +78,8 @@ class GpuExporter(pulumi.ComponentResource):
                 "labels": {
                     # Its claim sees every GPU, those that others hold as well.
                     "resource.kubernetes.io/admin-access": "true",
-                    # The kubelet's socket is a folder of the node; nothing is privileged. docs/security.md has the
-                    # reasons.
+                    # The kubelet's socket is a folder of the node; nothing is privileged.
+                    # docs/reference/security.md has the reasons.
                     "pod-security.kubernetes.io/enforce": "privileged",
                 },
             },

@@ -87,7 +87,7 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
 
     CUDA runs without MPS, and so without limits, where no daemon answers; so a new pod must not be there first. A
     container whose manifest names its `command` waits itself, each time that it starts. Where one leaves its program
-    to the image, an init container waits, and it would start again without: see docs/04-mps.md.
+    to the image, an init container waits, and it would start again without: see docs/learn/04-mps.md.
     """
     mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
     pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}

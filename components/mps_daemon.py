@@ -76,7 +76,8 @@ class MpsDaemon(pulumi.ComponentResource, MpsSharing):
                 "labels": {
                     # Its claim sees every GPU, those that others hold as well.
                     "resource.kubernetes.io/admin-access": "true",
-                    # Two folders of the node are mounted; nothing is privileged. docs/security.md has the reasons.
+                    # Two folders of the node are mounted; nothing is privileged.
+                    # docs/reference/security.md has the reasons.
                     "pod-security.kubernetes.io/enforce": "privileged",
                 },
             },

@@ -45,7 +45,7 @@ class SimulatedGpus(pulumi.ComponentResource):
             f"{name}-namespace",
             metadata={
                 "name": NAMESPACE,
-                # hostPath and MKNOD; nothing is privileged. docs/security.md has the reasons.
+                # hostPath and MKNOD; nothing is privileged. docs/reference/security.md has the reasons.
                 "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
             },
             opts=cluster.inside(self),

@@ -87,7 +87,10 @@ def _gpus(settings: Settings, host: HostGpus) -> Iterator[Finding]:
             yield Finding("gpus", f"{gpu} is not to be touched, and its device file is not known", False, remedy)
     needed = settings.gpus_used
     seen = "; ".join(map(str, host.published)) or "no whole GPU"
-    rule = f"the modules use {needed}: switch some off, or name more in gpu.devices; docs/gpu.md says what fits on one"
+    rule = (
+        f"the modules use {needed}: switch some off, or name more in gpu.devices; "
+        "docs/reference/gpu.md says what fits on one"
+    )
     yield Finding("gpus", seen, len(host.published) >= needed, rule)
     # nvidia-smi's exit 14 is one: the GPU computes all the same.
     for line in host.warnings:

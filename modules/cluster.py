@@ -28,7 +28,7 @@ def build(module: Module, settings: Settings, built: Built) -> None:
             timeout_seconds=settings.timeouts.cluster,
             mounts=[
                 *(found.mounts if found else ()),
-                *(Mount(folder, place) for place, folder in settings.node_folders.items()),
+                *folders,
             ],
             hidden_devices=found.hidden_devices if found else (),
         )

@@ -99,7 +99,7 @@ def test_default_modules_meet_their_requirements():
 
 
 def test_module_has_a_page(module: catalog.Module):
-    assert (CHECKOUT / "docs" / f"{module.name}.md").is_file()
+    assert (CHECKOUT / "docs" / "learn" / f"{module.name}.md").is_file()
 
 
 def test_module_has_an_end_to_end_test(module: catalog.Module):
