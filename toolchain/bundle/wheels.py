@@ -56,7 +56,7 @@ PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_26", "2_27", "2_28")
 
 
-def wheels() -> Step:
+def step() -> Step:
     """A folder of wheels with `requirements-<python>.lock` for each Python."""
 
     def build(work: Work) -> None:
