@@ -13,6 +13,7 @@ from components.dra_driver import DraDriver
 from components.mps_clients import CLIENT_PIPE, PIPE_FOLDER
 from components.mps_daemon import MpsDaemon
 from components.rbac import grant
+from toolchain import versions
 
 NAMESPACE = "gpu-metrics"
 NAME = "gpu-exporter"
@@ -22,9 +23,7 @@ POD_RESOURCES = "/var/lib/kubelet/pod-resources"
 SOCKET = f"{POD_RESOURCES}/kubelet.sock"
 LABELS = {"app": NAME}
 EXPORTERS = ("nvml", "dcgm")
-# DCGM 4.6.1, exporter 4.8.4. Since 4.8.3 it tells holders by claims of resource.k8s.io/v1.
-# https://github.com/NVIDIA/dcgm-exporter/issues/590
-DCGM_EXPORTER_IMAGE = "nvcr.io/nvidia/k8s/dcgm-exporter:4.6.1-4.8.4-distroless"
+DCGM_EXPORTER_IMAGE = versions.DCGM_EXPORTER_IMAGE
 # What both exporters publish, by DCGM's names: the type and a word on each for DCGM's own list of fields.
 COUNTERS = {
     "DCGM_FI_DEV_SM_CLOCK": ("gauge", "clock of the SMs in MHz"),

@@ -14,11 +14,10 @@ from components import dra_driver, gpu_exporter
 from components.cluster import Cluster
 from components.gpu_exporter import GpuExporter
 from components.rbac import grant
+from toolchain import versions
 
 NAMESPACE = "monitoring"
-# The long-term line of Prometheus, and Grafana as Open Source.
-PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.13.5"
-GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
+PROMETHEUS_IMAGE, GRAFANA_IMAGE = versions.PROMETHEUS_IMAGE, versions.GRAFANA_IMAGE
 PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 GRAFANA, GRAFANA_PORT = "grafana", 3000
 PLUGIN_PORT = 8080

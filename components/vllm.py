@@ -11,9 +11,10 @@ from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from components.cluster import Cluster
 from components.manifests import load
 from components.mps_clients import MpsSharing
+from toolchain import versions
 from toolchain.paths import CHECKOUT
 
-VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.26.0"
+VLLM_IMAGE = versions.VLLM_IMAGE
 PORT = 8000
 # Where a folder of the host is in a Kind node; elsewhere nodes have it at its own path.
 NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"

@@ -247,13 +247,7 @@ def gpu_agents(python: Step | None) -> Step:
             shutil.copy(work.need(python.name) / "rootfs.tar", context)
         else:
             (context / "stock.Dockerfile").replace(context / "Dockerfile")
-        packages = context / "packages"
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages, "--python-version", debian.PYTHON),
-            *("--python-platform", f"{platform.machine()}-manylinux_2_36", "--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
-        for compiled in (packages / "box").glob("*.so"):
+        for compiled in (_install_wheels(work, context) / "box").glob("*.so"):
             compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
 
     needs = (python,) if python else ()
@@ -266,14 +260,20 @@ def vllm() -> Step:
 
     def fill(work: Work, context: Path) -> None:
         shutil.copy(work.need(base.name) / "rootfs.tar", context)
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", context / "packages"),
-            *("--python-version", debian.PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
-            *("--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
+        _install_wheels(work, context)
 
     return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=540)
+
+
+def _install_wheels(work: Work, context: Path) -> Path:
+    """Fill the context's folder `packages` with the wheels of its requirements.lock, for the image's own Python."""
+    packages = context / "packages"
+    work.run(
+        *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages),
+        *("--python-version", versions.DEBIAN_PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
+        *("--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirements", context / "requirements.lock"),
+    )
+    return packages
 
 
 def _make_in_place(work: Work, context: Path, *options: str) -> None:

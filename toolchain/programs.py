@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packaging.version import Version
+
 from toolchain import versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
@@ -97,12 +99,12 @@ def _add_language_exec(out: Path, go: Go) -> None:
 
 
 def _kubernetes_variables() -> dict[str, str]:
-    major, minor, _ = versions.KUBERNETES.split(".")
+    release = Version(versions.KUBERNETES)
     # kubeadm refuses a version of its own that it cannot parse.
     values = {
         "gitVersion": f"v{versions.KUBERNETES}",
-        "gitMajor": major,
-        "gitMinor": minor,
+        "gitMajor": str(release.major),
+        "gitMinor": str(release.minor),
         "gitTreeState": "clean",
         "gitCommit": "unknown",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -233,8 +235,8 @@ def _dra_driver(
 
 # ComputeDomains and the webhook are off, so of the older one only what runs is compiled.
 DRA_DRIVERS = {
-    "0.5.0": _dra_driver(
-        "0.5.0",
+    versions.DRA_DRIVER: _dra_driver(
+        versions.DRA_DRIVER,
         (
             "compute-domain-controller",
             "compute-domain-daemon",
@@ -245,7 +247,7 @@ DRA_DRIVERS = {
         expected_seconds=150,
         replacements=(PROGRAMS / "go-nvfm-stub",),
     ),
-    "0.4.1": _dra_driver("0.4.1", ("gpu-kubelet-plugin",), expected_seconds=110),
+    versions.DRA_DRIVER_BEFORE: _dra_driver(versions.DRA_DRIVER_BEFORE, ("gpu-kubelet-plugin",), expected_seconds=110),
 }
 
 # The image's step has the name without an ending.

@@ -36,10 +36,10 @@ WINDOW_LOG = 30
 ROOT = "dra-workshop"  # the folder in the archive; without a version, so that a new one compresses nothing again
 PARTS = ("wheels", "agents", "programs")  # in the archive's order, after the repository
 # They share programs and libraries with each other and the tools; the others are small and change often.
-LARGE_IMAGES = ("node", "dra-driver", "dra-driver-0.4.1")
+LARGE_IMAGES = ("node", *(versions.of_driver("dra-driver", version) for version in versions.DRA_DRIVERS))
 # They follow the node image, which holds them too, so that the window reaches it.
 IN_THE_NODE_IMAGE = ("containerd", "containerd-shim-runc-v2", "kubectl", "runc")
-OPTIONAL = ("dra-driver-0.4.1",)
+OPTIONAL = (versions.of_driver("dra-driver", versions.DRA_DRIVER_BEFORE),)
 UNPACK = Path(__file__).with_name("unpack")
 # Of the repository, what only its authors use.
 NOT_IN_THE_BUNDLE = (".ci",)
@@ -215,7 +215,7 @@ def _manifest(plan: Plan, store: Store, source: Source, parts: Mapping[str, Any]
         "architecture": platform.machine(),
         "commit": f"{commit} and changes that are not committed" if changed else commit,
         "source": source.way,
-        "pythons": list(wheels.PYTHONS),
+        "pythons": list(versions.BUNDLE_PYTHONS),
         "versions": _versions(source),
         "substitutions": list(versions.SUBSTITUTIONS[source.way]),
         "links": sorted(str(link.relative_to(TOOLS)) for link in plan.links(store)),
@@ -238,7 +238,7 @@ def _versions(source: Source) -> dict[str, str]:
         "simulated-nvidia-driver": versions.SIMULATED_DRIVER,
         "containerd": versions.CONTAINERD,
         "runc": versions.RUNC,
-        "pip": wheels.PIP,
+        "pip": versions.PIP,
     }
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from toolchain import versions
 from toolchain.paths import CHECKOUT
 from toolchain.steps import Step, StepError, Work
 
-PYTHONS = ("3.11", "3.12", "3.13")
 LOCK = CHECKOUT / "requirements.lock"
 # For developers: nothing that brings up, checks or reports on a stack needs them, and they are a tenth of all.
 TOOLS = ("cyclonedx-python-lib", "pyrefly", "ruff", "types-pyyaml")
@@ -49,9 +49,6 @@ LEFT_OUT = (
 )
 # Their compiled modules only make them faster, and are large: 26 MB for each Python with one's debug information.
 PURE = ("charset-normalizer", "coverage", "debugpy", "fonttools", "python-box", "wrapt")
-# It runs out of its own wheel, so the other machine's Python needs no ensurepip.
-PIP = "26.3"
-PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 # The C libraries that a wheel may ask for.
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_26", "2_27", "2_28")
 
@@ -62,7 +59,7 @@ def step() -> Step:
     def build(work: Work) -> None:
         downloaded = work.scratch / "downloaded"
         hashes = dict[str, str]()
-        for python in PYTHONS:
+        for python in versions.BUNDLE_PYTHONS:
             wanted = locked(LOCK.read_text(), python)
             listed, folder = work.scratch / f"{python}.lock", downloaded / python
             for pure in (False, True):
@@ -80,10 +77,10 @@ def step() -> Step:
                 raise StepError(f"bundle-wheels: {len(lines)} wheels for {len(wanted)} packages of Python {python}")
             (work.out / f"requirements-{python}.lock").write_text("".join(lines))
         listed = work.scratch / "pip.lock"
-        listed.write_text(f"pip=={PIP} --hash=sha256:{PIP_SHA256}\n")
+        listed.write_text(f"pip=={versions.PIP} --hash=sha256:{versions.PIP_SHA256}\n")
         _download(work, work.out, "--require-hashes", "--requirement", listed)
 
-    recipe = json.dumps([PYTHONS, LEFT_OUT, PURE, PIP, GLIBC, platform.machine()])
+    recipe = json.dumps([versions.BUNDLE_PYTHONS, LEFT_OUT, PURE, versions.PIP, GLIBC, platform.machine()])
     return Step("bundle-wheels-of-pythons", build, recipe, (LOCK,), expected_seconds=60)
 
 
