@@ -1,5 +1,6 @@
 """The bundle's archive, its pieces and what says that one of them is wrong; makes no image and asks no network."""
 
+import ast
 import hashlib
 import importlib.metadata
 import io
@@ -9,7 +10,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rich.console import Console
 
@@ -298,7 +297,7 @@ new==3.0 ; python_full_version >= '3.12' \\
     --hash=sha256:dd
 windows==4.0 ; sys_platform == 'win32' \\
     --hash=sha256:ee
-ruff==0.17.6 \\
+Two.Words==5.0 \\
     --hash=sha256:ff
 """
 
@@ -306,38 +305,81 @@ ruff==0.17.6 \\
 @pytest.mark.parametrize(("python", "third"), [("3.11", "old"), ("3.12", "new"), ("3.13", "new")])
 def test_lock_is_read_for_the_python_that_is_asked_for(python: str, third: str):
     found = dict(wheels.locked(LOCK, python))
-    assert list(found) == ["both", third]
+    assert list(found) == ["both", third, "two-words"]
     assert found["both"] == "both==1.0 --hash=sha256:aa --hash=sha256:bb"
 
 
-def test_every_package_of_the_lock_is_read():
+@pytest.mark.parametrize("python", versions.BUNDLE_PYTHONS)
+def test_every_package_of_the_lock_is_read(python: str):
     text = wheels.LOCK.read_text()
-    named = {line.split("==")[0].lower() for line in text.splitlines() if line[:1].isalnum()}
-    found = {name for python in versions.BUNDLE_PYTHONS for name, _ in wheels.locked(text, python)}
-    assert named - found == {*wheels.LEFT_OUT, "colorama"}  # the last is for another system
+    named = {canonicalize_name(line.split("==")[0]) for line in text.splitlines() if line[:1].isalnum()}
+    other_pythons = {"exceptiongroup"} if python != "3.11" else set()
+    assert named - {name for name, _ in wheels.locked(text, python)} == {"colorama", *other_pythons}  # for Windows
 
 
-def needed(requirements: list[Requirement]) -> set[str]:
-    """The names of everything that is installed because of these, themselves among them."""
-    seen = set[tuple[str, frozenset[str]]]()
-    left = [(canonicalize_name(found.name), frozenset(found.extras)) for found in requirements]
-    while left:
-        name, extras = left.pop()
-        if (name, extras) in seen:
-            continue
-        seen.add((name, extras))
-        for text in importlib.metadata.requires(name) or ():
-            found = Requirement(text)
-            if not found.marker or any(found.marker.evaluate({"extra": extra}) for extra in extras or {""}):
-                left.append((canonicalize_name(found.name), frozenset(found.extras)))
-    return {name for name, _ in seen}
+# Tools of the group `dev`, and what only they need.
+NOT_BUNDLED = {
+    "cyclonedx-python-lib": {"license-expression", "packageurl-python", "py-serializable", "sortedcontainers"},
+    "license-expression": {"boolean-py"},
+    "py-serializable": {"defusedxml"},
+    "cyclonedx-python-lib[json-validation]": {"jsonschema"},
+    "jsonschema": {"jsonschema-specifications", "referencing", "rpds-py"},
+    "jsonschema[format-nongpl]": {
+        *("fqdn", "isoduration", "jsonpointer", "rfc3339-validator", "rfc3986-validator"),
+        *("rfc3987-syntax", "uri-template", "webcolors"),
+    },
+    "isoduration": {"arrow"},
+    "rfc3339-validator": {"six"},
+    "rfc3987-syntax": {"lark"},
+    "import-linter": {"click", "grimp"},
+    "pyrefly": set(),
+    "ruff": set(),
+    "types-pyyaml": set(),
+}
 
 
-def test_what_is_left_out_is_what_only_the_tools_need():
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    asked = [Requirement(text) for text in project["project"]["dependencies"] + project["dependency-groups"]["dev"]]
-    kept = [found for found in asked if canonicalize_name(found.name) not in wheels.TOOLS]
-    assert needed(asked) - needed(kept) == set(wheels.LEFT_OUT)
+@pytest.mark.parametrize("python", versions.BUNDLE_PYTHONS)
+def test_only_what_developers_alone_need_stays_out_of_the_bundle(python: str):
+    expected = {name.partition("[")[0] for name in NOT_BUNDLED}.union(*NOT_BUNDLED.values())
+    assert wheels.needed_by_developers(python) == expected
+
+
+@pytest.mark.parametrize("python", versions.BUNDLE_PYTHONS)
+def test_bundled_packages_need_none_that_is_left_out(python: str):
+    left_out = wheels.needed_by_developers(python)
+    bundled = [name for name, _ in wheels.locked(wheels.LOCK.read_text(), python) if name not in left_out]
+    assert wheels.closure(bundled, python) == {*bundled}
+
+
+def test_package_for_another_python_needs_none(monkeypatch: pytest.MonkeyPatch):
+    needs = {"a": ["b", "c; python_version < '3.12'", "d; extra == 'more'"], "b": [], "c": []}
+
+    def requires(name: str) -> list[str]:
+        if name not in needs:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return needs[name]
+
+    monkeypatch.setattr(wheels.importlib.metadata, "requires", requires)
+    assert wheels.closure(["a"], "3.11") == {"a", "b", "c"}
+    assert wheels.closure(["A[more]"], "3.12") == {"a", "b", "d"}
+
+
+def test_nothing_that_is_bundled_imports_what_is_left_out():
+    distributions = importlib.metadata.packages_distributions()
+    left_out = wheels.needed_by_developers("3.11")
+    for folder in ("toolchain", "components", "machine", "settings", "modules", "gpus", "checks"):
+        for file in (CHECKOUT / folder).rglob("*.py"):
+            for name in imported(file.read_text()):
+                owners = {canonicalize_name(owner) for owner in distributions.get(name, ())}
+                assert not owners & left_out, f"{file} imports {name}, which only the group dev needs"
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of the packages that a file imports."""
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    origins = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in plain | origins}
 
 
 def test_stored_wheel_holds_the_same_files(tmp_path: Path):
