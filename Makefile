@@ -6,6 +6,8 @@ ACTIVATE := source ./activate
 # Files of tests side by side: most of an end-to-end test is a wait. WORKERS=0 runs them one after another.
 WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Our own Go programs that have tests.
+GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded
 export STACK
 
 .DEFAULT_GOAL := help
@@ -52,7 +54,7 @@ unit: setup browser ## unit and golden tests; no cluster
 
 go-test: setup ## tests of our own Go programs
 	@# As the toolchain builds them, so that what is compiled serves both.
-	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for module in mps-daemon pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
+	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for folder in $(GO_TESTED); do (cd $$folder && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from gpus.models import MAX_GPUS_PER_NODE
 from gpus.mps import Limits, Percentage
+from toolchain.versions import DRA_DRIVER, DRA_DRIVERS
 
 MAX_WORKERS = 8
 B = TypeVar("B", bound=BaseModel)
@@ -77,13 +78,20 @@ def _shares(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(SHARES)} or a number of shares, at least 1; give one of them")
 
 
+def _version(value: str) -> str:
+    if value in DRA_DRIVERS:
+        return value
+    known = " or ".join(map(repr, DRA_DRIVERS))
+    raise ValueError(f"must be {known}; set driver.version to that or drop it for the default")
+
+
 class Driver(Block):
     """NVIDIA's DRA driver: version, feature gates, how claims share a GPU, log verbosity.
 
     `consumable_shares` is the chart's value of that name; None leaves it to the modules: module 07 needs `memory`.
     """
 
-    version: Literal["0.5.0", "0.4.1"] = "0.5.0"
+    version: Annotated[str, AfterValidator(_version)] = DRA_DRIVER
     feature_gates: dict[str, bool] = {}
     consumable_shares: Annotated[Any, AfterValidator(_shares)] = None
     log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4

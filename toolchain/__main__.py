@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolchain import bundle, bundled, debian, engine, golang, images, plan, programs, source, versions
+from toolchain import debian, engine, golang, images, plan, programs, source, versions
+from toolchain.bundle import archive, unpacked
 from toolchain.paths import CHECKOUT, SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
 from toolchain.steps import Interrupted, Runner, StepError, Store
@@ -32,9 +33,9 @@ def main() -> int:
     bundle_options.add_argument("--out", type=Path, default=CHECKOUT / "dist", help="the folder to write to")
     bundle_options.add_argument("--piece-size", help="cut the file in pieces of so many bytes, such as 60M")
     bundle_options.add_argument(
-        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(bundle.OPTIONAL)}"
+        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(archive.OPTIONAL)}"
     )
-    bundle_options.add_argument("--level", type=int, default=bundle.LEVEL, help="of Zstandard, 1 to 19")
+    bundle_options.add_argument("--level", type=int, default=archive.LEVEL, help="of Zstandard, 1 to 19")
     arguments = parser.parse_args()
     chosen = arguments.command
     console = Console(highlight=False, soft_wrap=True)
@@ -72,8 +73,8 @@ def setup(console: Console) -> None:
     """Choose the source, bring up the engine, make what is missing, lay the links."""
     started = time.monotonic()
     # SOURCE asks for another way than the bundle, on a machine that may have a network after all.
-    if bundled.here() and not os.environ.get("SOURCE"):
-        bundled.setup(console)
+    if unpacked.here() and not os.environ.get("SOURCE"):
+        unpacked.setup(console)
         return
     store = Store(store_root())
     store.root.mkdir(parents=True, exist_ok=True)
@@ -100,23 +101,23 @@ def setup(console: Console) -> None:
 
 def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
     """Make what is missing of a stack's needs and write the bundle; `make setup` has chosen the source before."""
-    if bundled.here():
+    if unpacked.here():
         raise StepError("bundle: this is an unpacked bundle; make one from a checkout of the repository")
-    piece_size = bundle.parse_size(arguments.piece_size) if arguments.piece_size else None
+    piece_size = archive.parse_size(arguments.piece_size) if arguments.piece_size else None
     store = Store(store_root())
     go = golang.find(store)
     chosen = source.choose(None, SOURCE_FILE)
     debian.require_for_bundle()
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
-    wanted = bundle.without_optional(wanted, tuple(arguments.optional))
+    wanted = archive.without_optional(wanted, tuple(arguments.optional))
     runner = Runner(store, Progress(console))
     runner.run(wanted.steps)
-    bundle.make(console, runner, go, wanted, chosen, arguments.out, piece_size, arguments.level)
+    archive.make(console, runner, go, wanted, chosen, arguments.out, piece_size, arguments.level)
 
 
 def _browser(console: Console) -> None:
     """Chromium from Debian's packages. Elsewhere the tests that need a browser say so when they are skipped."""
-    if any(map(shutil.which, BROWSERS)) or bundled.here() or not (engine.is_debian() and os.geteuid() == 0):
+    if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (engine.is_debian() and os.geteuid() == 0):
         return
     console.print("browser: installing chromium, for the tests that look at the report")
     debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")

@@ -28,7 +28,6 @@ PYTHON_HOOKS = (
     # CDI's update-ldcache hook reads this file.
     ': >"$1"/etc/ld.so.conf',
 )
-PYTHON = "3.11"  # bookworm's
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:

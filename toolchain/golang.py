@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from toolchain import versions
 from toolchain.steps import Step, StepError, Store, Work
-
-MINIMUM = (1, 26, 6)  # containerd's go.mod asks for it
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def find(store: Store) -> Go:
         text = subprocess.run(
             [program, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False
         ).stdout.strip()
-        number = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", text)
-        if number and tuple(int(part or 0) for part in number.groups()) >= MINIMUM:
+        number = re.match(r"go(\d+(?:\.\d+)+)", text)
+        if number and Version(number[1]) >= Version(versions.GO_MINIMUM):
             return Go(Path(program), text)
     step = Step(name="go", build=_install, recipe=versions.GO, expected_seconds=15)
     return Go(store.path(step) / "go" / "bin" / "go", f"go{versions.GO}", (step,))

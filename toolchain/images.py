@@ -16,10 +16,9 @@ from pathlib import Path
 
 from toolchain import debian, programs, versions
 from toolchain.golang import Go
-from toolchain.paths import CHECKOUT
+from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.steps import Step, StepError, Work
 
-IMAGES = CHECKOUT / "images"
 PREFIX = "localhost/dra-workshop"
 CONTAINERD_SECONDS = 30
 
@@ -33,15 +32,17 @@ def image_step(
     shared: tuple[Path, ...] = (),
     folder: str = "",
 ) -> Step:
-    """An image built from `images/<folder>/Dockerfile`; `fill` adds to its context what the folder does not hold.
+    """Step of an image built from `images/<folder>/Dockerfile`.
 
-    `shared` are the files of other images that `fill` reads. `folder` is the name, where it is not given.
+    `fill` adds to the build context what the folder does not hold, and reads `shared`, files of other images.
+    `folder` is the name, where it is not given.
     """
     source = IMAGES / (folder or name)
+    separate = go_programs(source)
 
     def build(work: Work) -> None:
         context = work.scratch / "context"
-        shutil.copytree(source, context)
+        shutil.copytree(source, context, ignore=lambda at, names: {n for n in names if Path(at, n) in separate})
         fill(work, context)
         ref = f"{PREFIX}/{source.name}:{version}-{work.step.key}"
         _docker_build(work, context, context / "Dockerfile", ref)
@@ -50,7 +51,12 @@ def image_step(
     def present(path: Path) -> bool:
         return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
 
-    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present)
+    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present, without=separate)
+
+
+def go_programs(folder: Path) -> tuple[Path, ...]:
+    """Folders of Go programs beside a Dockerfile. Each is a step of its own, and the image gets its binary only."""
+    return tuple(sorted(file.parent for file in folder.rglob("go.mod")))
 
 
 @cache
@@ -241,13 +247,7 @@ def gpu_agents(python: Step | None) -> Step:
             shutil.copy(work.need(python.name) / "rootfs.tar", context)
         else:
             (context / "stock.Dockerfile").replace(context / "Dockerfile")
-        packages = context / "packages"
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages, "--python-version", debian.PYTHON),
-            *("--python-platform", f"{platform.machine()}-manylinux_2_36", "--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
-        for compiled in (packages / "box").glob("*.so"):
+        for compiled in (_install_wheels(work, context) / "box").glob("*.so"):
             compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
 
     needs = (python,) if python else ()
@@ -260,14 +260,20 @@ def vllm() -> Step:
 
     def fill(work: Work, context: Path) -> None:
         shutil.copy(work.need(base.name) / "rootfs.tar", context)
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", context / "packages"),
-            *("--python-version", debian.PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
-            *("--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
+        _install_wheels(work, context)
 
     return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=540)
+
+
+def _install_wheels(work: Work, context: Path) -> Path:
+    """Fill the context's folder `packages` with the wheels of its requirements.lock, for the image's own Python."""
+    packages = context / "packages"
+    work.run(
+        *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages),
+        *("--python-version", versions.DEBIAN_PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
+        *("--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirements", context / "requirements.lock"),
+    )
+    return packages
 
 
 def _make_in_place(work: Work, context: Path, *options: str) -> None:

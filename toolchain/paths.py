@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+IMAGES = CHECKOUT / "images"
 
 # Links to what this checkout uses. Removing it costs a second; the store keeps the content.
 TOOLS = CHECKOUT / ".tools"

@@ -38,7 +38,10 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One thing to make. `build` fills the folder of its `Work`; `present` can ask the outside world too."""
+    """One thing to make. `build` fills the folder of its `Work`; `present` can ask the outside world too.
+
+    `without` are folders inside `files` that are no input of this step.
+    """
 
     name: str
     build: Callable[["Work"], None]
@@ -48,6 +51,7 @@ class Step:
     expected_seconds: int = 1
     compiles: bool = False
     present: Callable[[Path], bool] = Path.is_dir
+    without: tuple[Path, ...] = ()
 
     # Two images may need the same program, each with a Step of its own for it.
     def __eq__(self, other: object) -> bool:
@@ -59,7 +63,7 @@ class Step:
     @cached_property
     def key(self) -> str:
         digest = hashlib.sha256(self.recipe.encode())
-        for path, name in sorted(_walk(self.files)):
+        for path, name in sorted(_walk(self.files, self.without)):
             digest.update(f"\0{name}\0{path.stat().st_mode & 0o111:o}\0".encode())
             digest.update(path.read_bytes())
         for needed in self.needs:
@@ -67,12 +71,14 @@ class Step:
         return digest.hexdigest()[:12]
 
 
-def _walk(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file, with its name as seen from what was given."""
+def _walk(files: Iterable[Path], without: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Every file that is below none of `without`, with its name as seen from what was given."""
+    left_out = set(without)
     for path in files:
         if path.is_dir():
-            inner = (p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            yield from ((p, str(p.relative_to(path))) for p in inner)
+            for inner in path.rglob("*"):
+                if inner.is_file() and "__pycache__" not in inner.parts and left_out.isdisjoint(inner.parents):
+                    yield inner, str(inner.relative_to(path))
         else:
             yield path, path.name
 

@@ -10,6 +10,7 @@ from settings import catalog
 from settings.blocks import ConsumableCapacity, Draft, Driver, Gpu, Mps
 from settings.plan import DISABLED, capacity_enforced, consumable_shares, gpu_index_by_module, memory_of_clients
 from settings.problems import Problem
+from toolchain.versions import DRA_DRIVER, DRA_DRIVER_FEATURE_GATES
 
 CAPACITY_MODULE, MPS_MODULE, EXCLUSIVE_MODULE = (
     catalog.CONSUMABLE_CAPACITY.number,
@@ -69,13 +70,13 @@ def _driver_rules(driver: Driver, mps: Mps, modules: tuple[str, ...]) -> Iterato
     if gate is False:
         rule = f"is off, and the driver shares nothing without it (driver.consumableShares: {used})"
         yield Problem("driver.featureGates.ConsumableShares", False, rule, "drop it")
-    if driver.version == "0.4.1":
-        rule = "of the driver has no consumable shares; they came with 0.5.0"
+    if "ConsumableShares" not in DRA_DRIVER_FEATURE_GATES[driver.version]:
+        rule = f"of the driver has no consumable shares; they came with {DRA_DRIVER}"
         yield Problem(
             "driver.version",
             driver.version,
             rule,
-            f'use 0.5.0, or drop "{CAPACITY_MODULE}" and driver.consumableShares',
+            f'use {DRA_DRIVER}, or drop "{CAPACITY_MODULE}" and driver.consumableShares',
         )
     if MPS_MODULE in modules and mps.mode == "claim":
         rule = f"and consumable shares ({used}) exclude each other: NVIDIA's driver refuses its own MPS beside them"

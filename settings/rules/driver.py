@@ -6,24 +6,8 @@ from settings import catalog
 from settings.blocks import Draft, Driver
 from settings.catalog import Gate, Module
 from settings.problems import Problem, suggest
+from toolchain.versions import DRA_DRIVER_FEATURE_GATES
 
-# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, pkg/featuregates/featuregates.go of each version.
-_GATES_OF_0_4_1 = (
-    "ComputeDomainCliques",
-    "CrashOnNVLinkFabricErrors",
-    "DeviceMetadata",
-    "DynamicMIG",
-    "IMEXDaemonsWithDNSNames",
-    "MPSSupport",
-    "NVMLDeviceHealthCheck",
-    "PassthroughSupport",
-    "TimeSlicingSettings",
-)
-_NEW_IN_0_5_0 = ("ConsumableShares", "DRAListTypeAttributes", "FabricManagerPartitioning", "HostManagedIMEXDaemon")
-FEATURE_GATES: dict[str, tuple[str, ...]] = {
-    "0.4.1": _GATES_OF_0_4_1,
-    "0.5.0": tuple(sorted((*_GATES_OF_0_4_1, *_NEW_IN_0_5_0))),
-}
 # Gates that NVIDIA's driver refuses beside another one.
 EXCLUDED_BY = {
     "DynamicMIG": ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport"),
@@ -45,9 +29,9 @@ def driver_rules(draft: Draft) -> Iterator[Problem]:
 def _gate_rules(driver: Driver) -> Iterator[Problem]:
     gates = driver.feature_gates
     for gate in gates:
-        if gate not in FEATURE_GATES[driver.version]:
+        if gate not in DRA_DRIVER_FEATURE_GATES[driver.version]:
             rule = f"is no feature gate of NVIDIA's driver v{driver.version}"
-            yield Problem("driver.featureGates", gate, rule, suggest(gate, FEATURE_GATES[driver.version]))
+            yield Problem("driver.featureGates", gate, rule, suggest(gate, DRA_DRIVER_FEATURE_GATES[driver.version]))
     if gates.get("DynamicMIG"):
         for other in EXCLUDED_BY["DynamicMIG"]:
             if gates.get(other):

@@ -1,6 +1,6 @@
 """Whether an unpacked bundle is whole and meant for this machine. Runs before anything is installed: no package at all.
 
-    python3 toolchain/bundle_check.py DONE
+    python3 toolchain/bundle/check.py DONE
 
 Compares every file with the manifest and names all that are corrupt or missing. DONE is a file that says when this was
 done for which manifest, so that it is done once.
@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
 BUNDLE = "bundle"
 MANIFEST = f"{BUNDLE}/manifest.json"
 REMEDY = "unpack the bundle again; if its pieces are corrupt, `unpack` names them"

@@ -3,7 +3,7 @@ module dra-workshop/toolchain/dra-driver-nvidia-gpu
 go 1.26.0
 
 // v0.1.0 is not served by the Go module proxy: a stub of ours, so the gate FabricManagerPartitioning cannot work.
-replace github.com/NVIDIA/go-nvfm => ./go-nvfm-stub
+replace github.com/NVIDIA/go-nvfm => ../../go-nvfm-stub
 
 // v1.37.0-rc.0 is not served; the driver uses its pkg/kubelet/checkpointmanager only.
 replace k8s.io/kubernetes v1.37.0-rc.0 => k8s.io/kubernetes v1.37.2

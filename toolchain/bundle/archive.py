@@ -1,8 +1,8 @@
-"""The air-gap bundle: everything that a stack needs, in one file that unpacks on a machine without a network.
+"""Archive of the air-gap bundle: all that a stack needs, in one file that unpacks on a machine without a network.
 
 It is a tar in several Zstandard frames, one a part, so a part that did not change is not compressed again: frames that
 follow each other are one valid stream, and a tar may be cut between its members. Parts are steps as all others are.
-What the machine does with it is in `bundled.py`.
+What the machine does with it is in `unpacked.py`.
 """
 
 import hashlib
@@ -20,8 +20,9 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from toolchain import bundle_engine, bundle_sbom, bundle_wheels, programs, versions
-from toolchain.bundle_check import BUNDLE, MANIFEST
+from toolchain import programs, versions
+from toolchain.bundle import engine, sbom, wheels
+from toolchain.bundle.check import BUNDLE, MANIFEST
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, TOOLS
 from toolchain.plan import Plan
@@ -35,11 +36,11 @@ WINDOW_LOG = 30
 ROOT = "dra-workshop"  # the folder in the archive; without a version, so that a new one compresses nothing again
 PARTS = ("wheels", "agents", "programs")  # in the archive's order, after the repository
 # They share programs and libraries with each other and the tools; the others are small and change often.
-LARGE_IMAGES = ("node", "dra-driver", "dra-driver-0.4.1")
+LARGE_IMAGES = ("node", *(versions.of_driver("dra-driver", version) for version in versions.DRA_DRIVERS))
 # They follow the node image, which holds them too, so that the window reaches it.
 IN_THE_NODE_IMAGE = ("containerd", "containerd-shim-runc-v2", "kubectl", "runc")
-OPTIONAL = ("dra-driver-0.4.1",)
-UNPACK = CHECKOUT / "toolchain" / "unpack"
+OPTIONAL = (versions.of_driver("dra-driver", versions.DRA_DRIVER_BEFORE),)
+UNPACK = Path(__file__).with_name("unpack")
 # Of the repository, what only its authors use.
 NOT_IN_THE_BUNDLE = (".ci",)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -88,27 +89,30 @@ def make(
     store, files = runner.store, repository()
     # The checkout's own Go is for building, and nothing is built on the other machine.
     plan = replace(plan, tools={step: names for step, names in plan.tools.items() if step not in go.needs})
-    engine, wheels = bundle_engine.engine(go), bundle_wheels.wheels()
-    packages, unzstd = bundle_sbom.packages(plan, bundle_engine.PACKAGES), programs.UNZSTD.step(go)
-    runner.run([engine, wheels, packages, unzstd])
+    engine_step, wheels_step = engine.step(go), wheels.step()
+    packages_step, unzstd_step = sbom.packages_step(plan, engine.PACKAGES), programs.UNZSTD.step(go)
+    runner.run([engine_step, wheels_step, packages_step, unzstd_step])
     steps = {
-        "wheels": _part("wheels", level, (wheels,), lambda work: _below(f"{BUNDLE}/wheels", work.need(wheels.name))),
+        "wheels": _part(
+            "wheels", level, (wheels_step,), lambda work: _below(f"{BUNDLE}/wheels", work.need(wheels_step.name))
+        ),
         "agents": _images_part("agents", level, [step for step in plan.images if step.name not in LARGE_IMAGES]),
         "programs": _images_part(
             "programs",
             level,
             [step for step in plan.images if step.name in LARGE_IMAGES],
-            (engine, *dict.fromkeys([*plan.tools, *plan.plugins.values(), *plan.charts.values()])),
-            lambda work: [*_tools(plan, store), *_below(f"{BUNDLE}/engine", work.need(engine.name))],
+            (engine_step, *dict.fromkeys([*plan.tools, *plan.plugins.values(), *plan.charts.values()])),
+            lambda work: [*_tools(plan, store), *_below(f"{BUNDLE}/engine", work.need(engine_step.name))],
         ),
     }
     runner.run(list(steps.values()))
     parts = {name: json.loads((store.path(steps[name]) / "part.json").read_text()) for name in PARTS}
     manifest = _manifest(plan, store, source, parts)
-    bill = bundle_sbom.bill(manifest, plan, store, go, store.path(wheels), store.path(engine), store.path(packages))
+    folders = (store.path(step) for step in (wheels_step, engine_step, packages_step))
+    bill = sbom.bill(manifest, plan, store, go, *folders)
     name = f"dra-workshop-{manifest['version']}-{manifest['architecture']}.tar.zst"
     _write(console, out / name, _frames(files, manifest, bill, [store.path(steps[part]) for part in PARTS]), piece_size)
-    for file in (store.path(unzstd) / "unzstd", UNPACK):
+    for file in (store.path(unzstd_step) / "unzstd", UNPACK):
         shutil.copy(file, out / file.name)
     _sums(out, name)
     console.print(f"bundle: unpack it with `sh unpack FOLDER`, beside {name}{'.*' if piece_size else ''} and unzstd")
@@ -201,7 +205,7 @@ def _add(stream: IO[bytes], name: str, content: IO[bytes], size: int, executable
 
 
 def _manifest(plan: Plan, store: Store, source: Source, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the bundle is and holds; `bundle_check.py` compares the unpacked files with it."""
+    """What the bundle is and holds; `check.py` compares the unpacked files with it."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     commit = _git("rev-parse", "HEAD").strip()
     changed = bool(_git("status", "--porcelain").strip())
@@ -211,7 +215,7 @@ def _manifest(plan: Plan, store: Store, source: Source, parts: Mapping[str, Any]
         "architecture": platform.machine(),
         "commit": f"{commit} and changes that are not committed" if changed else commit,
         "source": source.way,
-        "pythons": list(bundle_wheels.PYTHONS),
+        "pythons": list(versions.BUNDLE_PYTHONS),
         "versions": _versions(source),
         "substitutions": list(versions.SUBSTITUTIONS[source.way]),
         "links": sorted(str(link.relative_to(TOOLS)) for link in plan.links(store)),
@@ -234,7 +238,7 @@ def _versions(source: Source) -> dict[str, str]:
         "simulated-nvidia-driver": versions.SIMULATED_DRIVER,
         "containerd": versions.CONTAINERD,
         "runc": versions.RUNC,
-        "pip": bundle_wheels.PIP,
+        "pip": versions.PIP,
     }
 
 

@@ -9,7 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
-from toolchain import bundle_sbom, programs, versions
+from toolchain import programs, versions
+from toolchain.bundle import sbom
 from toolchain.golang import Go
 from toolchain.steps import Step, StepError, Work
 
@@ -29,20 +30,20 @@ LD_LIBRARY_PATH=$folder/lib XTABLES_LIBDIR=$folder/xtables exec "$folder/{progra
 """
 
 
-def engine(go: Go) -> Step:
+def step(go: Go) -> Step:
     """`bin` and `lib` of the engine, and `iptables/{nft,legacy}`."""
     needs = tuple(p.step(go) for p in (*programs.NODE, programs.RUNC_BOUNDED) if p.name in OWN)
 
     def build(work: Work) -> None:
         root = work.scratch / "root"
-        bundle_sbom.extract(work, root, PACKAGES)
+        sbom.extract(work, root, PACKAGES)
         for folder in ("bin", "lib", "iptables/lib", "iptables/xtables"):
             (work.out / folder).mkdir(parents=True)
         for name in PROGRAMS:
             shutil.copy(root / name, work.out / "bin")
-        for step, names in OWN.items():
+        for program, names in OWN.items():
             for name in names:
-                shutil.copy(work.need(step) / name, work.out / "bin")
+                shutil.copy(work.need(program) / name, work.out / "bin")
         libraries = {name for program in PROGRAMS for name in closure(work, root, root / program)}
         _copy_libraries(root, libraries, work.out / "lib")
         _iptables(work, root, work.out / "iptables")

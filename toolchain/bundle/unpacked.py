@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from toolchain import engine, plan, source, versions
-from toolchain.bundle_check import BUNDLE, MANIFEST
+from toolchain.bundle.check import BUNDLE, MANIFEST
 from toolchain.paths import BIN, CHECKOUT, SOURCE_FILE, STATE, TOOLS
 from toolchain.progress import duration
 from toolchain.steps import StepError

@@ -59,7 +59,7 @@ def extract(work: Work, root: Path, packages: Iterable[str]) -> None:
     )
 
 
-def packages(plan: Plan, more: Iterable[str]) -> Step:
+def packages_step(plan: Plan, more: Iterable[str]) -> Step:
     """`packages.json`: the Debian packages in the root filesystems of the plan's images, and `more` with their needs.
 
     The root filesystems hold no copyright files, so the packages are unpacked once more. Upstream's images are not

@@ -1,4 +1,7 @@
-"""The Python packages of the bundle: wheels for every Python that it serves, and a lock file for each.
+"""Python packages of the bundle: wheels for every Python that it serves, and a lock file for each.
+
+It carries what pyproject.toml's dependencies and its group `test` need, in the versions of requirements.lock. What only
+the group `dev` needs stays out: nothing that brings up, checks or reports on a stack calls it.
 
 Wheels are stored without compression, since the archive compresses better and sees what those of several Pythons have
 in common. That changes their SHA-256: what was downloaded is compared with requirements.lock, and the bundle's own lock
@@ -6,64 +9,41 @@ files have the hashes of what is in it.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import platform
 import re
 import sys
+import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
+from packaging.dependency_groups import resolve_dependency_groups
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from toolchain import versions
 from toolchain.paths import CHECKOUT
 from toolchain.steps import Step, StepError, Work
 
-PYTHONS = ("3.11", "3.12", "3.13")
 LOCK = CHECKOUT / "requirements.lock"
-# For developers: nothing that brings up, checks or reports on a stack needs them, and they are a tenth of all.
-TOOLS = ("cyclonedx-python-lib", "pyrefly", "ruff", "types-pyyaml")
-# And what only the tools need.
-LEFT_OUT = (
-    *TOOLS,
-    "arrow",
-    "boolean-py",
-    "defusedxml",
-    "fqdn",
-    "isoduration",
-    "jsonpointer",
-    "jsonschema",
-    "jsonschema-specifications",
-    "lark",
-    "license-expression",
-    "packageurl-python",
-    "py-serializable",
-    "referencing",
-    "rfc3339-validator",
-    "rfc3986-validator",
-    "rfc3987-syntax",
-    "rpds-py",
-    "six",
-    "sortedcontainers",
-    "uri-template",
-    "webcolors",
-)
+PROJECT = CHECKOUT / "pyproject.toml"
 # Their compiled modules only make them faster, and are large: 26 MB for each Python with one's debug information.
 PURE = ("charset-normalizer", "coverage", "debugpy", "fonttools", "python-box", "wrapt")
-# It runs out of its own wheel, so the other machine's Python needs no ensurepip.
-PIP = "26.3"
-PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 # The C libraries that a wheel may ask for.
 GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_26", "2_27", "2_28")
 
 
-def wheels() -> Step:
+def step() -> Step:
     """A folder of wheels with `requirements-<python>.lock` for each Python."""
 
     def build(work: Work) -> None:
         downloaded = work.scratch / "downloaded"
         hashes = dict[str, str]()
-        for python in PYTHONS:
-            wanted = locked(LOCK.read_text(), python)
+        for python in versions.BUNDLE_PYTHONS:
+            unneeded = needed_by_developers(python)
+            wanted = [(name, text) for name, text in locked(LOCK.read_text(), python) if name not in unneeded]
             listed, folder = work.scratch / f"{python}.lock", downloaded / python
             for pure in (False, True):
                 listed.write_text("".join(f"{text}\n" for name, text in wanted if (name in PURE) == pure))
@@ -80,28 +60,66 @@ def wheels() -> Step:
                 raise StepError(f"bundle-wheels: {len(lines)} wheels for {len(wanted)} packages of Python {python}")
             (work.out / f"requirements-{python}.lock").write_text("".join(lines))
         listed = work.scratch / "pip.lock"
-        listed.write_text(f"pip=={PIP} --hash=sha256:{PIP_SHA256}\n")
+        listed.write_text(f"pip=={versions.PIP} --hash=sha256:{versions.PIP_SHA256}\n")
         _download(work, work.out, "--require-hashes", "--requirement", listed)
 
-    recipe = json.dumps([PYTHONS, LEFT_OUT, PURE, PIP, GLIBC, platform.machine()])
+    unneeded_by_python = {python: sorted(needed_by_developers(python)) for python in versions.BUNDLE_PYTHONS}
+    recipe = json.dumps([unneeded_by_python, PURE, versions.PIP, GLIBC, platform.machine()])
     return Step("bundle-wheels-of-pythons", build, recipe, (LOCK,), expected_seconds=60)
+
+
+def needed_by_developers(python: str) -> set[str]:
+    """Names of the packages that the group `dev` needs for that Python, and neither the stack nor its checks do.
+
+    Read from the packages that are installed here. One that is not, since it is for another Python, counts as needing
+    none: what is missing from both sides is bundled.
+    """
+    project = tomllib.loads(PROJECT.read_text())
+    groups = project["dependency-groups"]
+    bundled = [*project["project"]["dependencies"], *resolve_dependency_groups(groups, "test")]
+    return closure(resolve_dependency_groups(groups, "dev"), python) - closure(bundled, python)
+
+
+def closure(requirements: Iterable[str], python: str) -> set[str]:
+    """Names of everything that is installed because of `requirements`, themselves among them."""
+    environment = _environment(python)
+    closed = set[tuple[str, frozenset[str]]]()
+    todo = [Requirement(text) for text in requirements]
+    while todo:
+        requirement = todo.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in closed:
+            continue
+        closed.add((name, extras))
+        try:
+            texts = importlib.metadata.requires(name) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for inner in map(Requirement, texts):
+            marker = inner.marker
+            if not marker or any(marker.evaluate(environment | {"extra": extra}) for extra in extras or {""}):
+                todo.append(inner)
+    return {name for name, _ in closed}
+
+
+def _environment(python: str) -> dict[str, str]:
+    """Markers' values on Linux with that Python; the rest is this machine's."""
+    return {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
 
 
 def locked(text: str, python: str) -> list[tuple[str, str]]:
     """(name, requirement with its hashes) of everything that a lock file has for that Python on Linux."""
-    found = []
+    entries = list[tuple[str, str]]()
     for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ")):
         line = re.sub(r"\s+#.*", "", entry).strip()
         if not line or line.startswith("#"):
             continue
         head, *options = re.split(r"\s+(?=--hash)", line)
         requirement = Requirement(head)
-        environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-        if requirement.marker and not requirement.marker.evaluate(environment):
-            continue
-        if requirement.name.lower() not in LEFT_OUT:
-            found.append((requirement.name.lower(), f"{requirement.name}{requirement.specifier} {' '.join(options)}"))
-    return found
+        if not requirement.marker or requirement.marker.evaluate(_environment(python)):
+            pinned = f"{requirement.name}{requirement.specifier} {' '.join(options)}"
+            entries.append((canonicalize_name(requirement.name), pinned))
+    return entries
 
 
 def _tags(python: str, pure: bool) -> list[str]:
