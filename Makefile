@@ -40,8 +40,8 @@ measure: setup ## measure every stack of a real GPU, one after the other (STACKS
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)
 
-lint: python ## ruff: check and format
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+lint: python ## ruff: check and format; import-linter: the direction of imports
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && PYTHONPATH=. .venv/bin/lint-imports --no-logo
 
 types: python ## pyrefly
 	@.venv/bin/pyrefly check

@@ -17,7 +17,7 @@ from gpus.mps import context_mib
 from gpus.quantity import MIB
 from toolchain.paths import CHECKOUT
 
-MODELS = CHECKOUT / "manifests" / "06-vllm" / "models"
+MODELS = CHECKOUT / "gpus" / "vllm_models"
 # For what vLLM takes beyond its share: CUDA graphs, kernels that load later, what the allocator cannot use. A model of
 # 1.5B parameters took 0.5 GiB for its graphs alone on an H100, and ran out of memory with 512 MiB.
 SPARE_MIB = 1536
