@@ -11,7 +11,7 @@ GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up verify report measure preview down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report measure preview down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ up: setup ## bring up a stack (STACK=phase1)
 
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
+
+doctor: python ## every prerequisite of a stack as a table, before and after set-up (STACK=phase1)
+	@$(ACTIVATE) && python -m machine --stack $(STACK)
 
 verify: setup ## run the checks of the modules that are on against the stack that is up (MODULE=05 CHECK=curve: some)
 	@$(ACTIVATE) && python -m checks.verify --stack $(STACK) $(addprefix --module ,$(MODULE)) $(addprefix --check ,$(CHECK))

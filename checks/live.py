@@ -17,7 +17,7 @@ import yaml
 
 from components.commands.kube import connect
 from machine.gpus import driver_root
-from settings import PROJECT, Settings
+from settings import Settings
 from toolchain.paths import CHECKOUT
 
 T = TypeVar("T")
@@ -69,10 +69,7 @@ class LiveStack:
         if not outputs:
             reason = done.stderr.strip() or "it has no outputs"
             raise NotThisStack(f"stack {name} is not up ({reason}); run `make up STACK={name}`")
-        config = yaml.safe_load((checkout / "stacks" / f"Pulumi.{name}.yaml").read_text()).get("config") or {}
-        prefix = f"{PROJECT}:"
-        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
-        return cls(checkout, name, outputs, Settings.parse(raw, name))
+        return cls(checkout, name, outputs, Settings.of_stack(name, checkout))
 
     @property
     def kubeconfig(self) -> str:

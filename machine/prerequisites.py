@@ -50,15 +50,16 @@ def require(settings: Settings, images: Images) -> list[Finding]:
     return [finding for finding in findings if finding.warning]
 
 
-def look(settings: Settings, images: Images) -> Iterator[Finding]:
-    """Everything that this stack needs of the machine, met or not."""
+def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
+    """Everything that this stack needs of the machine, met or not; `images` None: set-up has not made them yet."""
+    images = images or Images("", {})
     if settings.cluster.provider == "existing":
         yield from _together(_kind, _kubectl, partial(_existing_cluster, settings, images))
         return
     findings = _together(_kind, _kubectl, _machine, _engine)
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
-        refs = (settings.cluster.node_image or images.node, *images.to_load)
+        refs = [ref for ref in (settings.cluster.node_image or images.node, *images.to_load) if ref]
         yield from _gates(settings, images)
         yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
@@ -139,7 +140,7 @@ def _image(ref: str) -> Iterator[Finding]:
 
 def _gates(settings: Settings, images: Images) -> Iterator[Finding]:
     if settings.driver.feature_gates.get("FabricManagerPartitioning"):
-        ours = images["dra-driver"].startswith("localhost/")
+        ours = images.references.get("dra-driver", "").startswith("localhost/")
         seen = "FabricManagerPartitioning is on" + (", but go-nvfm is a stub in the driver built here" if ours else "")
         yield Finding("gates", seen, not ours, "drop it from driver.featureGates, or name upstream's images.draDriver")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
+import yaml
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from gpus.models import GPU_MODELS, GpuModel, simulated_gpus
@@ -29,7 +30,7 @@ from settings.blocks import (
 from settings.problems import Problem, SettingsError, explain, suggest
 from settings.project import PROJECT, default_name
 from settings.rules.vllm import dummy_config
-from toolchain.paths import STATE
+from toolchain.paths import CHECKOUT, STATE
 
 FIELD_BY_IMAGE = {name: name.replace("-", "_") for name in catalog.images()}
 OPTIONAL_TEXT: Any = (str | None, None)
@@ -71,6 +72,15 @@ class Settings(Blocks):
             if key.startswith(prefix):
                 raw[key.removeprefix(prefix)] = _decode(text)
         return cls.parse(raw, pulumi.get_stack())
+
+    @classmethod
+    def of_stack(cls, stack: str, checkout: Path = CHECKOUT) -> "Settings":
+        """Read a stack's file as Pulumi would. Raises `SettingsError`; `FileNotFoundError` where there is no file."""
+        file = checkout / "stacks" / f"Pulumi.{stack}.yaml"
+        config: dict[str, Any] = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+        prefix = f"{PROJECT}:"
+        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+        return cls.parse(raw, stack)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], stack: str) -> "Settings":

@@ -26,9 +26,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     """`make lint`'s look at imports, in a copy of the packages."""
     program = Path(sys.executable).with_name("lint-imports")
     command = [str(program), "--no-cache", "--no-logo", str(CHECKOUT / "pyproject.toml")]
-    return subprocess.run(
-        command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
