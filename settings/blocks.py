@@ -1,4 +1,4 @@
-"""The blocks of a stack's config as types. Field names are those of the YAML."""
+"""Types of a stack's configuration, block by block. Field names are those of the YAML in snake_case."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Block(BaseModel):
 
 
 class Cluster(Block):
-    """Where the workshop runs: a Kind cluster of its own, or an existing cluster."""
+    """Cluster of the stack: a Kind cluster of its own, or an existing one."""
 
     provider: Literal["kind", "existing"] = "kind"
     name: str | None = None
@@ -36,7 +36,7 @@ class Cluster(Block):
 
 
 class GpuNode(Block):
-    """What differs on one GPU node: on Kind the workers in order, on an existing cluster named nodes."""
+    """One GPU node where it differs from the others: on Kind the workers in order, else by name."""
 
     name: str | None = None
     model: str | None = None
@@ -53,7 +53,7 @@ def _device(value: Any) -> Any:
 
 
 class Gpu(Block):
-    """The GPUs: simulated ones of a model, or the host's.
+    """GPUs of the stack: simulated ones of a model, or the host's.
 
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
     driver change the compute mode and time slice of the host's GPUs.
@@ -68,7 +68,7 @@ class Gpu(Block):
     allow_compute_mode_change: bool = False
 
 
-# What a claim takes of a GPU that several claims share; an integer is a number of shares.
+# Values of the chart's consumableShares; an integer is a number of shares.
 SHARES = ("memory", "unlimited", "disabled")
 
 
@@ -86,9 +86,9 @@ def _version(value: str) -> str:
 
 
 class Driver(Block):
-    """NVIDIA's DRA driver: version, feature gates, how claims share a GPU, log verbosity.
+    """NVIDIA's DRA driver: version, feature gates, way in which claims share a GPU, log verbosity (0 to 10).
 
-    `consumable_shares` is the chart's value of that name; None leaves it to the modules: module 07 needs `memory`.
+    `consumable_shares` is the chart's value of that name; None leaves it to the modules that are on.
     """
 
     version: Annotated[str, AfterValidator(_version)] = DRA_DRIVER
@@ -116,7 +116,7 @@ class Mps(Limits):
 
 
 class CapacityRequests(Block):
-    """What module 07's pods ask of a GPU's memory; None leaves it to what the GPU has."""
+    """Memory that each claim of the shared GPU requests, as a quantity; None is a part of what the GPU has."""
 
     small: str | None = None
     medium: str | None = None
@@ -125,9 +125,9 @@ class CapacityRequests(Block):
 
 
 class ConsumableCapacity(Block):
-    """How module 07 shares a GPU among independent claims, and who sees to it that they keep to their requests.
+    """Independent claims that share a GPU: their requests, and the one who holds them to these.
 
-    `enforcement` None is `mps` where module 04's daemon runs, and `none` elsewhere.
+    `enforcement` None is `mps` where the stack's MPS daemon runs, and `none` elsewhere.
     """
 
     enforcement: Literal["mps", "none"] | None = None
@@ -135,14 +135,14 @@ class ConsumableCapacity(Block):
 
 
 class Observability(Block):
-    """What module 08 measures GPUs with, and whether it brings Prometheus and Grafana."""
+    """Metrics of GPUs: the exporter, and whether Prometheus and Grafana come with it."""
 
     exporter: Literal["nvml", "dcgm"] = "nvml"
     prometheus: bool = False
 
 
 class VllmDimensions(Block):
-    """What differs from a preset's dimensions; the names are those of Hugging Face's config.json."""
+    """Dimensions of a model that differ from a preset's; the names are those of Hugging Face's config.json."""
 
     hidden_size: Annotated[int, Field(ge=1)] | None = None
     intermediate_size: Annotated[int, Field(ge=1)] | None = None
@@ -154,7 +154,7 @@ class VllmDimensions(Block):
 
 
 class VllmModel(Block):
-    """Where vLLM's model is: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
+    """Model that vLLM serves: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
 
     A model of dimensions has random weights. It is what there is if nothing is named.
     """
@@ -168,9 +168,9 @@ class VllmModel(Block):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Those of path, claim and hub that are set."""
-        found = {"path": self.path, "claim": self.claim, "hub": self.hub}
-        return {name: value for name, value in found.items() if value is not None}
+        """Sources with weights that are set, by key."""
+        sources = {"path": self.path, "claim": self.claim, "hub": self.hub}
+        return {name: value for name, value in sources.items() if value is not None}
 
     @property
     def is_dummy(self) -> bool:
@@ -178,7 +178,7 @@ class VllmModel(Block):
 
 
 class VllmSweep(Block):
-    """How module 06.5 measures; what is empty or None is the profile's."""
+    """Sweep over thread percentages; a value that is empty or None is the profile's."""
 
     profile: Literal["quick", "full"] = "quick"
     percentages: tuple[Percentage, ...] = ()
@@ -186,7 +186,7 @@ class VllmSweep(Block):
 
 
 class Vllm(Block):
-    """The vLLM server of module 06 and what it may use of its GPU.
+    """vLLM server, and the part of its GPU that it may use.
 
     `pinned_device_memory_limit` None is that of `mps`. `images` are by compute capability, `images.vllm` for any
     other. `python_environment` is a folder with vLLM installed, for an image that has only Python. `memory` and
@@ -216,7 +216,7 @@ class Vllm(Block):
 
 
 class Timeouts(Block):
-    """How long to wait, in seconds: for Kind's cluster, the driver's GPUs, a workload."""
+    """Longest waits in seconds: for Kind's cluster, the driver's GPUs, a workload."""
 
     cluster: Annotated[int, Field(ge=10, le=3600)] = 240
     driver: Annotated[int, Field(ge=10, le=3600)] = 180

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, and how it is said."""
+"""Problems of a configuration, and the words for them."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from settings.blocks import MAX_WORKERS
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the configuration."""
+    """Problem of a configuration: the key, its value, the rule that it breaks, and the remedy."""
 
     key: str
     value: Any
@@ -34,7 +34,7 @@ class SettingsError(Exception):
 
 
 def suggest(word: str, known: Any) -> str:
-    """The remedy for a word that is not one of `known`."""
+    """Remedy for a word that is not one of `known`."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{close[0]}"?' if close else f"use one of {', '.join(known)}"
 

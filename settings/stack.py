@@ -1,4 +1,4 @@
-"""One stack's configuration, complete and consistent."""
+"""Settings of one stack: its configuration, complete and consistent, and what follows from it."""
 
 import json
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ ADAPTERS = {key: TypeAdapter(kind) for key, kind in TYPES.items()}
 
 @dataclass(frozen=True)
 class NodeGpus:
-    """The GPUs that one node is to have. `model` and `count` are None where they are the host's."""
+    """GPUs of one node. `model` and `count` are None where they are the host's."""
 
     node: str
     model: str | None
@@ -159,19 +159,19 @@ class Settings(Blocks):
 
     @property
     def cluster_name(self) -> str:
-        """The Kind cluster's name, or the context of an existing one."""
+        """Name of the Kind cluster, or the context of an existing one."""
         return self.cluster.context or self.cluster.name or default_name(self.stack)
 
     @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig file: of the user's cluster, or the one that the Kind cluster's creation writes."""
+        """Kubeconfig file: of the user's cluster, or the one that the Kind cluster's creation writes."""
         if self.cluster.kubeconfig:
             return Path(self.cluster.kubeconfig).expanduser()
         return self.state_folder / "kubeconfig"
 
     @property
     def context(self) -> str:
-        """The context of the kubeconfig to use; never the current one."""
+        """Context of the kubeconfig to use; never the current one."""
         return self.cluster.context or f"kind-{self.cluster_name}"
 
     @property
@@ -215,24 +215,24 @@ class Settings(Blocks):
 
     @property
     def vllm_dummy(self) -> dict[str, Any] | None:
-        """The config.json of vLLM's model where it has no weights; None for a real one."""
+        """Content of config.json of a model without weights; None for a real model."""
         return dummy_config(self.vllm.model) if self.vllm.model.is_dummy else None
 
     @property
     def vllm_model_name(self) -> str:
-        """The name that vLLM serves its model under: one without weights says so."""
+        """Name that vLLM serves its model under: that of one without weights says so."""
         model = self.vllm.model
         default = f"dummy-{model.dummy}" if model.is_dummy else model.hub or "model"
         return self.vllm.served_model_name or default
 
     @property
     def gpu_model(self) -> GpuModel | None:
-        """The model of the first GPU node's GPUs; None where they are the host's."""
+        """Model of the first GPU node's GPUs; None where they are the host's."""
         name = self.gpu_nodes[0].model
         return GPU_MODELS[name] if name else None
 
     def gpu_uuid(self, number: int) -> str | None:
-        """The UUID of one GPU of the first GPU node, where it is known before it is there: simulated ones are."""
+        """UUID of one GPU of the first GPU node, where it is known before the GPU is there: simulated ones are."""
         first, model = self.gpu_nodes[0], self.gpu_model
         if model is None or first.count is None:
             return None
@@ -240,7 +240,7 @@ class Settings(Blocks):
 
     @property
     def gpu_nodes(self) -> tuple[NodeGpus, ...]:
-        """The nodes that have GPUs, in order."""
+        """Nodes that have GPUs, in order."""
         names = [node.name for node in self.gpu.nodes if node.name]
         if self.cluster.provider == "kind":
             names = kind_gpu_nodes(self.cluster_name, self.cluster.workers)
@@ -254,14 +254,14 @@ class Settings(Blocks):
 
 
 def kind_gpu_nodes(cluster: str, workers: int) -> list[str]:
-    """Kind's names of the nodes that have GPUs: the workers, or the control plane where there is none."""
+    """Names that kind gives the nodes with GPUs: the workers, or the control plane where there is none."""
     if workers == 0:
         return [f"{cluster}-control-plane"]
     return [f"{cluster}-worker{'' if number == 1 else number}" for number in range(1, workers + 1)]
 
 
 def _decode(text: str) -> Any:
-    """Pulumi hands plain strings over as they are and everything else as JSON."""
+    """Value of a config text: Pulumi hands plain strings over as they are and everything else as JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

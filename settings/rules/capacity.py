@@ -1,15 +1,16 @@
-"""Rules of consumable capacity: what NVIDIA's driver lets several claims share, and what MPS can hold them to."""
+"""Rules of consumable capacity: GPUs that claims share in NVIDIA's driver, and requests that MPS can enforce."""
 
 from collections.abc import Iterator, Mapping
 
 from gpus import shares
 from gpus.models import GPU_MODELS, GpuModel
 from gpus.mps import DEFAULT_CLASS, context_mib, granted_multiprocessors
-from gpus.quantity import MIB, quantity_bytes
+from gpus.quantity import MIB, quantity_mib
 from settings import catalog
 from settings.blocks import ConsumableCapacity, Draft, Driver, Gpu, Mps
 from settings.plan import DISABLED, capacity_enforced, consumable_shares, gpu_index_by_module, memory_of_clients
 from settings.problems import Problem
+from settings.rules.quantity import quantity_rules
 from toolchain.versions import DRA_DRIVER, DRA_DRIVER_FEATURE_GATES
 
 CAPACITY_MODULE, MPS_MODULE, EXCLUSIVE_MODULE = (
@@ -112,14 +113,10 @@ def _request_rules(
 ) -> Iterator[Problem]:
     key, sizes = "consumableCapacity.requests", {}
     for name, text in chosen(block).items():
-        size = quantity_bytes(text)
-        if size is None:
-            yield Problem(f"{key}.{name}", text, "is no quantity of memory", "write it like 8Gi or 512Mi")
-        elif size < MIB or (size / MIB).denominator != 1:
-            rule = "is not a whole number of MiB, the step in which the driver counts"
-            yield Problem(f"{key}.{name}", text, rule, "write it in Mi or Gi")
+        if problems := list(quantity_rules(f"{key}.{name}", text, "the step in which the driver counts")):
+            yield from problems
         else:
-            sizes[name] = int(size / MIB)
+            sizes[name] = quantity_mib(text)
     if len(sizes) < len(chosen(block)) or model is None or consumable_shares(driver, modules) == DISABLED:
         return
     # A vLLM server's part is of a host's GPU, which has no model here.

@@ -1,4 +1,4 @@
-"""Rules of the host's GPUs: which of them, and what of their settings NVIDIA's driver may change."""
+"""Rules of the host's GPUs: their choice, and the settings of theirs that NVIDIA's driver may change."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from settings.blocks import Cluster, Draft, Driver, Gpu, Mps
 from settings.problems import Problem
 
 ALLOW = "gpu.allowComputeModeChange"
-# What each gate lets NVIDIA's driver do to the settings of a GPU. Source: cmd/gpu-kubelet-plugin of v0.5.0,
+# Change of a GPU's settings that each gate lets NVIDIA's driver make. Source: cmd/gpu-kubelet-plugin of v0.5.0,
 # device_state.go and sharing.go.
 GATES = {
     "MPSSupport": "lets any claim set the compute mode EXCLUSIVE_PROCESS",

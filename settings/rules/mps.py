@@ -1,16 +1,17 @@
-"""Rules of the block `mps`: what a GPU can grant, what fits into its memory, what NVIDIA's driver accepts."""
+"""Rules of the block `mps`: the limits that a GPU can grant and hold, and those that NVIDIA's driver accepts."""
 
 import re
 from collections.abc import Iterator
 
 from gpus.models import GPU_MODELS, GpuModel
 from gpus.mps import DEFAULT_CLASS, Limits, context_mib, granted_multiprocessors, least_percentage
-from gpus.quantity import MIB, quantity_bytes
+from gpus.quantity import MIB, quantity_bytes, quantity_mib
 from settings import catalog
 from settings.blocks import UUID, Draft, Driver, Gpu, Mps
 from settings.catalog import LIMITED_CLASS
 from settings.plan import memory_of_clients
 from settings.problems import Problem
+from settings.rules.quantity import quantity_rules
 
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
 DEVICE_KEY = re.compile(rf"[0-9]{{1,2}}|{UUID}")
@@ -84,15 +85,10 @@ def _limits_rules(key: str, limits: Limits, models: list[GpuModel]) -> Iterator[
 
 
 def _memory_rules(key: str, text: str, percentage: int, models: list[GpuModel]) -> Iterator[Problem]:
-    size = quantity_bytes(text)
-    if size is None:
-        yield Problem(key, text, "is no quantity of memory", "write it like 8Gi or 512Mi")
+    if problems := list(quantity_rules(key, text, "which MPS counts in")):
+        yield from problems
         return
-    mib = size / MIB
-    if mib < 1 or mib.denominator != 1:
-        rule = "rounds to 0 MiB" if mib < 1 else "is not a whole number of MiB, which MPS counts in"
-        yield Problem(key, text, rule, "write it in Mi or Gi")
-        return
+    mib = quantity_mib(text)
     for model in models:
         context = context_mib(granted_multiprocessors(model, percentage))
         if mib > model.memory_mib:
@@ -114,8 +110,8 @@ def _class_rules(name: str, limits: Limits, mps: Mps, models: list[GpuModel]) ->
         rule = f"is above mps.activeThreadPercentage ({mps.active_thread_percentage}), which caps every client"
         yield Problem(f"{key}.activeThreadPercentage", limits.active_thread_percentage, rule, "lower it or raise that")
     memory = mps.effective_memory_limit
-    own, cap = (quantity_bytes(text) for text in (limits.pinned_device_memory_limit, memory))
-    if own is not None and cap is not None and own > cap >= MIB:
+    asked, cap = (quantity_bytes(text) for text in (limits.pinned_device_memory_limit, memory))
+    if asked is not None and cap is not None and asked > cap >= MIB:
         rule = f"is above {_memory_key(mps)} ({memory}), which caps every client"
         text = limits.pinned_device_memory_limit
         yield Problem(f"{key}.pinnedDeviceMemoryLimit", text, rule, "lower it or raise that")

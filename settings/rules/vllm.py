@@ -1,4 +1,4 @@
-"""Rules of the block `vllm`: what its GPU has to be, what fits under its limit, where model and Python are."""
+"""Rules of the block `vllm`: its GPU, its limit, the folders of model and Python."""
 
 import re
 from collections.abc import Iterator
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gpus import vllm as vllm_memory
-from gpus.quantity import MIB, quantity_bytes, quantity_mib
+from gpus.quantity import quantity_mib
 from gpus.vllm import Dimensions
 from settings import catalog
 from settings.blocks import Cluster, Draft, Mps, Vllm, VllmModel
 from settings.problems import Problem, suggest
+from settings.rules.quantity import quantity_rules
 
 MODULE, SWEEP_MODULE = catalog.VLLM.number, catalog.VLLM_EXPERIMENT.number
 CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
@@ -33,7 +34,7 @@ def vllm_rules(draft: Draft) -> Iterator[Problem]:
         yield Problem("modules", MODULE, rule, f'set gpu.source to host or drop "{MODULE}"')
     yield from _model_rules(vllm.model, cluster)
     yield from _folder_rules("vllm.pythonEnvironment", vllm.python_environment, cluster, "bin/python")
-    yield from _quantity_rules("vllm.memory", vllm.memory)
+    yield from quantity_rules("vllm.memory", vllm.memory)
     yield from _shared_memory_rules(vllm.shared_memory, mps)
     for capability in vllm.images:
         if not CAPABILITY.fullmatch(capability):
@@ -44,7 +45,7 @@ def vllm_rules(draft: Draft) -> Iterator[Problem]:
 
 
 def dummy_config(model: VllmModel) -> dict[str, Any]:
-    """The config.json of a model of dimensions."""
+    """Content of config.json of a model of given dimensions."""
     return vllm_memory.config_of(model.dummy, model.dimensions.model_dump(exclude_none=True))
 
 
@@ -87,17 +88,9 @@ def _folder_rules(key: str, text: str | None, cluster: Cluster | None, file: str
         yield Problem(key, text, f"has no {file}", f"name the folder of this machine that has it; {text} is mounted")
 
 
-def _quantity_rules(key: str, text: str) -> Iterator[Problem]:
-    size = quantity_bytes(text)
-    if size is None:
-        yield Problem(key, text, "is no quantity of memory", "write it like 8Gi or 512Mi")
-    elif size < MIB or (size / MIB).denominator != 1:
-        yield Problem(key, text, "is not a whole number of MiB", "write it in Mi or Gi")
-
-
 def _shared_memory_rules(text: str, mps: Mps | None) -> Iterator[Problem]:
     key = "vllm.sharedMemory"
-    if problems := list(_quantity_rules(key, text)):
+    if problems := list(quantity_rules(key, text)):
         yield from problems
     elif mps and mps.mode == "claim" and quantity_mib(text) > CLAIM_SHARED_MEMORY_MIB:
         rule = f"is more than the {CLAIM_SHARED_MEMORY_MIB} MiB that NVIDIA's driver mounts at /dev/shm for a claim"
@@ -109,12 +102,12 @@ def _limit_rules(vllm: Vllm, mps: Mps) -> Iterator[Problem]:
     if percentage > most:
         rule = f"is above mps.activeThreadPercentage ({most}), which caps every client"
         yield Problem("vllm.activeThreadPercentage", percentage, rule, "lower it or raise that")
-    own, key = vllm.pinned_device_memory_limit, "vllm.pinnedDeviceMemoryLimit"
-    if own is not None and (problems := list(_quantity_rules(key, own))):
+    asked, key = vllm.pinned_device_memory_limit, "vllm.pinnedDeviceMemoryLimit"
+    if asked is not None and (problems := list(quantity_rules(key, asked))):
         yield from problems
         return
-    cap, text = mps.effective_memory_limit, own or mps.effective_memory_limit
-    if list(_quantity_rules("", cap)):
+    cap, text = mps.effective_memory_limit, asked or mps.effective_memory_limit
+    if list(quantity_rules("", cap)):
         return  # the rules of `mps` say what is wrong with it
     limit = quantity_mib(text)
     if limit > quantity_mib(cap):
