@@ -1,4 +1,4 @@
-"""`python -m toolchain`: what the Makefile's targets call: set-up, bundle, engine, store, helm, image of vLLM."""
+"""Command line of the toolchain, for the Makefile: set-up, bundle, engine, store, helm, browser, image of vLLM."""
 
 import argparse
 import os
@@ -19,6 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> int:
+    """Run the command that the arguments name; returns the exit code: 1 for a failed step, 130 for an interruption."""
     parser = argparse.ArgumentParser(prog="python -m toolchain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
@@ -85,14 +86,14 @@ def setup(console: Console) -> None:
     console.print(f"source: {chosen.way}, because {chosen.reason} (SOURCE=stock or SOURCE=built overrides)")
     _require_packages(console, chosen.way)
     go = golang.find(store)
-    found = _engine(console, runner, go)
+    docker = _engine(console, runner, go)
 
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
     made = runner.run(wanted.steps)
     plan.lay(wanted, store)
     console.print(
         f"setup: {f'{len(made)} steps made' if made else 'everything is there'} in "
-        f"{duration(time.monotonic() - started)}; Docker Engine {found.version} (cgroup v{found.cgroup_version}), "
+        f"{duration(time.monotonic() - started)}; Docker Engine {docker.version} (cgroup v{docker.cgroup_version}), "
         f"Kubernetes v{versions.NODE_KUBERNETES[chosen.way]}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
     )
     for substitution in versions.SUBSTITUTIONS[chosen.way]:
@@ -116,7 +117,7 @@ def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
 
 
 def _browser(console: Console) -> None:
-    """Chromium from Debian's packages. Elsewhere the tests that need a browser say so when they are skipped."""
+    """Install Chromium, as root on Debian. Elsewhere the tests that need a browser say so when they are skipped."""
     if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (engine.is_debian() and os.geteuid() == 0):
         return
     console.print("browser: installing chromium, for the tests that look at the report")
@@ -124,7 +125,7 @@ def _browser(console: Console) -> None:
 
 
 def _require_packages(console: Console, way: source.Way) -> None:
-    """Compilers and packages that the steps call; every missing one at once, installed where that is possible."""
+    """Install the compilers and packages that the steps call, or refuse with the names of all that are missing."""
     if way == "built" and not (engine.is_debian() and os.geteuid() == 0):
         raise StepError(
             "source: the built way makes root filesystems of Debian packages, which needs root on Debian 12 or newer; "
@@ -148,8 +149,9 @@ def _require_packages(console: Console, way: source.Way) -> None:
 
 
 def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
-    if found := engine.find():
-        return found
+    """Find the Docker Engine, or start the installed one."""
+    if docker := engine.find():
+        return docker
     if os.geteuid() != 0 or not (shutil.which("dockerd") or engine.installable()):
         raise StepError(engine.explain_missing())
     bounded: Path | None = None
@@ -157,9 +159,9 @@ def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
         step = programs.RUNC_BOUNDED.step(go)
         runner.run([step])
         bounded = runner.store.path(step) / "runc-bounded"
-    found = engine.start(bounded)
-    console.print(f"docker: started Docker Engine {found.version}; `make stop-engine` stops it")
-    return found
+    docker = engine.start(bounded)
+    console.print(f"docker: started Docker Engine {docker.version}; `make stop-engine` stops it")
+    return docker
 
 
 if __name__ == "__main__":

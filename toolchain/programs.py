@@ -46,7 +46,7 @@ class Program:
     expected_seconds: int = 5
 
     def step(self, go: Go) -> Step:
-        """The step that builds it with `go`."""
+        """Step that builds it with `go`."""
         flags = [self.packages, dict(self.variables), self.tags, self.ldflags, self.cgo, dict(self.env)]
         return Step(
             name=self.name,

@@ -98,5 +98,5 @@ PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 
 
 def of_driver(name: str, version: str) -> str:
-    """What `name` is called for one of DRA_DRIVERS: the default's has no version in it."""
+    """Name of a thing for one of DRA_DRIVERS: the default's has no version in it."""
     return name if version == DRA_DRIVER else f"{name}-{version}"

@@ -435,9 +435,9 @@ def test_optional_image_and_its_chart_come_only_when_asked_for():
 
 def test_engine_brings_what_is_in_the_node_image_once():
     assert set(archive.IN_THE_NODE_IMAGE) - {"kubectl"} == {
-        name for step, names in bundle_engine.OWN.items() for name in names if step != "runc-bounded"
+        name for step, names in bundle_engine.OUR_PROGRAMS.items() for name in names if step != "runc-bounded"
     }
-    assert set(bundle_engine.OWN) <= {program.name for program in (*programs.NODE, programs.RUNC_BOUNDED)}
+    assert set(bundle_engine.OUR_PROGRAMS) <= {program.name for program in (*programs.NODE, programs.RUNC_BOUNDED)}
 
 
 def test_check_needs_no_package():

@@ -48,13 +48,13 @@ def pins(source: str) -> list[tuple[int, str]]:
 
 
 def test_versions_are_pinned_in_one_file():
-    strangers = []
+    misplaced = []
     for folder in FOLDERS:
         for file in sorted((CHECKOUT / folder).rglob("*.py")):
             name = file.relative_to(CHECKOUT)
             found = pins(file.read_text()) if name != VERSIONS else []
-            strangers += [f"{name}:{line}: {pin}" for line, pin in found if (str(name), pin) not in ALLOWED]
-    assert strangers == [], "a pinned version belongs into toolchain/versions.py; ALLOWED is for what is no pin"
+            misplaced += [f"{name}:{line}: {pin}" for line, pin in found if (str(name), pin) not in ALLOWED]
+    assert misplaced == [], "a pinned version belongs into toolchain/versions.py; ALLOWED is for what is no pin"
 
 
 @pytest.mark.parametrize(

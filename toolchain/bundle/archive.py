@@ -48,7 +48,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the archive: where it goes below the unpacked folder, and where it is now."""
+    """File of the archive: its place below the unpacked folder, and where it is now."""
 
     name: str
     source: Path
@@ -63,7 +63,7 @@ def parse_size(text: str) -> int:
 
 
 def without_optional(plan: Plan, wanted: tuple[str, ...]) -> Plan:
-    """The plan without the optional images and their charts that were not asked for."""
+    """Plan without the optional images and their charts that were not asked for."""
     if unknown := sorted(set(wanted) - set(OPTIONAL)):
         raise StepError(f"--with: {', '.join(unknown)} is unknown; it may be {', '.join(OPTIONAL)}")
     left_out = set(OPTIONAL) - set(wanted)
@@ -119,22 +119,22 @@ def make(
 
 
 def _below(prefix: str, folder: Path) -> list[Member]:
-    """The folder's files, sorted; links are followed, since what they point to may not be in the bundle."""
+    """Files of a folder, sorted; links are followed, since what they point to may not be in the bundle."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [Member(f"{prefix}/{path.relative_to(folder)}", path) for path in files]
 
 
 def _tools(plan: Plan, store: Store) -> list[Member]:
-    """What `.tools` links to, at the same place below the bundle's folder."""
-    found = []
+    """Targets of the links in `.tools`, at the same places below the bundle's folder."""
+    members = []
     for link, target in sorted(plan.links(store).items()):
         prefix = f"{BUNDLE}/tools/{link.relative_to(TOOLS)}"
-        found += _below(prefix, target) if target.is_dir() else [Member(prefix, target)]
-    return found
+        members += _below(prefix, target) if target.is_dir() else [Member(prefix, target)]
+    return members
 
 
 def _part(name: str, level: int, needs: tuple[Step, ...], members: Any, expected_seconds: int = 60) -> Step:
-    """A part as a frame of the archive; `members` lists its files, given the step's `Work`."""
+    """Step of a part as a frame of the archive; `members` lists its files, given the step's `Work`."""
 
     def build(work: Work) -> None:
         files = write_frame(work, members(work), work.out / "part.tar.zst", level)
@@ -165,7 +165,7 @@ def _images_part(
 
 
 def _place(member: Member) -> int:
-    """Where a member goes in its part: what has content in common lies close together."""
+    """Rank of a member in its part: what has content in common lies close together."""
     name = Path(member.name).name
     return 0 if name == "node.tar" else 1 if name in IN_THE_NODE_IMAGE else 2 if name.endswith(".tar") else 3
 
@@ -192,7 +192,7 @@ def write_frame(work: Work, members: list[Member], file: Path, level: int) -> di
 
 
 def _add(stream: IO[bytes], name: str, content: IO[bytes], size: int, executable: bool) -> dict[str, Any]:
-    """One member as tar stores it: a header, the content, and zeros up to a whole block."""
+    """Write one member as tar stores it: a header, the content, and zeros up to a whole block."""
     info = tarfile.TarInfo(f"{ROOT}/{name}")
     info.size, info.mode = size, 0o755 if executable else 0o644
     stream.write(info.tobuf(tarfile.GNU_FORMAT))
@@ -205,7 +205,7 @@ def _add(stream: IO[bytes], name: str, content: IO[bytes], size: int, executable
 
 
 def _manifest(plan: Plan, store: Store, source: Source, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the bundle is and holds; `check.py` compares the unpacked files with it."""
+    """Manifest: what the bundle is and holds; `check.py` compares the unpacked files with it."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     commit = _git("rev-parse", "HEAD").strip()
     changed = bool(_git("status", "--porcelain").strip())
@@ -247,7 +247,7 @@ def _git(*words: str) -> str:
 
 
 def repository() -> list[Member]:
-    """What git would take: tracked and new files, without what it ignores."""
+    """Files that git would take: tracked and new files, without what it ignores."""
     if conflicts := sorted(set(filter(None, _git("diff", "--name-only", "--diff-filter=U", "-z").split("\0")))):
         raise StepError(f"repository: {', '.join(conflicts)} has conflicts of a merge; resolve them, then bundle again")
     names = _git("ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
@@ -260,7 +260,7 @@ def repository() -> list[Member]:
 def _frames(
     repository: list[Member], manifest: dict[str, Any], bill: dict[str, Any], parts: list[Path]
 ) -> Iterator[Path | bytes]:
-    """The archive's frames in order: the repository with manifest and SBOM, the parts, the end of a tar."""
+    """Frames of the archive in order: the repository with manifest and SBOM, the parts, the end of a tar."""
     own = io.BytesIO()
     listed = {}
     for member in repository:
@@ -281,7 +281,7 @@ def _compressed(content: bytes) -> bytes:
 
 
 def _write(console: Console, file: Path, frames: Iterator[Path | bytes], piece_size: int | None) -> None:
-    """The frames one after the other, in one file or in pieces `<file>.000`, `.001`, ..."""
+    """Write the frames one after the other, in one file or in pieces `<file>.000`, `.001`, ..."""
     file.parent.mkdir(parents=True, exist_ok=True)
     for old in (file, *file.parent.glob(f"{file.name}.[0-9]*")):
         old.unlink(missing_ok=True)
@@ -307,7 +307,7 @@ def _write(console: Console, file: Path, frames: Iterator[Path | bytes], piece_s
 
 
 def _sums(out: Path, name: str) -> None:
-    """`SHA256SUMS` of the archive or its pieces and of unzstd, as `sha256sum --check` reads it."""
+    """Write `SHA256SUMS` of the archive or its pieces and of unzstd, as `sha256sum --check` reads it."""
     files = sorted([*out.glob(f"{name}*"), out / "unzstd"])
     (out / "SHA256SUMS").write_text("".join(f"{_sha256(file)}  {file.name}\n" for file in files))
 

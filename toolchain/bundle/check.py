@@ -1,4 +1,6 @@
-"""Whether an unpacked bundle is whole and meant for this machine. Runs before anything is installed: no package at all.
+"""Check that an unpacked bundle is whole and meant for this machine.
+
+Runs before anything is installed, so it imports the standard library only.
 
     python3 toolchain/bundle/check.py DONE
 
@@ -19,7 +21,7 @@ REMEDY = "unpack the bundle again; if its pieces are corrupt, `unpack` names the
 
 
 def findings(root: Path) -> list[str]:
-    """Everything that is wrong with the bundle that was unpacked in `root`."""
+    """Messages on everything that is wrong with the bundle that was unpacked in `root`."""
     try:
         manifest = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -30,7 +32,7 @@ def findings(root: Path) -> list[str]:
             f"architecture: the bundle is for {manifest['architecture']} and this machine is {machine}; "
             f"make one on a machine that is {machine}"
         ]
-    return [found for name, wanted in manifest["files"].items() if (found := _finding(root, name, wanted))]
+    return [text for name, wanted in manifest["files"].items() if (text := _finding(root, name, wanted))]
 
 
 def _finding(root: Path, name: str, wanted: dict) -> str:
@@ -47,13 +49,14 @@ def _finding(root: Path, name: str, wanted: dict) -> str:
 
 
 def main(root: Path, done: Path) -> int:
+    """Compare once for each manifest; returns the exit code."""
     manifest = root / MANIFEST
     mark = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
     if mark and done.is_file() and done.read_text() == mark:
         return 0
     print("bundle: comparing its files with the manifest", flush=True)
-    if found := findings(root):
-        print("\n".join(f"bundle: {line}" for line in found), file=sys.stderr)
+    if lines := findings(root):
+        print("\n".join(f"bundle: {line}" for line in lines), file=sys.stderr)
         return 1
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text(mark)

@@ -1,4 +1,4 @@
-"""A Docker Engine for machines that have none: Debian's dockerd and docker, our containerd and runc, iptables, make.
+"""Docker Engine for machines that have none: Debian's dockerd and docker, our containerd and runc, iptables, make.
 
 They run from the bundle's own folder, with their own shared libraries but the machine's C library: glibc as new as that
 of versions.DEBIAN (2.36 for bookworm) is needed.
@@ -18,7 +18,11 @@ PACKAGES = ("docker.io", "iptables", "make")
 PROGRAMS = ("usr/sbin/dockerd", "usr/bin/docker", "usr/sbin/docker-proxy", "usr/bin/docker-init", "usr/bin/make")
 # As in the node image, so that the archive holds them once. runc starts itself again with an empty environment, so it
 # has to be one that needs no library.
-OWN = {"containerd": ("containerd", "containerd-shim-runc-v2"), "runc": ("runc",), "runc-bounded": ("runc-bounded",)}
+OUR_PROGRAMS = {
+    "containerd": ("containerd", "containerd-shim-runc-v2"),
+    "runc": ("runc",),
+    "runc-bounded": ("runc-bounded",),
+}
 XTABLES = ("iptables", "ip6tables")
 # The machine's own: a second C library in one process does not work, and every machine has one.
 GLIBC = re.compile(r"^(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*)\.so\.\d+$")
@@ -31,8 +35,8 @@ LD_LIBRARY_PATH=$folder/lib XTABLES_LIBDIR=$folder/xtables exec "$folder/{progra
 
 
 def step(go: Go) -> Step:
-    """`bin` and `lib` of the engine, and `iptables/{nft,legacy}`."""
-    needs = tuple(p.step(go) for p in (*programs.NODE, programs.RUNC_BOUNDED) if p.name in OWN)
+    """Step of the engine's folder: `bin`, `lib` and `iptables/{nft,legacy}`."""
+    needs = tuple(p.step(go) for p in (*programs.NODE, programs.RUNC_BOUNDED) if p.name in OUR_PROGRAMS)
 
     def build(work: Work) -> None:
         root = work.scratch / "root"
@@ -41,19 +45,19 @@ def step(go: Go) -> Step:
             (work.out / folder).mkdir(parents=True)
         for name in PROGRAMS:
             shutil.copy(root / name, work.out / "bin")
-        for program, names in OWN.items():
+        for program, names in OUR_PROGRAMS.items():
             for name in names:
                 shutil.copy(work.need(program) / name, work.out / "bin")
         libraries = {name for program in PROGRAMS for name in closure(work, root, root / program)}
         _copy_libraries(root, libraries, work.out / "lib")
         _iptables(work, root, work.out / "iptables")
 
-    recipe = json.dumps([versions.DEBIAN, PACKAGES, PROGRAMS, OWN, XTABLES, WRAPPER])
+    recipe = json.dumps([versions.DEBIAN, PACKAGES, PROGRAMS, OUR_PROGRAMS, XTABLES, WRAPPER])
     return Step("bundle-engine", build, recipe, needs=needs, expected_seconds=40)
 
 
 def _iptables(work: Work, root: Path, out: Path) -> None:
-    """For both ways into the kernel; which of them works is found out on the machine."""
+    """Copy iptables for both ways into the kernel; which of them works is found out on the machine."""
     extensions = sorted((root / "usr/lib").glob("*/xtables/*.so"))
     for file in extensions:
         shutil.copy(file, out / "xtables")
@@ -72,14 +76,14 @@ def _iptables(work: Work, root: Path, out: Path) -> None:
 
 def closure(work: Work, root: Path, program: Path) -> set[str]:
     """Names of all shared libraries that a program needs, directly or not, but those of the C library."""
-    found, todo = set[str](), [program]
+    libraries, todo = set[str](), [program]
     while todo:
         text = work.run("readelf", "--dynamic", todo.pop()).decode()
         for name in re.findall(r"\(NEEDED\)\s+Shared library: \[(.+)\]", text):
-            if not GLIBC.match(name) and name not in found:
-                found.add(name)
+            if not GLIBC.match(name) and name not in libraries:
+                libraries.add(name)
                 todo.append(_library(root, name))
-    return found
+    return libraries
 
 
 def _library(root: Path, name: str) -> Path:

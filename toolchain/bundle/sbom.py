@@ -1,4 +1,4 @@
-"""The bundle's bill of materials, in CycloneDX 1.6: what is in it, which version, under which licence.
+"""Bill of materials of the bundle, in CycloneDX 1.6: what is in it, which version, under which licence.
 
 A licence is what the package itself says: its Go module's licence file, its wheel's METADATA, its Debian copyright
 file. Where that gives none that is known, none is given.
@@ -60,7 +60,7 @@ def extract(work: Work, root: Path, packages: Iterable[str]) -> None:
 
 
 def packages_step(plan: Plan, more: Iterable[str]) -> Step:
-    """`packages.json`: the Debian packages in the root filesystems of the plan's images, and `more` with their needs.
+    """Step of `packages.json`: Debian packages in the root filesystems of the plan's images, `more`, and their needs.
 
     The root filesystems hold no copyright files, so the packages are unpacked once more. Upstream's images are not
     looked into.
@@ -73,36 +73,36 @@ def packages_step(plan: Plan, more: Iterable[str]) -> Step:
             wanted |= dict.fromkeys(_names_in(work.need(step.name) / "rootfs.tar"))
         root = work.scratch / "root"
         extract(work, root, wanted)
-        found = {}
+        packages = {}
         for archive in sorted((root / "var/cache/apt/archives").glob("*.deb")):
             name, version, _ = (
                 work.run("dpkg-deb", "--show", "--showformat=${Package}\n${Version}\n", archive).decode().split("\n")
             )
             copyright_file = root / "usr/share/doc" / name / "copyright"
             text = copyright_file.read_text(errors="replace") if copyright_file.is_file() else ""
-            found[name] = {"version": version, "licences": debian_licences(text)}
-        (work.out / "packages.json").write_text(json.dumps(found, indent=1, sort_keys=True))
+            packages[name] = {"version": version, "licences": debian_licences(text)}
+        (work.out / "packages.json").write_text(json.dumps(packages, indent=1, sort_keys=True))
 
     recipe = json.dumps([versions.DEBIAN, *more])
     return Step("bundle-packages", build, recipe, needs=roots, expected_seconds=60)
 
 
 def debian_licences(text: str) -> list[str]:
-    """The licences that a package's copyright file names; [] where it names none that is known."""
+    """Names of the licences that a package's copyright file names; [] where it names none that is known."""
     # The machine-readable form has a line `License: <short name>` for each group of files.
     names = {line.strip() for line in re.findall(r"^License:[ \t]*(\S[^\n]*)$", text, re.MULTILINE)}
     return sorted(names) or [known for known in (licence(text),) if known]
 
 
 def every_step(plan: Plan) -> list[Step]:
-    """The plan's steps and all that they need."""
-    todo, found = list(plan.steps), dict[Step, None]()
+    """Steps of a plan and all that they need, by name."""
+    todo, collected = list(plan.steps), dict[Step, None]()
     while todo:
         step = todo.pop()
-        if step not in found:
-            found[step] = None
+        if step not in collected:
+            collected[step] = None
             todo += step.needs
-    return sorted(found, key=lambda step: step.name)
+    return sorted(collected, key=lambda step: step.name)
 
 
 def _names_in(rootfs: Path) -> list[str]:
@@ -113,13 +113,13 @@ def _names_in(rootfs: Path) -> list[str]:
 
 
 def licence(text: str) -> str:
-    """The SPDX identifier of a licence's text, or "" if it is none of SENTENCES."""
+    """SPDX identifier of a licence's text, or "" if it is none of SENTENCES."""
     words = " ".join(re.sub(r"[^\w.,-]+", " ", text.lower()).split())
     return next((name for name, sentence in SENTENCES if sentence in words), "")
 
 
 def go_modules(program: Path, go: Go) -> dict[tuple[str, str], str]:
-    """(module, version) -> licence of what a Go program was built from; nothing for other files."""
+    """Licences by (module, version) of what a Go program was built from; none for other files."""
     done = subprocess.run([go.program, "version", "-m", program], capture_output=True, text=True, check=False)
     modules = list[tuple[str, str]]()
     for line in done.stdout.splitlines():
@@ -145,7 +145,7 @@ def _module_licence(module: str, version: str) -> str:
 
 
 def wheel_licence(wheel: Path) -> tuple[str, str, str]:
-    """(name, version, SPDX expression or "") of a wheel."""
+    """Name, version, and SPDX expression or "" of a wheel."""
     with zipfile.ZipFile(wheel) as content:
         name = next(name for name in content.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = email.parser.Parser().parsestr(content.read(name).decode(), headersonly=True)
@@ -160,15 +160,15 @@ def wheel_licence(wheel: Path) -> tuple[str, str, str]:
 def bill(
     manifest: Mapping[str, Any], plan: Plan, store: Store, go: Go, wheels: Path, engine: Path, packages: Path
 ) -> dict[str, Any]:
-    """The document as data."""
+    """Document as data, ready for JSON."""
     components = [
-        *_own(manifest),
+        *_image_components(manifest),
         *_go_components(plan, store, go, engine),
         *_python_components(wheels),
         *_debian_components(packages / "packages.json"),
         *_files(manifest),
     ]
-    seen = {component["bom-ref"]: component for component in components}
+    unique = {component["bom-ref"]: component for component in components}
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -184,7 +184,7 @@ def bill(
                 "version": manifest["version"],
             }
         },
-        "components": [seen[reference] for reference in sorted(seen)],
+        "components": [unique[reference] for reference in sorted(unique)],
     }
 
 
@@ -196,7 +196,7 @@ def _component(kind: str, name: str, version: str, purl: str, licence: str = "",
     return component
 
 
-def _own(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _image_components(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, ref in manifest["images"].items():
         repository, _, tag = ref.rpartition(":")
         purl = f"pkg:oci/{repository.rpartition('/')[2]}@{tag}?repository_url={repository}"
@@ -209,15 +209,15 @@ def _go_components(plan: Plan, store: Store, go: Go, engine: Path) -> Iterator[d
         if step.compiles and store.path(step).is_dir():
             files += [path for path in store.path(step).iterdir() if path.is_file()]
     for file in files:
-        for (module, version), found in go_modules(file, go).items():
-            yield _component("library", module, version, f"pkg:golang/{module}@{version}", found)
+        for (module, version), spdx in go_modules(file, go).items():
+            yield _component("library", module, version, f"pkg:golang/{module}@{version}", spdx)
 
 
 def _python_components(wheels: Path) -> Iterator[dict[str, Any]]:
     for wheel in sorted(wheels.glob("*.whl")):
-        name, version, found = wheel_licence(wheel)
+        name, version, spdx = wheel_licence(wheel)
         purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
-        yield _component("library", name, version, purl, found)
+        yield _component("library", name, version, purl, spdx)
 
 
 def _debian_components(file: Path) -> Iterator[dict[str, Any]]:

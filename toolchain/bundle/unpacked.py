@@ -24,7 +24,7 @@ ENGINE = CHECKOUT / BUNDLE / "engine"
 
 
 def here() -> bool:
-    """Whether this checkout was unpacked from a bundle."""
+    """True if this checkout was unpacked from a bundle."""
     return (CHECKOUT / MANIFEST).is_file()
 
 
@@ -45,12 +45,12 @@ def setup(console: Console) -> None:
     if own_client:
         links[BIN / "docker"] = ENGINE / "bin" / "docker"
     plan.lay_links(links, manifest["images"])
-    found = engine.find() or _start(console)
+    docker = engine.find() or _start(console)
     loaded = _load(console, manifest)
     SOURCE_FILE.write_text(json.dumps(asdict(chosen)) + "\n")
     console.print(
         f"setup: {f'{loaded} images loaded' if loaded else 'everything is there'} in "
-        f"{duration(time.monotonic() - started)}; Docker Engine {found.version} (cgroup v{found.cgroup_version}), "
+        f"{duration(time.monotonic() - started)}; Docker Engine {docker.version} (cgroup v{docker.cgroup_version}), "
         f"Kubernetes v{manifest['versions']['kubernetes']}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
     )
     for substitution in manifest["substitutions"]:
@@ -58,7 +58,7 @@ def setup(console: Console) -> None:
 
 
 def _needs_client() -> bool:
-    """Whether `docker` on PATH is ours or none at all."""
+    """True if `docker` on PATH is the bundle's, or there is none."""
     client = shutil.which("docker")
     return client is None or Path(client).absolute() == BIN / "docker"
 
@@ -69,17 +69,17 @@ def _start(console: Console) -> engine.Engine:
         raise StepError(explain_no_root())
     if shutil.which("dockerd"):
         # Engines before 23 need the wrapper, and an own one is not asked for its version before it runs.
-        found = engine.start(ENGINE / "bin" / "runc-bounded" if engine.needs_bounded_runtime() else None)
+        docker = engine.start(ENGINE / "bin" / "runc-bounded" if engine.needs_bounded_runtime() else None)
     else:
         env = engine_env(choose_iptables())
         os.environ["PATH"] = f"{ENGINE / 'bin'}:{os.environ['PATH']}"  # where dockerd itself is looked for
-        found = engine.start(ENGINE / "bin" / "runc-bounded" if engine.needs_bounded_runtime() else None, env)
-    console.print(f"docker: started Docker Engine {found.version}; `make stop-engine` stops it")
-    return found
+        docker = engine.start(ENGINE / "bin" / "runc-bounded" if engine.needs_bounded_runtime() else None, env)
+    console.print(f"docker: started Docker Engine {docker.version}; `make stop-engine` stops it")
+    return docker
 
 
 def explain_no_root() -> str:
-    """What to do where no engine answers and this user cannot start one."""
+    """Message for a machine where no engine answers and this user cannot start one: cause and remedy."""
     if shutil.which("dockerd") or Path("/run/docker.sock").exists():
         return engine.explain_missing()
     return (
@@ -89,25 +89,25 @@ def explain_no_root() -> str:
 
 
 def choose_iptables() -> Path | None:
-    """The folder of an iptables that this kernel takes; None if the machine has one of its own."""
+    """Folder of an iptables that this kernel takes; None if the machine has one of its own."""
     if shutil.which("iptables"):
         return None
-    seen = []
+    refusals = []
     for kind in ("nft", "legacy"):
         folder = ENGINE / "iptables" / kind
         command = [folder / "iptables", "--table", "nat", "--list", "--numeric"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return folder
-        seen.append(f"{kind}: {(done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]}")
+        refusals.append(f"{kind}: {(done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]}")
     raise StepError(
-        f"iptables: this kernel offers neither nf_tables nor iptables' own tables ({'; '.join(seen)}); "
+        f"iptables: this kernel offers neither nf_tables nor iptables' own tables ({'; '.join(refusals)}); "
         "load them (`modprobe nf_tables nft_compat` or `modprobe iptable_nat`) or use a kernel that has them"
     )
 
 
 def engine_env(iptables: Path | None) -> dict[str, str]:
-    """The environment in which dockerd finds its own programs and libraries first, and the machine's for the rest."""
+    """Environment in which dockerd finds its own programs and libraries first, and the machine's for the rest."""
     folders = [ENGINE / "bin", *([iptables] if iptables else [])]
     path = [*map(str, folders), os.environ["PATH"], "/usr/sbin", "/sbin"]
     return {"PATH": ":".join(path), "LD_LIBRARY_PATH": str(ENGINE / "lib")}

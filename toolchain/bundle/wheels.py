@@ -36,7 +36,7 @@ GLIBC = ("2_5", "2_12", "2_17", "2_24", "2_26", "2_27", "2_28")
 
 
 def step() -> Step:
-    """A folder of wheels with `requirements-<python>.lock` for each Python."""
+    """Step of a folder of wheels with `requirements-<python>.lock` for each Python."""
 
     def build(work: Work) -> None:
         downloaded = work.scratch / "downloaded"
@@ -103,12 +103,12 @@ def closure(requirements: Iterable[str], python: str) -> set[str]:
 
 
 def _environment(python: str) -> dict[str, str]:
-    """Markers' values on Linux with that Python; the rest is this machine's."""
+    """Values for markers on Linux with that Python; the rest is this machine's."""
     return {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
 
 
 def locked(text: str, python: str) -> list[tuple[str, str]]:
-    """(name, requirement with its hashes) of everything that a lock file has for that Python on Linux."""
+    """Names, each with its requirement and hashes, of everything that a lock file has for that Python on Linux."""
     entries = list[tuple[str, str]]()
     for entry in re.split(r"\n(?=\S)", text.replace("\\\n", " ")):
         line = re.sub(r"\s+#.*", "", entry).strip()
@@ -138,7 +138,7 @@ def _download(work: Work, folder: Path, *words: str | Path) -> None:
 
 
 def store(wheel: Path, stored: Path) -> None:
-    """The same wheel without compression."""
+    """Copy a wheel without compression."""
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(stored, "w", zipfile.ZIP_STORED) as target:
         for info in source.infolist():
             plain = zipfile.ZipInfo(info.filename, info.date_time)

@@ -13,8 +13,8 @@ type device struct {
 	Name    string `json:"name"`
 }
 
-// client is a process that uses a server, as the daemon sees it: one of another PID namespace, as in a pod of its own, has
-// the PID 0 and the command "?" (measured).
+// client is a process that uses a server, as the daemon sees it: one of another PID namespace, as in a pod of its own,
+// has the PID 0 and the command "?" (measured).
 type client struct {
 	PID     int    `json:"pid"`
 	Device  string `json:"device"`
@@ -61,12 +61,12 @@ func parseClients(answer string, devices []device) []client {
 		if err != nil {
 			continue
 		}
-		clients = append(clients, client{pid, completed(row[3], devices), row[4], row[2]})
+		clients = append(clients, client{pid, completeUUID(row[3], devices), row[4], row[2]})
 	}
 	return clients
 }
 
-// use is a client's context on a device.
+// use is one client's context on a device.
 type use struct{ pid, ordinal int }
 
 var (
@@ -90,9 +90,10 @@ func parseUses(answer string) []use {
 	return uses
 }
 
-// together tells a server's clients. ps has one row for all clients of other PID namespaces (measured), since all have
-// the PID 0, so contexts are counted where there are some, and ps gives the commands.
-func together(listed []client, uses []use, devices []device) []client {
+// mergeClients returns a server's clients from both of the daemon's lists. ps has one row for all clients of other PID
+// namespaces (measured), since all have the PID 0, so contexts are counted where there are some, and ps gives the
+// commands.
+func mergeClients(listed []client, uses []use, devices []device) []client {
 	clients := []client{}
 	commands, seen := map[int]string{}, map[[2]any]bool{}
 	for _, c := range listed {
@@ -121,17 +122,18 @@ func together(listed []client, uses []use, devices []device) []client {
 	return clients
 }
 
-func completed(uuid string, devices []device) string {
-	found := uuid
+// completeUUID returns the one device's UUID that begins with what ps has, or that itself where none or several do.
+func completeUUID(uuid string, devices []device) string {
+	whole := uuid
 	for _, d := range devices {
 		if strings.HasPrefix(d.UUID, uuid) {
-			if found != uuid {
+			if whole != uuid {
 				return uuid
 			}
-			found = d.UUID
+			whole = d.UUID
 		}
 	}
-	return found
+	return whole
 }
 
 // parseServers reads get_server_list: a PID a line.

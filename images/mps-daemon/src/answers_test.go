@@ -57,12 +57,12 @@ func TestClientsOfOtherNamespacesAreCountedByTheirContexts(t *testing.T) {
 	devices := []device{{0, "GPU-a", ""}, {1, "GPU-b", ""}}
 	listed := []client{{0, "GPU-a", "?", "59"}, {609, "GPU-b", "python3", "59"}, {700, "N/A", "bash", "59"}}
 	uses := parseUses("[0] 00:00.0, NVIDIA H100 80GB HBM3\n0.1\n0.1\n[1] 00:01.0, NVIDIA H100 80GB HBM3\n609.1\n609.2\n800.1")
-	got := together(listed, uses, devices)
+	got := mergeClients(listed, uses, devices)
 	want := []client{{0, "GPU-a", "?", ""}, {0, "GPU-a", "?", ""}, {609, "GPU-b", "python3", ""}, {800, "GPU-b", "?", ""}, {700, "N/A", "bash", "59"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
-	if got := together(nil, parseUses(""), devices); got == nil || len(got) != 0 {
+	if got := mergeClients(nil, parseUses(""), devices); got == nil || len(got) != 0 {
 		t.Errorf("got %v", got)
 	}
 }

@@ -14,14 +14,14 @@ import (
 
 const controlProgram = "nvidia-cuda-mps-control"
 
-// control asks a daemon through NVIDIA's interface: its program, with the command on standard input.
+// control is a client of a daemon through NVIDIA's interface: its program, with the command on standard input.
 type control struct {
 	program string
 	pipe    string
 	call    time.Duration
 }
 
-// errServerGone says that a server ended between two commands.
+// errServerGone is the error that a server ended between two commands.
 var errServerGone = errors.New("the server has ended")
 
 var serverGone = regexp.MustCompile(`^Server [0-9]+ not found$`)
@@ -38,29 +38,31 @@ func (c control) ask(ctx context.Context, words ...string) (string, error) {
 	var answer, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &answer, &complaint
 	cmd.WaitDelay = 250 * time.Millisecond // something below it may keep the pipes open
-	err := started.run(cmd)
-	said := strings.TrimSpace(answer.String())
+	err := children.run(cmd)
+	reply := strings.TrimSpace(answer.String())
 	switch {
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)
 	case bounded.Err() != nil:
 		return "", fmt.Errorf("the MPS daemon does not answer at %s: %s took longer than %s", c.pipe, text, c.call)
 	case err != nil:
-		reason := strings.TrimSpace(said + " " + strings.TrimSpace(complaint.String()))
+		reason := strings.TrimSpace(reply + " " + strings.TrimSpace(complaint.String()))
 		return "", fmt.Errorf("the MPS daemon does not answer at %s: %s (%w)", c.pipe, reason, err)
-	case strings.HasPrefix(said, "Unknown command "):
+	case strings.HasPrefix(reply, "Unknown command "):
 		return "", fmt.Errorf("the MPS daemon at %s does not know %s; this driver is older than mps-daemon needs", c.pipe, words[0])
-	case serverGone.MatchString(said):
+	case serverGone.MatchString(reply):
 		return "", errServerGone
 	}
-	return said, nil
+	return reply, nil
 }
 
-// scope is what a limit holds for: clients of servers to come, or of one server.
+// scope is a set of clients that a limit holds for: those of servers to come, or of one server.
 type scope struct{ pid string }
 
+// defaults is the scope of servers to come.
 var defaults = scope{}
 
+// words is the command that gets or sets a limit of the scope.
 func (s scope) words(verb, what string, arguments ...string) []string {
 	if s == defaults {
 		return append([]string{verb + "_default_" + what}, arguments...)
@@ -100,6 +102,7 @@ func (c control) set(ctx context.Context, s scope, wanted percentage, memories [
 	return nil
 }
 
+// setMemory brings one device of a scope to its limit and reads it back.
 func (c control) setMemory(ctx context.Context, s scope, limit deviceLimit) error {
 	ordinal := fmt.Sprint(limit.device.Ordinal)
 	got, err := c.ask(ctx, s.words("get", pinnedMemory, ordinal)...)

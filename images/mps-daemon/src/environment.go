@@ -13,34 +13,36 @@ const socketPathBytes = 107
 // longestSocket is the longest name that the daemon gives a socket in the pipe directory.
 const longestSocket = "/control_privileged"
 
-// settings are what `run` is told by its environment.
+// settings is what the environment tells the command run.
 type settings struct {
 	pipe, log, shm string
 	limits         limits
 }
 
+// settingsFromEnvironment reads the settings and reports every problem at once.
 func settingsFromEnvironment(get func(string) string) (settings, error) {
 	var s settings
 	var values [3]string
 	for i, name := range variableNames {
 		values[i] = get(name)
 	}
-	var problem [4]error
-	s.pipe, problem[0] = pipeDirectory(get)
-	s.log, problem[1] = absolute("CUDA_MPS_LOG_DIRECTORY", get("CUDA_MPS_LOG_DIRECTORY"))
+	var errs [4]error
+	s.pipe, errs[0] = pipeDirectory(get)
+	s.log, errs[1] = absolute("CUDA_MPS_LOG_DIRECTORY", get("CUDA_MPS_LOG_DIRECTORY"))
 	shm := get("SHM_DIRECTORY")
 	if shm == "" {
 		shm = "/dev/shm"
 	}
-	s.shm, problem[2] = absolute("SHM_DIRECTORY", shm)
-	s.limits, problem[3] = parseLimits(values, variableNames)
-	var found []error
-	for _, err := range problem {
-		found = append(found, unjoined(err)...)
+	s.shm, errs[2] = absolute("SHM_DIRECTORY", shm)
+	s.limits, errs[3] = parseLimits(values, variableNames)
+	var problems []error
+	for _, err := range errs {
+		problems = append(problems, errorList(err)...)
 	}
-	return s, errors.Join(found...)
+	return s, errors.Join(problems...)
 }
 
+// pipeDirectory reads CUDA_MPS_PIPE_DIRECTORY, which has to leave room for a socket's name.
 func pipeDirectory(get func(string) string) (string, error) {
 	const name = "CUDA_MPS_PIPE_DIRECTORY"
 	path, err := absolute(name, get(name))
@@ -50,6 +52,7 @@ func pipeDirectory(get func(string) string) (string, error) {
 	return path, err
 }
 
+// absolute is the path without detours, or an error that names the variable it came from.
 func absolute(name, path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("%s: %q is not an absolute path; set one like /run/nvidia/mps", name, path)
@@ -57,7 +60,7 @@ func absolute(name, path string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// makeDirectories makes them usable for clients of every user.
+// makeDirectories makes the three directories, usable for clients of every user.
 func (s settings) makeDirectories() error {
 	for _, d := range []struct {
 		name, path string
@@ -74,6 +77,7 @@ func (s settings) makeDirectories() error {
 	return nil
 }
 
+// makeDirectory makes one directory with a mode, whatever the process's umask.
 func makeDirectory(path string, mode os.FileMode) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err

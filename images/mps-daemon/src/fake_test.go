@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// The test's binary is three programs: the tests, mps-daemon with the bounds that a test wants, and NVIDIA's program as it was
-// measured on an H100 with driver 580.159.04, by the name it is called by.
+// TestMain makes the test's binary three programs: the tests, mps-daemon with the bounds that a test wants, and
+// NVIDIA's program as it was measured on an H100 with driver 580.159.04, by the name it is called by.
 func TestMain(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == controlProgram:
@@ -161,7 +161,7 @@ func (f *fake) reply(words []string) string {
 	if !strings.Contains(verb, "_default_") {
 		scope, arguments = arguments[0], arguments[1:]
 	}
-	held, known := f.scopes[scope]
+	limits, known := f.scopes[scope]
 	if !known || scope != "" && scope == f.value("gone") {
 		return "Server " + scope + " not found\n"
 	}
@@ -175,17 +175,17 @@ func (f *fake) reply(words []string) string {
 	case strings.HasSuffix(verb, threads):
 		if strings.HasPrefix(verb, "set") && !f.has("stubborn") {
 			if value, err := strconv.ParseFloat(arguments[0], 64); err == nil && value > 0 && value <= 100 {
-				held.percentage = oneDecimal(arguments[0])
+				limits.percentage = oneDecimal(arguments[0])
 			}
 		}
-		return held.percentage + "\n"
+		return limits.percentage + "\n"
 	case strings.HasPrefix(verb, "get"):
-		if held.memory[arguments[0]] == "" {
+		if limits.memory[arguments[0]] == "" {
 			return ""
 		}
-		return held.memory[arguments[0]] + "\n"
+		return limits.memory[arguments[0]] + "\n"
 	case !f.has("stubborn-memory"):
-		held.memory[arguments[0]] = wholeGibi(arguments[1])
+		limits.memory[arguments[0]] = wholeGibi(arguments[1])
 	}
 	return ""
 }

@@ -9,19 +9,20 @@ import (
 	"strings"
 )
 
-// limits are what a daemon is to hold its clients to.
+// limits is the set of limits that a daemon is to hold its clients to.
 type limits struct {
 	percentage percentage
 	memory     memory // of every device that perDevice does not name
 	perDevice  []override
 }
 
-// percentage is of a GPU's threads. 100 is no limit.
+// percentage is a share of a GPU's threads. 100 is no limit.
 type percentage string
 
-// memory is what one client may have of one device. The zero value is no limit.
+// memory is an amount that one client may have of one device. The zero value is no limit.
 type memory string
 
+// override is the memory limit of one device.
 type override struct {
 	device string // ordinal or UUID
 	memory memory
@@ -40,15 +41,16 @@ func parseLimits(values, names [3]string) (limits, error) {
 	parsed.percentage, first = parsePercentage(values[0])
 	parsed.memory, second = parseMemory(values[1])
 	parsed.perDevice, third = parseOverrides(values[2])
-	found := []error{}
+	problems := []error{}
 	for i, err := range []error{first, second, third} {
-		for _, problem := range unjoined(err) {
-			found = append(found, fmt.Errorf("%s: %w", names[i], problem))
+		for _, problem := range errorList(err) {
+			problems = append(problems, fmt.Errorf("%s: %w", names[i], problem))
 		}
 	}
-	return parsed, errors.Join(found...)
+	return parsed, errors.Join(problems...)
 }
 
+// parsePercentage takes a decimal number from 1 to 100.
 func parsePercentage(text string) (percentage, error) {
 	value, err := strconv.ParseFloat(text, 64)
 	if err != nil || !decimal.MatchString(text) || value < 1 || value > 100 {
@@ -69,38 +71,32 @@ func parseMemory(text string) (memory, error) {
 	return memory(text), nil
 }
 
+// parseOverrides takes DEVICE=LIMIT, one or more, with commas between them.
 func parseOverrides(text string) ([]override, error) {
 	var parsed []override
-	var found []error
-	seen := map[string]bool{}
+	var problems []error
+	named := map[string]bool{}
 	for _, item := range strings.Split(text, ",") {
 		if text == "" {
 			break
 		}
 		device, value, _ := strings.Cut(strings.TrimSpace(item), "=")
 		if !deviceNames.MatchString(device) || value == "" {
-			found = append(found, fmt.Errorf("%q is not DEVICE=LIMIT with a GPU's ordinal or UUID; set one like 0=4096M or GPU-...=2G", item))
+			problems = append(problems, fmt.Errorf("%q is not DEVICE=LIMIT with a GPU's ordinal or UUID; set one like 0=4096M or GPU-...=2G", item))
 			continue
 		}
-		if seen[device] {
-			found = append(found, fmt.Errorf("%q names the device %s a second time; give each device one limit", item, device))
+		if named[device] {
+			problems = append(problems, fmt.Errorf("%q names the device %s a second time; give each device one limit", item, device))
 			continue
 		}
-		seen[device] = true
+		named[device] = true
 		limit, err := parseMemory(value)
 		if err != nil {
-			found = append(found, fmt.Errorf("device %s: %w", device, err))
+			problems = append(problems, fmt.Errorf("device %s: %w", device, err))
 		}
 		parsed = append(parsed, override{device, limit})
 	}
-	return parsed, errors.Join(found...)
-}
-
-func unjoined(err error) []error {
-	if err == nil {
-		return nil
-	}
-	return problems(err)
+	return parsed, errors.Join(problems...)
 }
 
 var (
@@ -108,13 +104,15 @@ var (
 	variableNames = [3]string{"ACTIVE_THREAD_PERCENTAGE", "PINNED_DEVICE_MEMORY_LIMIT", "PER_DEVICE_PINNED_MEMORY_LIMIT"}
 )
 
+// defineLimits gives apply its options.
 func defineLimits(options *flag.FlagSet) {
 	for _, name := range optionNames {
 		options.String(name, "", "")
 	}
 }
 
-// limitsFromOptions wants the first two said: what is left out would otherwise lift a limit unasked.
+// limitsFromOptions reads the limits from apply's options. The first two are required: what is left out would otherwise
+// lift a limit unasked.
 func limitsFromOptions(options *flag.FlagSet) (limits, error) {
 	given := map[string]bool{}
 	options.Visit(func(option *flag.Flag) { given[option.Name] = true })
@@ -128,14 +126,14 @@ func limitsFromOptions(options *flag.FlagSet) (limits, error) {
 	return parseLimits(values, names)
 }
 
-// deviceLimit is what one device is to have. The daemon keeps it by its own ordinal, but CUDA applies it by the client's
-// (measured): a client that sees one GPU of several has the limit of device 0, whichever it sees.
+// deviceLimit is the memory limit that one device is to have. The daemon keeps it by its own ordinal, but CUDA applies
+// it by the client's (measured): a client that sees one GPU of several has the limit of device 0, whichever it sees.
 type deviceLimit struct {
 	device device
 	memory memory
 }
 
-// forDevices says what each device is to have. Overrides for GPUs that are not here come back as others: a daemon
+// forDevices returns the limit of each device. Overrides for GPUs that are not here come back as others: a daemon
 // runs on every node, and the GPUs that limits name by UUID are on one of them.
 func (l limits) forDevices(devices []device) (chosen []deviceLimit, others []string, err error) {
 	taken := map[string]string{} // UUID -> the override's name for it
@@ -166,12 +164,12 @@ func (l limits) forDevices(devices []device) (chosen []deviceLimit, others []str
 	return chosen, others, nil
 }
 
-// needDevices says whether there is a limit that only a known device can be given.
+// needDevices is true if there is a limit that only a known device can be given.
 func (l limits) needDevices() bool {
 	return l.memory != "" || len(l.perDevice) > 0
 }
 
-// matches compares with what the daemon reads back, which has one decimal.
+// matches is true if the daemon reads the percentage back, which has one decimal then.
 func (p percentage) matches(answer string) bool {
 	wanted, _ := strconv.ParseFloat(string(p), 64)
 	got, err := strconv.ParseFloat(answer, 64)
@@ -180,8 +178,9 @@ func (p percentage) matches(answer string) bool {
 
 var readBack = regexp.MustCompile(`^([0-9]+)([MG])$`)
 
-// matches compares with what the daemon reads back: below 1 GiB the limit itself, from there on whole GiB, rounded down
-// ("1500M" reads back as "1G", though clients get 1500 MiB), so no finer than the unit of the answer. No limit is silence.
+// matches is true if the daemon reads the limit back: below 1 GiB the limit itself, from there on whole GiB, rounded
+// down ("1500M" reads back as "1G", though clients get 1500 MiB), so no finer than the unit of the answer. No limit is
+// silence.
 func (m memory) matches(answer string) bool {
 	if m == "" || answer == "" {
 		return string(m) == answer
@@ -197,6 +196,7 @@ func (m memory) matches(answer string) bool {
 	return m.mebibytes() == got
 }
 
+// mebibytes is the limit in MiB; 0 is no limit.
 func (m memory) mebibytes() uint64 {
 	parts := memoryText.FindStringSubmatch(string(m))
 	if parts == nil {
@@ -209,7 +209,7 @@ func (m memory) mebibytes() uint64 {
 	return value
 }
 
-// argument is how the daemon is told: 0 lifts a limit.
+// argument is the limit as the daemon's commands take it: 0 lifts a limit.
 func (m memory) argument() string {
 	if m == "" {
 		return "0"

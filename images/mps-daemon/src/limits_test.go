@@ -139,7 +139,7 @@ func TestEveryProblemOfTheEnvironmentIsToldAtOnce(t *testing.T) {
 		"ACTIVE_THREAD_PERCENTAGE", "0", "PINNED_DEVICE_MEMORY_LIMIT", "8192", "PER_DEVICE_PINNED_MEMORY_LIMIT", "0=x,1",
 	))
 	var got []string
-	for _, problem := range unjoined(err) {
+	for _, problem := range errorList(err) {
 		got = append(got, problem.Error())
 	}
 	want := []string{

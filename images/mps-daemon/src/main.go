@@ -46,7 +46,7 @@ Environment: CUDA_MPS_PIPE_DIRECTORY for every command; for run also
 Exit codes: 0 done (run: ended by a signal), 1 failed, 2 wrong arguments or environment.
 `
 
-// bounds are how long things may take.
+// bounds is the set of times that things may take.
 type bounds struct {
 	start time.Duration // until a daemon that was started answers
 	stop  time.Duration // until a daemon that was asked to end has ended
@@ -56,7 +56,7 @@ type bounds struct {
 
 var limitsOfTime = bounds{start: 20 * time.Second, stop: 5 * time.Second, call: 10 * time.Second, ready: 2500 * time.Millisecond}
 
-// misuse is an error of who called, not of the daemon.
+// misuse is an error in arguments or environment, not of the daemon.
 type misuse struct{ error }
 
 func (m misuse) Unwrap() error { return m.error }
@@ -65,12 +65,13 @@ func main() {
 	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr, limitsOfTime))
 }
 
+// command runs one command and returns its exit code.
 func command(args []string, out, notes io.Writer, within bounds) int {
 	err := dispatch(args, out, notes, within)
 	if err == nil {
 		return 0
 	}
-	for _, problem := range problems(err) {
+	for _, problem := range errorList(err) {
 		fmt.Fprintln(notes, "mps-daemon:", problem)
 	}
 	if errors.As(err, &misuse{}) {
@@ -79,6 +80,7 @@ func command(args []string, out, notes io.Writer, within bounds) int {
 	return 1
 }
 
+// dispatch calls the command that the first argument names.
 func dispatch(args []string, out, notes io.Writer, within bounds) error {
 	if len(args) == 0 {
 		return misuse{errors.New("no command; mps-daemon --help lists them")}
@@ -165,7 +167,8 @@ func talk(name, pipe string, wanted limits, within bounds, out, notes io.Writer)
 	}
 }
 
-// findControl is where NVIDIA's program is. The driver's root is mounted by the claim, so its absence is the claim's.
+// findControl returns the path of NVIDIA's program. The driver's root is mounted by the claim, so its absence is the
+// claim's.
 func findControl() (string, error) {
 	program, err := exec.LookPath(controlProgram)
 	if err != nil {
@@ -175,16 +178,20 @@ func findControl() (string, error) {
 	return program, nil
 }
 
+// printStatus writes the daemon's status as one line of JSON.
 func printStatus(ctx context.Context, daemon control, out io.Writer) error {
-	found, err := daemon.status(ctx)
+	current, err := daemon.status(ctx)
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(found)
+	return json.NewEncoder(out).Encode(current)
 }
 
-// problems are the single errors of a joined one.
-func problems(err error) []error {
+// errorList returns the single errors of a joined one, and none for nil.
+func errorList(err error) []error {
+	if err == nil {
+		return nil
+	}
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
 		return joined.Unwrap()

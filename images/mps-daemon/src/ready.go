@@ -16,7 +16,7 @@ import (
 
 const markerName = "mps-daemon.ready"
 
-// ready says why a daemon cannot be used yet.
+// ready is the command ready: an error says why a daemon cannot be used yet.
 func ready(daemon control, within bounds) error {
 	if !hasMarker(daemon.pipe) {
 		return notReady(daemon.pipe)
@@ -28,18 +28,21 @@ func ready(daemon control, within bounds) error {
 	return err
 }
 
+// hasMarker is true if the command run has set the limits of the directory's daemon.
 func hasMarker(pipe string) bool {
 	_, err := os.Stat(filepath.Join(pipe, markerName))
 	return err == nil
 }
 
+// notReady is the error that the directory's daemon has no limits yet.
 func notReady(pipe string) error {
 	return fmt.Errorf("the MPS daemon at %s is not ready: its limits are not set yet (no %s); see the log of mps-daemon run", pipe, markerName)
 }
 
-// waitFor waits for the daemon, and then is the program, if there is one: the same process, with the same environment.
+// waitFor is the command wait: it waits for the daemon, and then is the program, if there is one: the same process,
+// with the same environment.
 //
-// A container that waits itself may be started again alone, so the kubelet keeps what it said and how it ended.
+// A container that waits itself may be started again alone, so the kubelet keeps its log and how it ended.
 func waitFor(pipe string, words []string, notes io.Writer) error {
 	if err := wait(pipe, notes); err != nil || len(words) == 0 {
 		return err
@@ -51,20 +54,20 @@ func waitFor(pipe string, words []string, notes io.Writer) error {
 	return fmt.Errorf("wait: cannot start %s: %w", program, syscall.Exec(program, words, os.Environ()))
 }
 
-// wait is for a client's init container: CUDA runs without MPS, and so without limits, where no daemon listens. It looks
-// as CUDA does, at the socket, so it needs neither a GPU nor NVIDIA's programs. It has no bound: its pod shows that it
-// waits, and its log for what.
+// wait returns when a daemon with its limits set listens. CUDA runs without MPS, and so without limits, where no daemon
+// listens. It looks as CUDA does, at the socket, so it needs neither a GPU nor NVIDIA's programs. It has no bound: its
+// pod shows that it waits, and its log for what.
 func wait(pipe string, notes io.Writer) error {
 	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	said := ""
+	lastText := ""
 	for {
 		err := listens(pipe)
 		if err == nil {
 			return nil
 		}
-		if text := err.Error(); text != said {
-			said = text
+		if text := err.Error(); text != lastText {
+			lastText = text
 			fmt.Fprintln(notes, "mps-daemon: waiting:", text)
 		}
 		select {
@@ -75,6 +78,7 @@ func wait(pipe string, notes io.Writer) error {
 	}
 }
 
+// listens returns why no daemon with its limits set accepts connections, or nil.
 func listens(pipe string) error {
 	if !hasMarker(pipe) {
 		return notReady(pipe)

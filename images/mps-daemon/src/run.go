@@ -23,7 +23,7 @@ const (
 	pause          = 100 * time.Millisecond
 )
 
-// run owns a daemon from its start to its end.
+// run is the command run: it owns a daemon from its start to its end.
 func run(s settings, within bounds, out, notes io.Writer) error {
 	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -48,12 +48,12 @@ func run(s settings, within bounds, out, notes io.Writer) error {
 	if _, err := (control{program, s.pipe, time.Second}).ask(signalled, defaults.words("get", threads)...); err == nil {
 		return occupied(s.pipe, "")
 	}
-	started.reapInherited()
+	children.reapInherited()
 	child, err := startChild(signalled, daemon, s, out, notes)
 	if err != nil {
 		return err
 	}
-	defer started.endInherited()
+	defer children.endInherited()
 	defer child.end(within.stop)
 	defer os.Remove(marker)
 
@@ -96,11 +96,13 @@ func takeLock(pipe string) (*os.File, error) {
 	return file, nil
 }
 
+// writeAtStart replaces the beginning of a file by one line.
 func writeAtStart(file *os.File, text string) error {
 	_, err := file.WriteAt([]byte(text+"\n"), 0)
 	return err
 }
 
+// occupied is the error that another daemon has the directory; holder names its pod, or is empty.
 func occupied(pipe, holder string) error {
 	who := "another MPS daemon"
 	if holder != "" {
@@ -110,13 +112,14 @@ func occupied(pipe, holder string) error {
 		"delete that daemon, or give this one a directory of its own", who, pipe)
 }
 
-// child is the control daemon. Its context ends with it, and with a signal to this process.
+// child is the control daemon's process. Its context ends with it, and with a signal to this process.
 type child struct {
 	cmd   *exec.Cmd
 	ctx   context.Context
 	ended chan struct{}
 }
 
+// startChild starts the control daemon with the directories and the percentage of its settings.
 func startChild(signalled context.Context, daemon control, s settings, out, notes io.Writer) (*child, error) {
 	ctx, cancel := context.WithCancelCause(signalled)
 	c := &child{exec.Command(daemon.program, "-f", "-multiuser-server"), ctx, make(chan struct{})}
@@ -129,12 +132,12 @@ func startChild(signalled context.Context, daemon control, s settings, out, note
 	// the daemon gets a terminal's Ctrl-C from its owner only.
 	runtime.LockOSThread()
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := started.start(c.cmd); err != nil {
+	if err := children.start(c.cmd); err != nil {
 		cancel(nil)
 		return nil, fmt.Errorf("%s cannot be started: %w; the driver's files may be incomplete in this container", daemon.program, err)
 	}
 	go func() {
-		_ = started.wait(c.cmd)
+		_ = children.wait(c.cmd)
 		cause := fmt.Errorf("%s ended (%s); what it said is above", controlProgram, c.cmd.ProcessState)
 		if beginning.has(alreadyRunning) {
 			cause = occupied(s.pipe, "")
@@ -145,7 +148,8 @@ func startChild(signalled context.Context, daemon control, s settings, out, note
 	return c, nil
 }
 
-// withoutMemoryLimit drops a variable that the daemon does not enforce; it would only mislead who reads it.
+// withoutMemoryLimit is an environment without a variable that the daemon does not enforce; it would only mislead who
+// reads it.
 func withoutMemoryLimit(environment []string) []string {
 	kept := environment[:0:0]
 	for _, entry := range environment {
@@ -175,6 +179,7 @@ func (c *child) prepare(daemon control, wanted limits, within bounds, notes io.W
 	return text, nil
 }
 
+// untilItAnswers waits until the daemon answers a command, or for a bounded time.
 func (c *child) untilItAnswers(daemon control, within time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(c.ctx, within,
 		fmt.Errorf("the MPS daemon does not answer at %s: %s after its start; what it said is above", daemon.pipe, within))
@@ -191,7 +196,7 @@ func (c *child) untilItAnswers(daemon control, within time.Duration) error {
 	}
 }
 
-// end asks the daemon to end, then makes it.
+// end asks the daemon to end, and kills it if it has not after some time.
 func (c *child) end(within time.Duration) {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 	select {
@@ -202,7 +207,7 @@ func (c *child) end(within time.Duration) {
 	}
 }
 
-// head keeps the beginning of an output, where a daemon says why it cannot start.
+// head is the beginning of an output, where a daemon says why it cannot start.
 type head struct {
 	mutex  sync.Mutex
 	buffer bytes.Buffer

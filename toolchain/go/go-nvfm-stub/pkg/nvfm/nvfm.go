@@ -1,5 +1,6 @@
-// Package nvfm: own stand-in for github.com/NVIDIA/go-nvfm v0.1.0, which the Go proxy does not serve here.
-// Only the names that sigs.k8s.io/dra-driver-nvidia-gpu/pkg/fabricmanager uses; every call fails, so the
+// Package nvfm is a stand-in for github.com/NVIDIA/go-nvfm v0.1.0, which the Go module proxy does not serve.
+//
+// It has only the names that sigs.k8s.io/dra-driver-nvidia-gpu/pkg/fabricmanager uses. Every call fails, so the
 // feature gate FabricManagerPartitioning cannot work in a build with this stub.
 package nvfm
 
