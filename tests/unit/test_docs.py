@@ -1,4 +1,4 @@
-"""Links of the pages, and paths of pages that sources name: each leads to a file that exists."""
+"""Links of the pages, paths of pages that sources name, and the table of modules: each is true of this checkout."""
 
 import re
 from collections import Counter
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from settings import catalog
 from toolchain.paths import CHECKOUT
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
@@ -65,6 +66,14 @@ def test_every_page_that_a_source_names_is_there():
         named = {name.rstrip(".") for name in DOCS_PATH.findall(text)}
         missing += [f"{file.relative_to(CHECKOUT)} names {name}" for name in named if not (CHECKOUT / name).exists()]
     assert not missing
+
+
+def test_table_of_modules_in_the_readme_is_the_catalog():
+    rows = [line for line in (CHECKOUT / "README.md").read_text().splitlines() if "](docs/learn/" in line]
+    assert rows == [
+        f"| [{row.number}](docs/learn/{row.name}.md) | {row.title} | {row.sets_up} | {row.proves} |"
+        for row in catalog.MODULES.values()
+    ]
 
 
 def test_broken_links_are_reported(tmp_path: Path):
