@@ -11,7 +11,7 @@ GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up doctor verify report measure preview down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
+
+tables: python ## write README's table of modules from their rows of the catalog
+	@.venv/bin/python -m checks.report.modules
 
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)

@@ -90,7 +90,7 @@ class Module:
     sets_up: str
     proves: str
     minutes: int
-    """Time to read its page and try what is on it, by the length of the page; tests hold it against that."""
+    """Estimate of the time to read its page and try what is on it: 100 words a minute, in steps of five minutes."""
     requires: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     gpu: GpuUse = GpuUse.NONE
@@ -170,7 +170,7 @@ PREREQUISITES = Module(
     title="Prerequisites",
     sets_up="nothing",
     proves="the machine offers what the stack needs; every finding at once, with its remedy",
-    minutes=5,
+    minutes=10,
 )
 CLUSTER = Module(
     number="01",
@@ -197,7 +197,7 @@ WORKLOADS = Module(
     title="Exclusive GPUs by claim",
     sets_up="a workload with a GPU, and one that waits for it",
     proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
-    minutes=10,
+    minutes=15,
     requires=("01", "02"),
     gpu=GpuUse.OWN,
     needs_whole_gpu=True,
@@ -209,7 +209,7 @@ MPS = Module(
     sets_up="an MPS daemon without privilege on each GPU node, or by claim; two clients",
     proves="both are clients on one GPU; what happens without the pipe, with a second daemon, after a killed one; "
     "time-slicing",
-    minutes=10,
+    minutes=15,
     requires=("01", "02"),
     gpu=GpuUse.SHARED,
     looks_at_every_gpu=True,
@@ -233,7 +233,7 @@ MPS_LIMITS = Module(
     sets_up="a client with less, classes, an admission policy",
     proves="granted SMs to the number, memory refused beyond the limit, live changes, what lifts a limit and who may "
     "ask for more",
-    minutes=15,
+    minutes=20,
     requires=("01", "02", "04"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,
@@ -245,7 +245,7 @@ VLLM = Module(
     title="vLLM under a limit",
     sets_up="a vLLM server with half of a GPU, and its Service; real GPU only",
     proves="a completion through the Service; what it was granted; why it cannot start",
-    minutes=10,
+    minutes=20,
     requires=("01", "02", "04"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,
@@ -262,7 +262,7 @@ VLLM_EXPERIMENT = Module(
     title="vLLM by thread percentage",
     sets_up="nothing that lasts; real GPU only",
     proves="throughput and latency by percentage, closed and open loop; a busy neighbour; CSV, JSON, plots",
-    minutes=10,
+    minutes=15,
     requires=("01", "02", "04", "06"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,
@@ -274,7 +274,7 @@ CONSUMABLE_CAPACITY = Module(
     sets_up="claims that request memory, each with a pod under that MPS limit, and one that has to wait",
     proves="sums never exceed the GPU, 50 pods at random; what is counted and what is enforced; all ways to share, "
     "and none",
-    minutes=10,
+    minutes=15,
     requires=("01", "02"),
     gpu=GpuUse.SHARED,
     needs_whole_gpu=True,
@@ -290,7 +290,7 @@ OBSERVABILITY = Module(
     sets_up="an observer of every GPU, a tenant, a Prometheus exporter with DCGM's names; Prometheus and Grafana on "
     "request",
     proves="who may look on and who not; metrics, holders and MPS clients against what the API and the daemon say",
-    minutes=15,
+    minutes=25,
     requires=("01", "02"),
     looks_at_every_gpu=True,
     needs_whole_gpu=True,
@@ -310,7 +310,7 @@ RESILIENCE = Module(
     sets_up="a keeper of taints",
     proves="kills of plugin, MPS daemon, kubelet, node, API server; damaged checkpoints; a GPU that fails; a drain: "
     "what breaks, seconds to recover",
-    minutes=20,
+    minutes=30,
     requires=("01", "02"),
     needs_whole_gpu=True,
     gates=(

@@ -113,7 +113,7 @@ def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
     wanted = archive.without_optional(wanted, tuple(arguments.optional))
     runner = Runner(store, Progress(console))
     runner.run(wanted.steps)
-    archive.make(console, runner, go, wanted, chosen, arguments.out, piece_size, arguments.level)
+    archive.make(console, runner, go, wanted, chosen, archive.Shape(arguments.out, piece_size, arguments.level))
 
 
 def _browser(console: Console) -> None:

@@ -75,17 +75,25 @@ def without_optional(plan: Plan, wanted: tuple[str, ...]) -> Plan:
     return replace(plan, images=tuple(step for step in plan.images if step.name not in left_out), charts=charts)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Shape of a bundle: its folder, the bytes of a piece (None: one file), and zstd's level of compression."""
+
+    out: Path
+    piece_size: int | None
+    level: int
+
+
 def make(
     console: Console,
     runner: Runner,
     go: Go,
     plan: Plan,
     source: Source,
-    out: Path,
-    piece_size: int | None,
-    level: int,
+    shape: Shape,
 ) -> None:
-    """Write the bundle of `plan`, whose steps are made, into `out`."""
+    """Write the bundle of `plan`, whose steps are made, into the folder that `shape` names."""
+    out, piece_size, level = shape.out, shape.piece_size, shape.level
     store, files = runner.store, repository()
     # The checkout's own Go is for building, and nothing is built on the other machine.
     plan = replace(plan, tools={step: names for step, names in plan.tools.items() if step not in go.needs})
