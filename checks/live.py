@@ -45,12 +45,6 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECO
     return answer
 
 
-def mebibytes(quantity: str) -> int:
-    """A memory quantity as the API writes it, which is in the largest unit that fits: 40960Mi is 40Gi."""
-    number, unit = int(quantity[:-2]), quantity[-2:]
-    return number * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[unit]
-
-
 @dataclass(frozen=True)
 class LiveStack:
     """One stack of one checkout, up."""

@@ -26,9 +26,10 @@ from typing import Any
 import kr8s
 import yaml
 
-from checks.live import DRIVER, LiveStack, mebibytes
+from checks.live import DRIVER, LiveStack
 from checks.measured import Gpu, Machine, Measurement, Run, StackTimes
 from checks.results import ReportError, Results
+from gpus.quantity import quantity_mib
 from settings import PROJECT
 from toolchain.paths import CHECKOUT
 from toolchain.progress import duration
@@ -299,7 +300,7 @@ def gpus(live: LiveStack) -> list[Gpu]:
             device=device,
             product_name=values["productName"],
             compute_capability=".".join(values["cudaComputeCapability"].split(".")[:2]),
-            memory_mib=mebibytes(values["memory"]),
+            memory_mib=quantity_mib(values["memory"]),
             driver_version=values["driverVersion"],
             cuda_driver_version=".".join(values["cudaDriverVersion"].split(".")[:2]),
         )

@@ -11,9 +11,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from checks import capacity
-from checks.live import DRIVER, RESTRICTED, LiveStack, Playground, mebibytes
+from checks.live import DRIVER, RESTRICTED, LiveStack, Playground
 from components import admin_access, dra_driver, gpu_exporter
 from components.prometheus import PLUGIN_PORT
+from gpus.quantity import quantity_mib
 
 ADMIN = {"resource.kubernetes.io/admin-access": "true"}
 CLAIMS = "resourceclaims.v1.resource.k8s.io"
@@ -237,7 +238,7 @@ def part_of_a_gpu(stack: LiveStack) -> Iterator[tuple[tuple[str, str], dict[str,
             (node.node, device)
             for node in stack.settings.gpu_nodes
             for device, capacities in free_capacity(stack, node.node).items()
-            if mebibytes(capacities["memory"]) >= mebibytes(LITTLE)
+            if quantity_mib(capacities["memory"]) >= quantity_mib(LITTLE)
         ]
         device = next(iter(with_room), None)
         if device is None:

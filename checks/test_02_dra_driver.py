@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from checks.live import LiveStack, Playground, mebibytes
+from checks.live import LiveStack, Playground
 from components.dra_driver import describe
 from gpus.models import simulated_gpus
+from gpus.quantity import quantity_mib
 from machine.gpus import discover_host
 from settings import GPU_MODELS
 from toolchain import versions
@@ -37,7 +38,7 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
         published = {values["uuid"]: values for values in stack.devices().values() if values["type"] == "gpu"}
         expected = {gpu.uuid: (gpu.name, gpu.memory_mib) for gpu in of_the_host.published}
         assert {
-            uuid: (values["productName"], mebibytes(values["memory"])) for uuid, values in published.items()
+            uuid: (values["productName"], quantity_mib(values["memory"])) for uuid, values in published.items()
         } == expected
         observed("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.others)} others are not published")
         return
@@ -64,7 +65,7 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
     published = stack.devices()
     assert published.keys() == expected.keys()
     for device, attributes in expected.items():
-        actual = {**published[device], "memory": mebibytes(published[device]["memory"])}
+        actual = {**published[device], "memory": quantity_mib(published[device]["memory"])}
         assert {key: actual.get(key) for key in attributes} == attributes, device
     observed("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
 

@@ -9,9 +9,10 @@ import yaml
 
 from checks import measured as sheets
 from checks.capacity import claim_manifest
-from checks.live import LiveStack, Playground, mebibytes, wait_for
+from checks.live import LiveStack, Playground, wait_for
 from checks.throughput import skip_unless_real
 from checks.timeline import CLAIM_TEMPLATE, Api, Timeline, follow, pod_manifest
+from gpus.quantity import quantity_mib
 from machine.images import images_of
 
 CYCLES = 10
@@ -84,7 +85,7 @@ def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, observed:
     (gpu,) = report["gpus"]
     assert gpu["uuid"] == device["uuid"]
     assert gpu["name"] == device["productName"]
-    assert gpu["memory_mib"] == mebibytes(device["memory"])
+    assert gpu["memory_mib"] == quantity_mib(device["memory"])
     numbered = [node for node in report["device_nodes"] if node.removeprefix("/dev/nvidia").isdigit()]
     assert len(numbered) == 1
     observed(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")

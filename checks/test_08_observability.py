@@ -11,7 +11,7 @@ import yaml
 from checks import measured as sheets
 from checks import metrics, throughput
 from checks.capacity import consumed_mib
-from checks.live import RESTRICTED, LiveStack, Playground, mebibytes, wait_for
+from checks.live import RESTRICTED, LiveStack, Playground, wait_for
 from checks.metrics import (
     ADMIN,
     CLAIMS,
@@ -36,6 +36,7 @@ from checks.mps import Client, Daemon, shared_gpu
 from checks.privileges import excess, pod_privileges, reviewed_privileges
 from components import admin_access, gpu_exporter, prometheus
 from gpus.mps import context_mib
+from gpus.quantity import quantity_mib
 
 TENANT = f"--as=system:serviceaccount:{admin_access.TENANT}:{admin_access.TENANT}"
 REFUSED = "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label"
@@ -248,7 +249,7 @@ def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, o
             # NVML writes eight digits of the PCI domain, the slice four.
             assert labels["pci_bus_id"].lower().endswith(values["pciBusID"].lower())
             assert metrics.version(labels["DCGM_FI_DRIVER_VERSION"]) == metrics.version(values["driverVersion"])
-            assert sample.value == mebibytes(values["memory"])
+            assert sample.value == quantity_mib(values["memory"])
             models.add(f"{labels['modelName']}: {sample.value:.0f} MiB")
     observed("; ".join(sorted(models)))
 

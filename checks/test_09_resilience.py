@@ -13,7 +13,7 @@ import yaml
 from checks import faults, metrics
 from checks.aside import set_aside
 from checks.faults import CLAIMS, Fault, FaultSite, shorten
-from checks.live import LiveStack, mebibytes, wait_for
+from checks.live import LiveStack, wait_for
 from checks.mps import CLIENTS, Client, Daemon, deployment_pods, model_of
 from checks.test_04_mps import RPC_FAILURE, restarted_and_ready, restarts
 from gpus.models import GpuModel
@@ -92,7 +92,7 @@ def skip_unless_room(site: FaultSite, pods: int) -> None:
     if free or site.stack.settings.consumable_shares != "memory":
         return
     needed = pods * quantity_mib(faults.LITTLE)
-    left = sum(mebibytes(values["memory"]) for values in metrics.free_capacity(site.stack, site.node).values())
+    left = sum(quantity_mib(values["memory"]) for values in metrics.free_capacity(site.stack, site.node).values())
     if left < needed:
         pytest.skip(f"{left} MiB are left on {site.node}, {needed} needed: lower consumableCapacity.requests")
 

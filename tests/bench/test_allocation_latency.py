@@ -14,9 +14,10 @@ import kr8s
 import pytest
 import yaml
 
-from checks.live import LiveStack, mebibytes, wait_for
+from checks.live import LiveStack, wait_for
 from checks.timeline import CLAIM_TEMPLATE, STAGES, Api, Moments, Timeline, follow, pod_manifest
 from components.dra_driver import NAMESPACE
+from gpus.quantity import quantity_mib
 from machine.images import images_of
 from settings import PROJECT
 from tests.bench.figures import Prepared, breakdown, percentile, save, show, spread
@@ -84,7 +85,7 @@ def assert_room(stack: LiveStack, pods: int) -> None:
     room = sum(int(stack.one("nodes", node)["status"]["allocatable"]["pods"]) for node in nodes)
     room -= sum(other["spec"].get("nodeName") in nodes for other in stack.get("pods", namespace=kr8s.ALL))
     assert room >= pods, f"{pods} pods do not fit: {', '.join(nodes)} have room for {room}; give the stack more workers"
-    claims = sum(mebibytes(device["memory"]) // MEMORY_MIB for device in stack.devices().values())
+    claims = sum(quantity_mib(device["memory"]) // MEMORY_MIB for device in stack.devices().values())
     assert claims >= pods, f"{pods} claims of {MEMORY_MIB} MiB do not fit: the GPUs have room for {claims}"
 
 
