@@ -1,5 +1,6 @@
-"""The stacks whose registrations are kept as texts, and how one is recorded whatever this machine is like."""
+"""The stacks whose registrations are kept as texts: how one is recorded whatever this machine is like, and its text."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,12 +14,26 @@ from machine import kind as kind_cluster
 from machine.gpus import HostGpu, HostGpus
 from machine.nvidia_driver import Found, HostDriver, Mount
 from settings import PROJECT, Settings
+from tests.golden.derived import by_difference
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
+from tests.golden.text import whole
 
 FOLDER = Path(__file__).resolve().parent
 FILES = {
     **{file.name.split(".")[1]: file for file in sorted((CHECKOUT / "stacks").glob("Pulumi.*.yaml"))},
     **{file.stem: file for file in sorted((FOLDER / "variants").glob("*.yaml"))},
+}
+# Stacks whose text is what differs from another's, each with the one that makes it shortest. The others' are whole.
+BASES = {
+    "cluster-only": "phase1",
+    "gpu-claim": "phase1",
+    "gpu-exclusive": "phase1",
+    "gpu-mps": "phase1",
+    "gpu-shared": "phase2",
+    "phase1-claim": "phase1",
+    "single-node": "phase1",
+    "two-workers": "phase1",
+    "unlimited": "phase2",
 }
 # What set-up recorded, whatever it did on this machine.
 INDEX = {
@@ -76,3 +91,37 @@ def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
         mock.patch.object(images, "read_index", return_value=INDEX),
     ):
         return run(lambda: export(modules.build(settings, images.images_of(settings))), settings.stack, recorder)
+
+
+@cache
+def recorded(stack: str) -> Recording:
+    return record(load(stack))
+
+
+def text_of(stack: str) -> str:
+    """What the stack registers, as its file has it: in full, or what differs from its base."""
+    if stack not in BASES:
+        return whole(recorded(stack))
+    base = BASES[stack]
+    title = f"{stack}: what differs from {base} ({base}.txt). Its names are read as this stack's:"
+    return by_difference(recorded(stack), recorded(base), title, counterparts(base, stack))
+
+
+def counterparts(base: str, stack: str) -> dict[str, str]:
+    """What a stack has in place of its base's names: cluster, folder, first GPU node and that node's GPUs."""
+    # A node with fewer GPUs has no counterpart for the others.
+    names = dict(zip(_names(base), _names(stack), strict=False))
+    cluster, node = list(names)[:2]
+    if node.replace(cluster, names[cluster]) == names[node]:
+        del names[node]
+    return {name: other for name, other in names.items() if name != other}
+
+
+def _names(stack: str) -> list[str]:
+    settings = load(stack)
+    node = settings.gpu_nodes[0]
+    if settings.gpu.source == "host":
+        uuids = [gpu.uuid for gpu in HOST_GPUS]
+    else:
+        uuids = [settings.gpu_uuid(number) or "" for number in range(node.count or 0)]
+    return [settings.cluster_name, node.node, f".state/{stack}", *uuids]
