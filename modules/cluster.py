@@ -3,34 +3,37 @@
 from typing import TYPE_CHECKING
 
 from components.cluster import Cluster, ExistingCluster
-from components.kind_cluster import KindCluster
+from components.kind_cluster import KindCluster, KindOptions
 from components.simulated_gpus import SimulatedGpus
 from modules import vllm
+from modules.context import Context
 from modules.gpus import host
-from modules.module import Built, Module
+from modules.module import Module
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
-    nodes, found = settings.gpu_nodes, host(settings)
-    if found:
+def build(module: Module, settings: "Settings", context: Context) -> None:
+    nodes, host_gpus = settings.gpu_nodes, host(settings)
+    if host_gpus:
         # Module 00 may be off, and a node without a driver would only be found out by the plugin.
-        found.require()
-        built.outputs["host"] = found.outputs
+        host_gpus.require()
+        context.outputs["host"] = host_gpus.outputs
     if settings.cluster.provider == "kind":
         cluster: Cluster = KindCluster(
             "cluster",
-            cluster_name=settings.cluster_name,
-            workers=settings.cluster.workers,
-            gpu_nodes=[node.node for node in nodes],
-            node_image=settings.cluster.node_image or built.images.node,
+            options=KindOptions(
+                name=settings.cluster_name,
+                workers=settings.cluster.workers,
+                gpu_nodes=[node.node for node in nodes],
+                node_image=settings.cluster.node_image or context.images.node,
+                mounts=[*(host_gpus.mounts if host_gpus else ()), *vllm.mounts(settings)],
+                hidden_devices=host_gpus.hidden_devices if host_gpus else (),
+            ),
             kubeconfig_file=settings.kubeconfig,
-            load_images=[*built.images.to_load, *vllm.images_to_load(settings)],
+            load_images=[*context.images.to_load, *vllm.images_to_load(settings)],
             timeout_seconds=settings.timeouts.cluster,
-            mounts=[*(found.mounts if found else ()), *vllm.mounts(settings)],
-            hidden_devices=found.hidden_devices if found else (),
         )
     else:
         cluster = ExistingCluster(
@@ -39,8 +42,8 @@ def build(module: Module, settings: "Settings", built: Built) -> None:
             context=settings.context,
             gpu_nodes=[node.node for node in nodes],
         )
-    built.cluster = cluster
+    context.add(cluster)
     if settings.gpu.source == "simulated":
         counts = {node.node: (node.model or "", node.count or 0) for node in nodes}
-        built.gpus = SimulatedGpus("simulated-gpus", cluster=cluster, image=built.images.gpu_sim, gpus=counts)
-    built.outputs |= {"cluster": settings.cluster_name, "kubeconfig": str(settings.kubeconfig)}
+        context.add(SimulatedGpus("simulated-gpus", cluster=cluster, image=context.images.gpu_sim, gpus=counts))
+    context.outputs |= {"cluster": settings.cluster_name, "kubeconfig": str(settings.kubeconfig)}

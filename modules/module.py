@@ -1,33 +1,17 @@
-"""What a module is, and what the modules have built so far."""
+"""Row of the table of modules."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from components.cluster import Cluster
-from components.dra_driver import DraDriver
-from components.mps_clients import MpsSharing
-from components.simulated_gpus import SimulatedGpus
-from components.workload import Workload
-from machine.images import Images
+from modules.context import Context
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-@dataclass
-class Built:
-    """What the modules so far have made; a module reads what it requires and adds its own."""
-
-    images: Images
-    cluster: Cluster | None = None
-    gpus: SimulatedGpus | None = None
-    driver: DraDriver | None = None
-    exclusive: Workload | None = None
-    sharing: MpsSharing | None = None
-    shared: Workload | None = None
-    outputs: dict[str, Any] = field(default_factory=dict)
+Built = Context
 
 
 @dataclass(frozen=True)
@@ -38,7 +22,7 @@ class Module:
     slug: str
     title: str
     requires: tuple[str, ...]
-    build: Callable[["Module", "Settings", Built], None]
+    build: Callable[["Module", "Settings", Context], None]
 
     @property
     def name(self) -> str:

@@ -2,20 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from components.site import Site
 from components.taint_keeper import TaintKeeper
-from modules.module import Built, Module
+from modules.context import Context
+from modules.module import Module
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
-    assert built.cluster, "module 09 requires 01"
-    assert built.driver, "module 09 requires 02"
-    TaintKeeper(
-        "taint-keeper",
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images.gpu_agents,
-        timeout_seconds=settings.timeouts.workload,
-    )
+def build(module: Module, settings: "Settings", context: Context) -> None:
+    TaintKeeper("taint-keeper", site=context.get(Site))

@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING
 
 from images.loadgen.plan import PROFILES
-from modules.module import Built, Module
+from modules.context import Context
+from modules.module import Module
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
+def build(module: Module, settings: "Settings", context: Context) -> None:
     """Nothing lasts of it: the checks make the Job that measures."""
-    assert built.outputs["vllm"], "module 06.5 requires 06"
     sweep = settings.vllm.sweep
     plan = PROFILES[sweep.profile]
-    built.outputs["vllmExperiment"] = {
+    context.outputs["vllmExperiment"] = {
         "profile": sweep.profile,
         "percentages": list(sweep.percentages or plan.alone),
         "repeats": sweep.repeats or plan.repeats,

@@ -2,25 +2,22 @@
 
 from typing import TYPE_CHECKING
 
+from components.manifests import load
+from components.site import Site
 from components.workload import Workload
+from modules.context import Context
 from modules.gpus import gpu
-from modules.module import Built, Module
+from modules.module import Module
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
-def build(module: Module, settings: "Settings", built: Built) -> None:
-    assert built.cluster, "module 03 requires 01"
-    assert built.driver, "module 03 requires 02"
-    built.exclusive = Workload(
+def build(module: Module, settings: "Settings", context: Context) -> None:
+    Workload(
         "exclusive-gpu",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images.gpu_probe,
+        site=context.get(Site),
+        documents=load(module.name, "namespace.yaml", "holder.yaml", "waiter.yaml"),
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
-        node=settings.gpu_nodes[0].node,
-        gpu=gpu(settings, built, module.number),
-        timeout_seconds=settings.timeouts.workload,
+        gpu=gpu(settings, context, module.number),
     )

@@ -15,6 +15,7 @@ from machine import gpus as host_gpus
 from machine import images, prerequisites
 from machine.images import Images, ImagesMissing
 from modules import MODULES, changes
+from modules.context import Context, MissingResultError
 from settings import Settings, SettingsError
 from tests.golden import stacks
 from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
@@ -132,6 +133,14 @@ def test_modules_that_exclude_each_other_by_default_are_refused_without_what_the
         Settings.parse({"modules": list(numbers)}, "test")
     with pytest.raises(SettingsError, match=r"gpu\.count"):
         Settings.parse({"modules": list(numbers), "driver": needs(numbers)["driver"]}, "test")
+
+
+def test_context_gives_what_was_added_and_tells_what_was_not():
+    context = Context(stacks.IMAGES)
+    assert context.find(str) is None
+    with pytest.raises(MissingResultError, match="str: no module has added one yet; let the module that asks require"):
+        context.get(str)
+    assert context.add("a result") == context.get(str) == context.find(str)
 
 
 def test_module_00_alone_checks_the_machine_and_registers_nothing():
