@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -9,15 +10,44 @@ from pulumi import Output, ResourceOptions
 from pulumi_command import local
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
+from components.manifests import manifest
+from components.objects import register
 from components.simulated_gpus import SimulatedGpus
 from gpus.quantity import quantity_mib
 from settings import catalog
 from toolchain.paths import CHECKOUT
-from toolchain.versions import of_driver
+from toolchain.versions import DRA_DRIVER, of_driver
 
 CHART = "./.tools/charts/dra-driver-nvidia-gpu"
 NAMESPACE = "dra-driver-nvidia-gpu"
 RELEASE = "dra-driver-nvidia-gpu"
+
+
+@dataclass(frozen=True)
+class DriverOptions:
+    """Version and settings of NVIDIA's driver, mostly values of its chart."""
+
+    image: str
+    """Image of that version."""
+    driver_root: str
+    feature_gates: Mapping[str, bool]
+    log_verbosity: int
+    timeout_seconds: int
+    """How long the release may take, and then its GPUs."""
+    version: str = DRA_DRIVER
+    """One of `toolchain.versions.DRA_DRIVERS`."""
+    consumable_shares: str | None = None
+    """None leaves it to the chart; 0.4.1 does not have it."""
+
+
+@dataclass(frozen=True)
+class ExpectedGpus:
+    """GPUs that the driver is to publish."""
+
+    counts: Mapping[str, int]
+    """Number of GPUs by the node's name; 0 asks for at least one."""
+    only_uuids: Sequence[str] = ()
+    """UUIDs of those that may be published, where the nodes hide others; empty for all."""
 
 
 class DraDriver(pulumi.ComponentResource):
@@ -36,51 +66,34 @@ class DraDriver(pulumi.ComponentResource):
         *,
         cluster: Cluster,
         gpus: SimulatedGpus | None,
-        image: str,
-        driver_root: str,
-        feature_gates: Mapping[str, bool],
-        log_verbosity: int,
-        expected_gpus: Mapping[str, int],
-        timeout_seconds: int,
-        version: str = "0.5.0",
-        consumable_shares: str | None = None,
-        only_gpus: Sequence[str] = (),
+        options: DriverOptions,
+        expected: ExpectedGpus,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`expected_gpus` maps a node's name to its number of GPUs; 0 asks for at least one.
-
-        `version` is one of `toolchain.versions.DRA_DRIVERS`, and `image` is of that version. `consumable_shares` is
-        the chart's value of that name, which 0.4.1 does not have. `only_gpus` are the UUIDs of those that may be
-        published, where the nodes hide others; empty for all.
-        """
         super().__init__("dra-workshop:gpu:DraDriver", name, None, opts)
-        self.shared = consumable_shares is not None
-        """Whether claims share GPUs by consumable capacity."""
-        namespace = k8s.core.v1.Namespace(
-            f"{name}-namespace",
-            # The plugin is privileged: it mounts, and makes device nodes. docs/reference/security.md has the reasons.
-            metadata={"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
-            opts=cluster.inside(self),
-        )
+        self.shared = options.consumable_shares is not None
+        """True where claims share GPUs by consumable capacity."""
+        (document,) = manifest("dra-driver.yaml")
+        namespace = register(document, f"{name}-namespace", cluster.inside(self))
         release = k8s.helm.v3.Release(
             f"{name}-release",
             name=RELEASE,
             # Another version is an upgrade of the release in place: what it has prepared has to be taken over.
-            chart=of_driver(CHART, version),
-            version=version,
+            chart=of_driver(CHART, options.version),
+            version=options.version,
             namespace=NAMESPACE,
             values=chart_values(
-                image,
-                driver_root,
-                feature_gates,
-                log_verbosity,
+                options.image,
+                options.driver_root,
+                options.feature_gates,
+                options.log_verbosity,
                 gpus.digest if gpus else None,
-                consumable_shares,
-                hidden=bool(only_gpus),
+                options.consumable_shares,
+                hidden=bool(expected.only_uuids),
             ),
             # They are ComputeDomains', which are off, and Helm would leave them behind at the end.
             skip_crds=True,
-            timeout=timeout_seconds,
+            timeout=options.timeout_seconds,
             opts=cluster.inside(self, [namespace, *([gpus.daemon_set] if gpus else [])]),
         )
         published = local.Command(
@@ -93,52 +106,52 @@ class DraDriver(pulumi.ComponentResource):
                 "DRIVER_NAMESPACE": NAMESPACE,
                 # A new revision asks anew.
                 "DRIVER_REVISION": release.status.apply(lambda status: str(status.revision)),
-                "EXPECTED_GPUS": json.dumps(expected_gpus, sort_keys=True),
-                **({"ONLY_GPUS": json.dumps(sorted(only_gpus))} if only_gpus else {}),
-                "WAIT_SECONDS": str(timeout_seconds),
+                "EXPECTED_GPUS": json.dumps(expected.counts, sort_keys=True),
+                **({"ONLY_GPUS": json.dumps(sorted(expected.only_uuids))} if expected.only_uuids else {}),
+                "WAIT_SECONDS": str(options.timeout_seconds),
             },
             logging=local.Logging.STDERR,
             opts=ResourceOptions(parent=self, depends_on=[release], deleted_with=cluster.inside(self).deleted_with),
         )
         answer = published.stdout.apply(json.loads)
         note = " (simulated)" if gpus else ""
-        self.gpus = answer.apply(lambda found: [describe(gpu) + note for gpu in found["gpus"]])
-        self._published = answer.apply(lambda found: found["gpus"])
-        self.cluster_uid = answer.apply(lambda found: found["clusterUid"])
+        self.gpus = answer.apply(lambda content: [describe(gpu) + note for gpu in content["gpus"]])
+        self._published = answer.apply(lambda content: content["gpus"])
+        self.cluster_uid = answer.apply(lambda content: content["clusterUid"])
         self.ready: list[pulumi.Resource] = [published]
         self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
 
     def uuid(self, node: str, number: int) -> Output[str]:
-        """The UUID of one of a node's GPUs, counted from 0 in the order of their names.
+        """UUID of one of a node's GPUs, counted from 0 in the order of their names.
 
         Fails the update where the node has fewer: for a host's GPUs nobody can know that before.
         """
         return self._published.apply(lambda gpus: uuid_of(gpus, node, number))
 
     def memory_mib(self, node: str, number: int) -> Output[int]:
-        """The memory of one of a node's GPUs, counted as for `uuid`."""
+        """Memory of one of a node's GPUs, counted as for `uuid`."""
         return self._published.apply(lambda gpus: quantity_mib(gpu_of(gpus, node, number)["memory"]))
 
 
 def uuid_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> str:
-    """The UUID of a published GPU. Raises as `gpu_of` does."""
+    """UUID of a published GPU. Raises as `gpu_of` does."""
     return gpu_of(gpus, node, number)["uuid"]
 
 
 def gpu_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> Mapping[str, str]:
-    """A published GPU. Raises `pulumi.RunError` with the remedy if there is none."""
-    found = [gpu for gpu in gpus if gpu["node"] == node]
-    if number >= len(found):
-        count = f"{len(found)} GPU{'s' if len(found) != 1 else ''}"
+    """Published GPU of a node by its number. Raises `pulumi.RunError` with the remedy if there is none."""
+    of_node = [gpu for gpu in gpus if gpu["node"] == node]
+    if number >= len(of_node):
+        count = f"{len(of_node)} GPU{'s' if len(of_node) != 1 else ''}"
         raise pulumi.RunError(
             f"node {node} has {count}, and the modules of the stack use {number + 1}; switch one of them off "
             f'("{catalog.WORKLOADS.number}" holds one for itself), or use a node with more GPUs'
         )
-    return found[number]
+    return of_node[number]
 
 
 def describe(gpu: Mapping[str, str]) -> str:
-    """A published GPU in one line."""
+    """One line on a published GPU."""
     return f"{gpu['node']} {gpu['name']}: {gpu['productName']}, {gpu['memory']}, {gpu['uuid']}"
 
 
@@ -151,7 +164,7 @@ def chart_values(
     consumable_shares: str | None = None,
     hidden: bool = False,
 ) -> dict:
-    """The chart's values; `simulated` is the digest of the simulated GPUs' configuration, None for real ones.
+    """Values of the chart; `simulated` is the digest of the simulated GPUs' configuration, None for real ones.
 
     `consumable_shares` None leaves it to the chart. `hidden`: the nodes lack device files, and the plugin, which could
     make them anew, must not.

@@ -1,8 +1,9 @@
-"""A Kind cluster of the stack's own."""
+"""Kind cluster of the stack's own."""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ KUBELET_CONFIGURATION = {
 }
 
 
+@dataclass(frozen=True)
+class KindOptions:
+    """Nodes of a Kind cluster, and what they get of the host."""
+
+    name: str
+    workers: int
+    gpu_nodes: Sequence[str]
+    node_image: str
+    mounts: Sequence[Mount] = ()
+    """Folders of the host for the GPU nodes."""
+    hidden_devices: Sequence[str] = ()
+    """Device files of the host that the GPU nodes must not have: Docker gives a privileged container all of them."""
+
+
 class KindCluster(Cluster):
     """Owns the cluster's containers and network, its kubeconfig file and the images in its nodes.
 
@@ -38,28 +53,22 @@ class KindCluster(Cluster):
         self,
         name: str,
         *,
-        cluster_name: str,
-        workers: int,
-        gpu_nodes: Sequence[str],
-        node_image: str,
+        options: KindOptions,
         kubeconfig_file: Path,
         load_images: Sequence[str],
         timeout_seconds: int,
-        mounts: Sequence[Mount] = (),
-        hidden_devices: Sequence[str] = (),
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`mounts` is what the GPU nodes get of the host, `hidden_devices` the host's device files that they must not
-        have: Docker gives a privileged container all of them.
-        """
+        """`load_images` are images of this machine's Docker Engine that the nodes get."""
         super().__init__("KindCluster", name, opts)
         self.kubeconfig_file = kubeconfig_file
-        folder = kubeconfig_file.parent
+        folder, cluster_name = kubeconfig_file.parent, options.name
+        hidden_devices = list(options.hidden_devices)
         incarnation = commands.incarnation(folder, cluster_name)
-        config = kind_config(cluster_name, workers, gpu_nodes, node_image, mounts)
+        config = kind_config(cluster_name, options.workers, options.gpu_nodes, options.node_image, options.mounts)
         # A device file that a node had comes back with a new node only.
-        made_of = [config, *([list(hidden_devices)] if hidden_devices else [])]
-        hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(list(hidden_devices))} if hidden_devices else {}
+        made_of = [config, *([hidden_devices] if hidden_devices else [])]
+        hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(hidden_devices)} if hidden_devices else {}
         self.created = local.Command(
             f"{name}-kind",
             create="python -m machine.kind create",

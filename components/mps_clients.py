@@ -1,73 +1,128 @@
 """Clients of MPS: their limits, and what makes a pod of a plain manifest one of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
-from pulumi import Input
+from pulumi import Input, Resource
 
-from components.gpu_config import shared_by_mps
+from components import gpu_config
+from components.claims import devices, request_memory
+from components.manifests import Document, copied, manifest
+from components.pods import annotate, annotate_gpus, pod_of
 from gpus.mps import Limits
 
-FOLDER = "/run/dra-workshop/mps"
-PIPE_FOLDER, SHM_FOLDER = f"{FOLDER}/pipe", f"{FOLDER}/shm"
-# Where CUDA looks for a daemon unless it is told otherwise, and where the driver's claim mode mounts its own.
-CLIENT_PIPE = "/tmp/nvidia-mps"
+PIPE_FOLDER = "/run/dra-workshop/mps/pipe"
 CLASS_LABEL = "dra-workshop/mps-class"
+# A client keeps the limits that it started with, so it starts again when they change.
 LIMITS_ANNOTATION = "dra-workshop/mps-limits"
-# What a container's program is behind where the container waits for the daemon itself.
+# Where a container waits for the daemon itself, its program comes after these words.
 WAIT_FOLDER = "/run/dra-workshop/wait"
 WAIT_FIRST = (f"{WAIT_FOLDER}/mps-daemon", "wait", "--")
+LEVEL_LABEL = "pod-security.kubernetes.io/enforce"
 
 
-class MpsSharing:
-    """One way of sharing GPUs through MPS."""
+@dataclass(frozen=True)
+class NodeDaemon:
+    """MPS daemon of each node, as its clients need it."""
+
+    image: str
+    gpus_digest: str | None
+    ready: Sequence[Resource] = ()
+    """Resources that must exist before a client does."""
+
+    def admit(self, namespace: Document) -> None:
+        """Let the namespace have clients: the pipe is a folder of the node, which no stricter level lets a pod mount.
+
+        Where MpsPolicy is on, it allows the daemon's two folders and nothing else.
+        """
+        namespace["metadata"]["labels"][LEVEL_LABEL] = "privileged"
+
+    def attach(self, deployment: Document) -> None:
+        """Make a Deployment's pods clients.
+
+        Other GPUs restart the daemon, which ends its clients: new pods wait for the next one.
+        """
+        annotate_gpus(deployment, self.gpus_digest)
+        add_to_pod(pod_of(deployment), self.image)
+
+
+@dataclass(frozen=True)
+class MpsByDaemon:
+    """Sharing through the daemon of the node, which gives its own limits to whoever asks for none."""
 
     limits: Limits
     classes: Mapping[str, Limits]
-    ready: list[pulumi.Resource]
-    """What must exist before a client does."""
-    clients_limit_themselves = False
-    """Whether a client has to ask for `limits`, since what it gets without asking is more."""
-    undone_by_deletion = False
-    """Whether a claim leaves its GPU changed unless it is deleted while NVIDIA's driver runs."""
+    daemon: NodeDaemon
+    clients_carry_limits: bool = False
+    """True where a client has to ask for `limits`, since what it gets without asking is more."""
+    claimed_memory: str | None = None
+    """Memory that a shared claim requests of its GPU; None for all of it."""
+    needs_claim_deleted_first: bool = field(default=False, init=False)
 
-    def share(self, document: dict[str, Any]) -> None:
-        """Make an object of a manifest one that shares its GPU this way."""
-        if document["kind"] == "Deployment":
-            template, words = document["spec"]["template"], self.limits.words
-            name = template["metadata"].get("labels", {}).get(CLASS_LABEL)
-            if name or self.clients_limit_themselves:
-                limit(template["spec"], *(self.classes[name] if name else self.limits).mps_values)
-            if name:
-                words = f"{self.classes[name].words} (class {name}; at most {words})"
-            # A client keeps the limits that it started with, so it starts again when they change.
-            template["metadata"].setdefault("annotations", {})[LIMITS_ANNOTATION] = words
+    @property
+    def ready(self) -> Sequence[Resource]:
+        return self.daemon.ready
+
+    def admit(self, namespace: Document) -> None:
+        self.daemon.admit(namespace)
+
+    def request(self, claim: Document) -> None:
+        if self.claimed_memory:
+            request_memory(claim, self.claimed_memory)
+
+    def limit(self, deployment: Document) -> None:
+        set_limits(deployment, self.limits, self.classes, carried=self.clients_carry_limits)
+
+    def attach(self, deployment: Document) -> None:
+        self.daemon.attach(deployment)
 
 
-class MpsByClaim(MpsSharing):
-    """NVIDIA's driver starts a daemon for each claim, with the limits that the claim carries. Owns no resource.
+@dataclass(frozen=True)
+class MpsByClaim:
+    """Sharing through a daemon that NVIDIA's driver starts for each claim, with the limits that the claim carries.
 
     On a real GPU that sets its compute mode, which outlives the cluster unless the claim goes first.
     """
 
-    def __init__(self, limits: Limits, classes: Mapping[str, Limits], simulated: bool = True) -> None:
-        self.limits, self.classes, self.ready = limits, classes, []
-        self.undone_by_deletion = not simulated
+    limits: Limits
+    classes: Mapping[str, Limits]
+    needs_claim_deleted_first: bool = False
+    ready: Sequence[Resource] = field(default=(), init=False)
 
-    def share(self, document: dict[str, Any]) -> None:
-        super().share(document)
-        if document["kind"] in ("ResourceClaim", "ResourceClaimTemplate"):
-            spec = document["spec"].get("spec", document["spec"])
-            limits = self.limits
-            spec["devices"]["config"] = [
-                shared_by_mps(
-                    limits.active_thread_percentage,
-                    limits.pinned_device_memory_limit,
-                    limits.per_device,
-                    spec["devices"]["requests"][0]["name"],
-                )
-            ]
+    def admit(self, namespace: Document) -> None:
+        """Nothing: pods mount no folder of the node."""
+
+    def request(self, claim: Document) -> None:
+        part = devices(claim)
+        limits, request = self.limits, part["requests"][0]["name"]
+        part["config"] = [
+            gpu_config.shared_by_mps(
+                limits.active_thread_percentage, limits.pinned_device_memory_limit, limits.per_device, request
+            )
+        ]
+
+    def limit(self, deployment: Document) -> None:
+        set_limits(deployment, self.limits, self.classes, carried=False)
+
+    def attach(self, deployment: Document) -> None:
+        """Nothing: NVIDIA's driver mounts the pipe of the claim's daemon."""
+
+
+Mps = MpsByDaemon | MpsByClaim
+"""Way of sharing through MPS, with its limits and classes."""
+
+
+def set_limits(deployment: Document, limits: Limits, classes: Mapping[str, Limits], *, carried: bool) -> None:
+    """Annotate a Deployment's pods with their limits; those of a class, or all where `carried`, also ask for them."""
+    template, words = deployment["spec"]["template"], limits.words
+    class_name = template["metadata"].get("labels", {}).get(CLASS_LABEL)
+    if class_name or carried:
+        limit(template["spec"], *(classes[class_name] if class_name else limits).mps_values)
+    if class_name:
+        words = f"{classes[class_name].words} (class {class_name}; at most {words})"
+    annotate(deployment, LIMITS_ANNOTATION, words)
 
 
 def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
@@ -83,41 +138,27 @@ def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
 
 
 def add_to_pod(pod: dict[str, Any], image: str) -> None:
-    """Give a pod the node's daemon: its pipe, its shared memory, and a wait for it.
+    """Give a pod what makes it a client of the node's daemon, of `image`: manifests/04-mps/mps-client.yaml says why.
 
-    CUDA runs without MPS, and so without limits, where no daemon answers; so a new pod must not be there first. A
-    container whose manifest names its `command` waits itself, each time that it starts. Where one leaves its program
-    to the image, an init container waits, and it would start again without: see docs/learn/04-mps.md.
+    A container whose manifest names its `command` waits for the daemon itself, each time that it starts. Where one
+    leaves its program to the image, an init container waits.
     """
-    mounts = [{"name": "mps-pipe", "mountPath": CLIENT_PIPE}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
-    pipe = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": CLIENT_PIPE}
-    first = pod["containers"][0]
+    with_command = all("command" in container for container in pod["containers"])
+    name = "mps-client-with-command" if with_command else "mps-client"
+    (template,) = (template for template in manifest("mps-client.yaml") if template["metadata"]["name"] == name)
+    model = pod_of(template)
+    (client,), (before,) = model["containers"], model["initContainers"]
     for container in pod["containers"]:
-        container.setdefault("volumeMounts", []).extend(mounts)
-        container.setdefault("env", []).insert(0, pipe)
-    # It is no client, but the policy of module 05 looks at every container that has the GPU.
-    before = {
+        container["env"] = [*copied(client["env"]), *container.get("env", [])]
+        container["volumeMounts"] = [*container.get("volumeMounts", []), *copied(client["volumeMounts"])]
+        if with_command:
+            container["command"] = [*client["command"], *container["command"]]
+    first = pod["containers"][0]
+    before |= {
         "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "env": list(first["env"]),
+        "env": copied(first["env"]),
         "securityContext": first["securityContext"],
-        "resources": first["resources"],
+        "resources": {**first["resources"], "requests": before["resources"]["requests"]},
     }
-    program = {"name": "wait", "mountPath": WAIT_FOLDER}
-    if all("command" in container for container in pod["containers"]):
-        before |= {"name": "install-wait", "args": ["install", WAIT_FOLDER], "volumeMounts": [*mounts, program]}
-        for container in pod["containers"]:
-            container["command"] = [*WAIT_FIRST, *container["command"]]
-            container["volumeMounts"].append({**program, "readOnly": True})
-        pod.setdefault("volumes", []).append({"name": "wait", "emptyDir": {"sizeLimit": "64Mi"}})
-    else:
-        before |= {"name": "wait-for-mps", "args": ["wait"], "volumeMounts": mounts}
-    # Before the pod's own, which may use the GPU as well.
-    pod.setdefault("initContainers", []).insert(0, before)
-    # Not made if missing: the daemon makes them, with modes that let clients of every user in.
-    pod.setdefault("volumes", []).extend(
-        [
-            {"name": "mps-pipe", "hostPath": {"path": PIPE_FOLDER, "type": "Directory"}},
-            {"name": "mps-shm", "hostPath": {"path": SHM_FOLDER, "type": "Directory"}},
-        ]
-    )
+    pod["initContainers"] = [before, *pod.get("initContainers", [])]
+    pod["volumes"] = [*pod.get("volumes", []), *model["volumes"]]

@@ -1,133 +1,124 @@
-"""What pods may ask of MPS, by the class of their namespace."""
+"""Policy on what pods may ask of MPS, by the class of their namespace."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pulumi
-import pulumi_kubernetes as k8s
-from pulumi import Input, Output, ResourceOptions
+from pulumi import Input, Output, Resource, ResourceOptions
 
-from components.cluster import Cluster
-from components.manifests import load
-from components.mps_clients import CLASS_LABEL
-from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, Limits
-from gpus.quantity import quantity_mib
+from components.manifests import Document, by_kind, copied
+from components.mps_clients import CLASS_LABEL, Mps
+from components.objects import register
+from components.site import Site
+from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS
 
-KIND = "ValidatingAdmissionPolicy"
 POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"
+POLICY_KIND = "ValidatingAdmissionPolicy"
+BINDING_KIND = f"{POLICY_KIND}Binding"
+# Every namespace has it, with its own name.
+NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True)
+class ClassParameters:
+    """Parameters of the policy for one class, which are the data of the class's ConfigMap."""
+
+    active_thread_percentage: int
+    pinned_device_memory_limit_mib: Input[int]
+    required: bool
+    """True where a client must set both limits itself."""
+
+    def data(self, pipe: str) -> Mapping[str, Input[str]]:
+        memory = self.pinned_device_memory_limit_mib
+        return {
+            "activeThreadPercentage": str(self.active_thread_percentage),
+            "pinnedDeviceMemoryLimitMiB": str(memory)
+            if isinstance(memory, int)
+            else Output.from_input(memory).apply(str),
+            "required": str(self.required).lower(),
+            "pipe": pipe,
+        }
+
+
+def class_parameters(mps: Mps, most_memory_mib: Input[int] | None = None) -> dict[str, ClassParameters]:
+    """Parameters of each class by its name; `default` has the limits of the daemon or claim itself.
+
+    `most_memory_mib` is the daemon's own limit where it is above these, for clients of claims that request memory:
+    their class is `consumable-capacity`.
+    """
+    most = (mps.limits.active_thread_percentage, mps.limits.memory_mib)
+    parameters = {}
+    for name, limits in {DEFAULT_CLASS: mps.limits, **mps.classes}.items():
+        values = (limits.active_thread_percentage, limits.memory_mib)
+        # Nothing but the client's own environment holds a limit below the daemon's.
+        parameters[name] = ClassParameters(*values, required=values != most or most_memory_mib is not None)
+    if most_memory_mib is not None:
+        parameters[CAPACITY_CLASS] = ClassParameters(most[0], most_memory_mib, required=True)
+    return parameters
 
 
 class MpsPolicy(pulumi.ComponentResource):
-    """Owns the admission policies of module 05, and for each class its limits and its binding.
+    """Owns two admission policies, and for each class of clients its parameters and its binding.
 
-    A namespace has a class by its label; who may label namespaces may choose. The class `default` has the limits
-    of the daemon or claim itself: clients may leave them out, since those hold for whoever sets nothing.
+    A namespace has a class by its label; who may label namespaces may choose. Clients of the class `default` may leave
+    their limits out, since those of the daemon or claim itself hold for whoever sets nothing.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        cluster: Cluster,
-        manifests: str,
-        limits: Limits,
-        classes: Mapping[str, Limits],
+        site: Site,
+        documents: Sequence[Document],
+        classes: Mapping[str, ClassParameters],
         pipe: str,
-        most_memory_mib: Input[int] | None = None,
+        pipe_namespaces: Sequence[str],
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`pipe` is `node` where clients mount the node's daemon's, `claim` where the driver does it for them.
+        """`documents` are the policies, the binding of the pipe's, and a class's objects as the model of each.
 
-        `most_memory_mib` is the daemon's own limit where it is above `limits`, for clients of claims that request
-        memory: their class is `consumable-capacity`.
+        `pipe` is `node` where clients mount the pipe of the node's daemon, `claim` where the driver does it for them.
+        Pods of `pipe_namespaces` mount it without being clients.
         """
         super().__init__("dra-workshop:gpu:MpsPolicy", name, None, opts)
-        namespace = k8s.core.v1.Namespace(
-            f"{name}-namespace",
-            metadata={"name": "mps-classes", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-            opts=cluster.inside(self),
-        )
-        self.objects: list[pulumi.Resource] = []
-        """What must exist before the policies hold."""
-        policies = {}
-        for document in (document for document in load(manifests) if document["kind"] == KIND):
-            full = document["metadata"]["name"]
-            policies[full] = k8s.admissionregistration.v1.ValidatingAdmissionPolicy(
-                f"{name}-{full.removeprefix('dra-workshop-')}",
-                metadata=document["metadata"],
-                spec=document["spec"],
-                opts=cluster.inside(self),
+        self._name, self._site = name, site
+        policies = {
+            document["metadata"]["name"]: register(
+                document, f"{name}-{document['metadata']['name'].removeprefix('dra-workshop-')}", site.inside(self)
             )
-        self.objects.append(
-            k8s.admissionregistration.v1.ValidatingAdmissionPolicyBinding(
-                f"{name}-mps-pipe-binding",
-                metadata={"name": PIPE_POLICY},
-                spec=pipe_binding_spec([DEFAULT_CLASS, *classes, *([CAPACITY_CLASS] if most_memory_mib else [])]),
-                opts=cluster.inside(self, [policies[PIPE_POLICY]]),
-            )
-        )
-        most = (limits.active_thread_percentage, quantity_mib(limits.effective_memory_limit))
-        for class_name, own in {DEFAULT_CLASS: limits, **classes}.items():
-            asked = (own.active_thread_percentage, quantity_mib(own.effective_memory_limit))
-            # Nothing but the client's own environment holds a limit below the daemon's.
-            required = asked != most or most_memory_mib is not None
-            self._add_class(cluster, name, class_name, (namespace, policies[POLICY]), *asked, required, pipe)
-        if most_memory_mib is not None:
-            parts = (namespace, policies[POLICY])
-            self._add_class(cluster, name, CAPACITY_CLASS, parts, most[0], most_memory_mib, True, pipe)
-        self.register_outputs({"classes": sorted({DEFAULT_CLASS, *classes})})
-
-    def _add_class(
-        self,
-        cluster: Cluster,
-        name: str,
-        class_name: str,
-        needed: tuple[pulumi.Resource, pulumi.Resource],
-        percentage: int,
-        memory_mib: Input[int],
-        required: bool,
-        pipe: str,
-    ) -> None:
-        namespace, policy = needed
-        memory = str(memory_mib) if isinstance(memory_mib, int) else Output.from_input(memory_mib).apply(str)
-        parameters = k8s.core.v1.ConfigMap(
-            f"{name}-class-{class_name}",
-            metadata={"name": class_name, "namespace": "mps-classes"},
-            data={
-                "activeThreadPercentage": str(percentage),
-                "pinnedDeviceMemoryLimitMiB": memory,
-                "required": str(required).lower(),
-                "pipe": pipe,
-            },
-            opts=cluster.inside(self, [namespace]),
-        )
-        binding = k8s.admissionregistration.v1.ValidatingAdmissionPolicyBinding(
-            f"{name}-class-{class_name}-binding",
-            metadata={"name": f"{POLICY}-{class_name}"},
-            spec=binding_spec(class_name),
-            opts=cluster.inside(self, [policy, parameters]),
-        )
-        self.objects += [parameters, binding]
+            for document in documents
+            if document["kind"] == POLICY_KIND
+        }
+        bindings = {d["spec"]["policyName"]: d for d in documents if d["kind"] == BINDING_KIND}
+        rest = by_kind(document for document in documents if document["kind"] in ("Namespace", "ConfigMap"))
+        namespace = register(rest["Namespace"], f"{name}-namespace", site.inside(self))
+        pipe_binding = pipe_binding_document(bindings[PIPE_POLICY], classes, pipe_namespaces)
+        options = site.inside(self, [policies[PIPE_POLICY]])
+        self.objects: list[Resource] = [register(pipe_binding, f"{name}-mps-pipe-binding", options)]
+        """Resources that must exist before the policies hold."""
+        for class_name, parameters in classes.items():
+            config, binding = class_documents(rest["ConfigMap"], bindings[POLICY], class_name)
+            config["data"] = parameters.data(pipe)
+            made = register(config, f"{name}-class-{class_name}", site.inside(self, [namespace]))
+            options = site.inside(self, [policies[POLICY], made])
+            self.objects += [made, register(binding, f"{name}-class-{class_name}-binding", options)]
+        self.register_outputs({"classes": sorted(set(classes) - {CAPACITY_CLASS})})
 
 
-def binding_spec(class_name: str) -> Any:
-    """The policy holds in namespaces of the class, with the class's parameters."""
-    return {
-        "policyName": POLICY,
-        "validationActions": ["Deny"],
-        "paramRef": {"name": class_name, "namespace": "mps-classes", "parameterNotFoundAction": "Deny"},
-        "matchResources": {"namespaceSelector": {"matchLabels": {CLASS_LABEL: class_name}}},
-    }
+def class_documents(config: Document, binding: Document, class_name: str) -> tuple[Document, Document]:
+    """New ConfigMap and binding of a class, from those of another one."""
+    config, binding = copied(config), copied(binding)
+    config["metadata"]["name"] = class_name
+    binding["metadata"]["name"] = f"{POLICY}-{class_name}"
+    binding["spec"]["paramRef"]["name"] = class_name
+    binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"][CLASS_LABEL] = class_name
+    return config, binding
 
 
-def pipe_binding_spec(classes: Sequence[str]) -> Any:
-    """The policy of the pipe holds wherever no known class does: without a label, or with one that is no class."""
-    outside = [
-        {"key": CLASS_LABEL, "operator": "NotIn", "values": sorted(set(classes))},
-        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["gpu-metrics", "mps-system"]},
-    ]
-    return {
-        "policyName": PIPE_POLICY,
-        "validationActions": ["Deny"],
-        "matchResources": {"namespaceSelector": {"matchExpressions": outside}},
-    }
+def pipe_binding_document(binding: Document, classes: Iterable[str], namespaces: Iterable[str]) -> Document:
+    """New binding of the pipe's policy to namespaces without one of these classes, but for those that are named."""
+    binding = copied(binding)
+    excepted = {CLASS_LABEL: sorted(classes), NAME_LABEL: sorted(namespaces)}
+    for expression in binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]:
+        expression["values"] = excepted[expression["key"]]
+    return binding

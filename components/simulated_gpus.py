@@ -1,16 +1,17 @@
-"""NVIDIA GPUs that are not there: a simulated driver root on each GPU node."""
+"""Simulated NVIDIA GPUs: a driver root on each GPU node for GPUs that are not there."""
 
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-import pulumi_kubernetes as k8s
 from pulumi import ResourceOptions
 
-from components.cluster import GPU_NODE_SELECTOR, Cluster
+from components.cluster import Cluster
+from components.manifests import Document, by_kind, manifest
+from components.objects import register
+from components.pods import annotate_gpus, set_image
 from gpus.models import load_models, render_node_config
-from machine.nvidia_driver import SIMULATED_DRIVER_FOLDER as HOST_FOLDER
 from machine.nvidia_driver import SIMULATED_DRIVER_ROOT as DRIVER_ROOT
 
 NAMESPACE = "gpu-sim"
@@ -41,74 +42,21 @@ class SimulatedGpus(pulumi.ComponentResource):
         }
         # Pods see a changed ConfigMap only after a while; a changed digest rolls them at once.
         self.digest = hashlib.sha256(repr(sorted(configs.items())).encode()).hexdigest()[:12]
-        namespace = k8s.core.v1.Namespace(
-            f"{name}-namespace",
-            metadata={
-                "name": NAMESPACE,
-                # hostPath and MKNOD; nothing is privileged. docs/reference/security.md has the reasons.
-                "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
-            },
-            opts=cluster.inside(self),
-        )
-        config = k8s.core.v1.ConfigMap(
-            f"{name}-config",
-            metadata={"name": "gpus", "namespace": NAMESPACE},
-            data=configs,
-            opts=cluster.inside(self, [namespace]),
-        )
-        spec: Any = daemon_set_spec(image, self.digest)
-        self.daemon_set = k8s.apps.v1.DaemonSet(
-            f"{name}-daemonset",
-            metadata={"name": "gpu-sim", "namespace": NAMESPACE},
-            spec=spec,
-            opts=cluster.inside(self, [config]),
-        )
+        documents = _documents(image, self.digest)
+        documents["ConfigMap"]["data"] = configs
+        namespace = register(documents["Namespace"], f"{name}-namespace", cluster.inside(self))
+        config = register(documents["ConfigMap"], f"{name}-config", cluster.inside(self, [namespace]))
+        self.daemon_set = register(documents["DaemonSet"], f"{name}-daemonset", cluster.inside(self, [config]))
         self.register_outputs({"driverRoot": DRIVER_ROOT, "digest": self.digest})
 
 
 def daemon_set_spec(image: str, digest: str) -> dict[str, Any]:
-    """The DaemonSet's spec; another digest rolls its pods."""
-    labels = {"app": "gpu-sim"}
-    metadata = {"labels": labels, "annotations": {"dra-workshop/gpus": digest}}
-    return {"selector": {"matchLabels": labels}, "template": {"metadata": metadata, "spec": _pod_spec(image)}}
+    """Spec of the DaemonSet; another digest rolls its pods."""
+    return _documents(image, digest)["DaemonSet"]["spec"]
 
 
-def _pod_spec(image: str) -> dict[str, Any]:
-    mounts = [{"name": "host", "mountPath": HOST_FOLDER}]
-    return {
-        "nodeSelector": GPU_NODE_SELECTOR,
-        "tolerations": [{"operator": "Exists"}],
-        "terminationGracePeriodSeconds": 5,
-        "automountServiceAccountToken": False,
-        "initContainers": [
-            {
-                "name": "install",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "args": ["install", "--config", "/config/$(NODE_NAME).ini", "--root", DRIVER_ROOT],
-                "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-                "securityContext": _security(["MKNOD"]),
-                "volumeMounts": [*mounts, {"name": "config", "mountPath": "/config", "readOnly": True}],
-            }
-        ],
-        "containers": [
-            {
-                "name": "hold",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "args": ["hold", "--root", DRIVER_ROOT, "--remove-on-exit"],
-                "securityContext": _security([]),
-                "volumeMounts": mounts,
-                "resources": {"requests": {"cpu": "1m", "memory": "4Mi"}, "limits": {"memory": "32Mi"}},
-            }
-        ],
-        "volumes": [
-            {"name": "host", "hostPath": {"path": HOST_FOLDER, "type": "DirectoryOrCreate"}},
-            {"name": "config", "configMap": {"name": "gpus"}},
-        ],
-    }
-
-
-def _security(added: list[str]) -> dict[str, Any]:
-    capabilities = {"drop": ["ALL"], **({"add": added} if added else {})}
-    return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": capabilities}
+def _documents(image: str, digest: str) -> dict[str, Document]:
+    documents = by_kind(manifest("simulated-gpus.yaml"))
+    set_image(documents["DaemonSet"], image)
+    annotate_gpus(documents["DaemonSet"], digest)
+    return documents

@@ -1,29 +1,32 @@
-"""A vLLM server that shares its GPU through MPS, and what measures it."""
+"""vLLM server that shares its GPU through MPS, and the programs that measure it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-import pulumi_kubernetes as k8s
 from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 
-from components.cluster import Cluster
-from components.manifests import load
-from components.mps_clients import MpsSharing
+from components.manifests import Document, by_kind, copied, manifest
+from components.mps_clients import Mps
+from components.objects import register
+from components.pods import merged, pod_of, remove_env, remove_volume, set_image, set_node
+from components.sharing import shared
+from components.site import Site
+from components.workload import Workload
 from toolchain.paths import CHECKOUT
 
-PORT = 8000
-MODEL_FOLDER, DUMMY_FOLDER = "/models/model", "/models/dummy"
+MODEL_FOLDER = "/models/model"
 LOAD = "vllm-load"
-PROBE_SECONDS = 5
 LOADGEN = CHECKOUT / "images" / "loadgen"
-KINDS = {"ConfigMap": k8s.core.v1.ConfigMap, "Service": k8s.core.v1.Service}
+# Arguments of the manifest that are for a model without weights. Nobody has a tokenizer for it, so prompts are token
+# ids.
+DUMMY_ARGS = ("--load-format=dummy", "--skip-tokenizer-init")
 
 
 @dataclass(frozen=True)
 class Model:
-    """Where vLLM has its model from: exactly one of the first four.
+    """Model of a server: exactly one of `dummy`, `path`, `claim` and `hub` says where vLLM has it from.
 
     `dummy` is the content of config.json for a model of given dimensions; `path` a folder of the node.
     """
@@ -35,36 +38,10 @@ class Model:
     hub: str | None = None
     revision: str | None = None
 
-    @property
-    def args(self) -> list[str]:
-        """What vLLM is told of it."""
-        if self.hub:
-            return [self.hub, f"--revision={self.revision}"]
-        if self.dummy:
-            # Nobody has a tokenizer for it, so prompts are token ids.
-            return [DUMMY_FOLDER, "--load-format=dummy", "--skip-tokenizer-init"]
-        return [MODEL_FOLDER]
-
-    @property
-    def mount(self) -> dict[str, Any] | None:
-        """Where the container has it; None for a hub's, which vLLM loads into its cache."""
-        if self.hub:
-            return None
-        return {"name": "model", "mountPath": DUMMY_FOLDER if self.dummy else MODEL_FOLDER, "readOnly": True}
-
-    @property
-    def volume(self) -> dict[str, Any] | None:
-        if self.hub:
-            return None
-        if self.dummy:
-            return {"name": "model", "configMap": {"name": "vllm-model"}}
-        claim = {"claimName": self.claim or "vllm-model", "readOnly": True}
-        return {"name": "model", "persistentVolumeClaim": claim}
-
 
 @dataclass(frozen=True)
 class Environment:
-    """A Python environment with vLLM in a folder of the node; `path` is its own, where pods have it as well."""
+    """Python environment with vLLM in a folder of the node; `path` is its own, where pods have it as well."""
 
     path: str
     node_path: str
@@ -72,162 +49,141 @@ class Environment:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the server may use of its node, and how long its start may take."""
+    """Share of its node that the server may use, and how long its start may take."""
 
     cpu: int
     memory: str
     startup_seconds: int
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """Everything that a stack says of its server."""
+
+    image: str
+    model: Model
+    gpu_memory_utilization: Input[str]
+    max_model_len: int
+    resources: Resources
+    extra_args: Sequence[str] = ()
+    environment: Environment | None = None
+    cache_claim: str | None = None
+
+
 class VllmServer(pulumi.ComponentResource):
     """Owns the Deployment, its Service, the volumes of what it reads, and the programs that measure it.
 
-    The namespace, its claim and the way of sharing are module 04's. Volumes of the node come through PersistentVolumes,
-    which a namespace of any Pod Security level may use.
+    The namespace and its claim are those of the workload that it shares a GPU with. Volumes of the node come through
+    PersistentVolumes, which a namespace of any Pod Security level may use.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        manifests: str,
-        cluster: Cluster,
-        image: str,
-        node: str,
-        sharing: MpsSharing,
-        model: Model,
-        utilization: Input[str],
-        max_model_len: int,
-        resources: Resources,
-        extra_args: Sequence[str],
-        claims: Mapping[str, Resource],
-        depends_on: Sequence[Resource],
-        timeout_seconds: int,
-        environment: Environment | None = None,
-        cache_claim: str | None = None,
+        site: Site,
+        server: ServerOptions,
+        sharing: Mps,
+        workload: Workload,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`utilization` is gpu_memory_utilization; `claims` are module 04's, by their names in the cluster."""
         super().__init__("dra-workshop:workload:VllmServer", name, None, opts)
-        self._name, self._cluster, self._node = name, cluster, node
-        needed: list[Resource] = [*sharing.ready, *depends_on]
-        folders = {"vllm-model": model.path, "vllm-environment": environment.node_path if environment else None}
-        for volume, folder in folders.items():
-            if folder:
-                needed.append(self._volume(volume, folder, depends_on))
-        needed.append(
-            k8s.core.v1.ConfigMap(
-                f"{name}-load",
-                metadata={"name": LOAD, "namespace": "mps"},
-                data={file.name: file.read_text() for file in sorted(LOADGEN.glob("*.py"))},
-                opts=cluster.inside(self, depends_on),
-            )
-        )
-        args: list[Input[str]] = [
-            model.args[0],
-            f"--served-model-name={model.served_name}",
-            f"--port={PORT}",
-            f"--max-model-len={max_model_len}",
-            pulumi.Output.concat("--gpu-memory-utilization=", utilization)
-            if not isinstance(utilization, str)
-            else f"--gpu-memory-utilization={utilization}",
-            *model.args[1:],
-            *extra_args,
-        ]
-        for document in load(manifests):
-            kind = document["kind"]
-            options = cluster.inside(self, needed)
-            if kind == "Deployment":
-                _fit(document, image, node, args, model, environment, resources, cache_claim)
-                sharing.share(document)
-                # What comes before it computes nothing.
-                for first in document["spec"]["template"]["spec"].get("initContainers", []):
-                    first["resources"] = {**first["resources"], "requests": {"cpu": "1m", "memory": "16Mi"}}
-                seconds = f"{resources.startup_seconds + timeout_seconds}s"
-                options.custom_timeouts = CustomTimeouts(create=seconds, update=seconds)
-                options.replace_with = [claims["shared-gpu"]]
-                needed.append(k8s.apps.v1.Deployment(f"{name}-server", **_fields(document), opts=options))
-                continue
-            if kind == "ConfigMap":
-                if not model.dummy:
-                    continue
-                document["data"] = {"config.json": model.dummy}
-            suffix = "service" if kind == "Service" else "model"
-            needed.append(KINDS[kind](f"{name}-{suffix}", **_fields(document), opts=options))
+        self._name, self._site, self._workload = name, site, workload
+        model, environment = server.model, server.environment
+        needed: list[Resource] = [*sharing.ready, *workload.objects]
+        if model.path:
+            needed.append(self._volume("model.yaml", model.path))
+        if environment:
+            needed.append(self._volume("python-environment.yaml", environment.node_path))
+        (load,) = manifest("load.yaml")
+        load["data"] = {file.name: file.read_text() for file in sorted(LOADGEN.glob("*.py"))}
+        needed.append(register(load, f"{name}-load", site.inside(self, workload.objects)))
+        if model.dummy:
+            (config,) = manifest("1-model.yaml")
+            config["data"] = {"config.json": model.dummy}
+            needed.append(register(config, f"{name}-model", site.inside(self, needed)))
+        documents = by_kind(manifest("2-server.yaml"))
+        deployment = shared(configured(documents["Deployment"], server, site.node), sharing)
+        options = site.inside(self, needed)
+        seconds = f"{server.resources.startup_seconds + site.timeout_seconds}s"
+        options.custom_timeouts = CustomTimeouts(create=seconds, update=seconds)
+        options.replace_with = [workload.claims["shared-gpu"]]
+        needed.append(register(deployment, f"{name}-server", options))
+        register(documents["Service"], f"{name}-service", site.inside(self, needed))
         self.register_outputs({"model": model.served_name})
 
-    def _volume(self, volume: str, folder: str, depends_on: Sequence[Resource]) -> Resource:
-        """A claim for a folder of the node that pods may read."""
-        size: Any = {"storage": "1Gi"}  # asked for and given; nobody measures a folder
-        on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [self._node]}
-        spec: Any = {
-            "capacity": size,
-            "accessModes": ["ReadOnlyMany"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "",
-            "hostPath": {"path": folder, "type": "Directory"},
-            "claimRef": {"namespace": "mps", "name": volume},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
-        }
-        wanted: Any = {
-            "accessModes": ["ReadOnlyMany"],
-            "storageClassName": "",
-            "volumeName": f"dra-workshop-{volume}",
-            "resources": {"requests": size},
-        }
-        made = k8s.core.v1.PersistentVolume(
-            f"{self._name}-{volume}-volume",
-            metadata={"name": f"dra-workshop-{volume}"},
-            spec=spec,
-            opts=self._cluster.inside(self, depends_on),
-        )
-        return k8s.core.v1.PersistentVolumeClaim(
-            f"{self._name}-{volume}-claim",
-            metadata={"name": volume, "namespace": "mps"},
-            spec=wanted,
-            opts=self._cluster.inside(self, [made]),
-        )
+    def _volume(self, file: str, folder: str) -> Resource:
+        """Register a volume for a folder of the node, and the claim by which pods may read it; returns the claim."""
+        documents = by_kind(manifest(file))
+        volume, claim = documents["PersistentVolume"], documents["PersistentVolumeClaim"]
+        volume["spec"]["hostPath"]["path"] = folder
+        (term,) = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+        (on_node,) = term["matchExpressions"]
+        on_node["values"] = [self._site.node]
+        prefix = f"{self._name}-{claim['metadata']['name']}"
+        made = register(volume, f"{prefix}-volume", self._site.inside(self, self._workload.objects))
+        return register(claim, f"{prefix}-claim", self._site.inside(self, [made]))
 
 
-def _fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
-
-
-def _fit(
-    document: dict[str, Any],
-    image: str,
-    node: str,
-    args: Sequence[Input[str]],
-    model: Model,
-    environment: Environment | None,
-    resources: Resources,
-    cache_claim: str | None,
-) -> None:
-    """What a manifest cannot know."""
-    pod = document["spec"]["template"]["spec"]
+def configured(deployment: Document, server: ServerOptions, node: str) -> Document:
+    """New Deployment with what the manifest cannot know; sharing comes after it, since that adds to its command."""
+    deployment = copied(deployment)
+    set_image(deployment, server.image)
+    set_node(deployment, node)
+    pod = pod_of(deployment)
     (container,) = pod["containers"]
-    pod["nodeSelector"] = {"kubernetes.io/hostname": node}
-    container |= {"image": image, "args": list(args)}
-    container["startupProbe"]["failureThreshold"] = -(-resources.startup_seconds // PROBE_SECONDS)
-    container["resources"]["requests"]["cpu"] = str(resources.cpu)
-    container["resources"]["limits"]["memory"] = resources.memory
-    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    # With MPS /dev/shm is the one that client and daemon share: the stack's, or that of NVIDIA's driver for a claim,
-    # which a volume of the pod would hide.
-    for name in ("shm", "model"):
-        del mounts[name], volumes[name]
-    if model.mount and model.volume:
-        mounts["model"], volumes["model"] = model.mount, model.volume
+    container["args"] = arguments(container["args"], server)
+    probe = container["startupProbe"]
+    probe["failureThreshold"] = -(-server.resources.startup_seconds // probe["periodSeconds"])
+    container["resources"]["requests"]["cpu"] = str(server.resources.cpu)
+    container["resources"]["limits"]["memory"] = server.resources.memory
+    if server.model.hub:
+        # vLLM loads it into its cache.
+        remove_volume(pod, "model")
+        remove_env(container, "HF_HUB_OFFLINE")
+    elif not server.model.dummy:
+        _add(pod, "model.yaml", server.model.claim)
+    if server.environment:
+        _use_environment(pod, server.environment.path)
+    if server.cache_claim:
+        _add(pod, "cache.yaml", server.cache_claim)
+    return deployment
+
+
+def arguments(args: Sequence[str], server: ServerOptions) -> list[Input[str]]:
+    """Arguments of the manifest with the stack's values and model, and its own ones after them."""
+    model, utilization = server.model, server.gpu_memory_utilization
+    values: dict[str, Input[str]] = {
+        "--served-model-name": f"--served-model-name={model.served_name}",
+        "--max-model-len": f"--max-model-len={server.max_model_len}",
+        "--gpu-memory-utilization": f"--gpu-memory-utilization={utilization}"
+        if isinstance(utilization, str)
+        else pulumi.Output.concat("--gpu-memory-utilization=", utilization),
+    }
+    if not model.dummy:
+        args = [model.hub or MODEL_FOLDER, *(arg for arg in args[1:] if arg not in DUMMY_ARGS)]
+    made = [values.get(arg.partition("=")[0], arg) for arg in args]
     if model.hub:
-        container["env"] = [entry for entry in container["env"] if entry["name"] != "HF_HUB_OFFLINE"]
-    if environment:
-        # At its own path, which its programs were installed with.
-        mounts["environment"] = {"name": "environment", "mountPath": environment.path, "readOnly": True}
-        claim = {"claimName": "vllm-environment", "readOnly": True}
-        volumes["environment"] = {"name": "environment", "persistentVolumeClaim": claim}
-        container["command"] = [f"{environment.path}/bin/python", *container["command"][1:]]
-        container["env"].append({"name": "PATH", "value": f"{environment.path}/bin:/usr/local/bin:/usr/bin:/bin"})
-    if cache_claim:
-        volumes["cache"] = {"name": "cache", "persistentVolumeClaim": {"claimName": cache_claim}}
-    container["volumeMounts"], pod["volumes"] = list(mounts.values()), list(volumes.values())
+        made.append(f"--revision={model.revision}")
+    return [*made, *server.extra_args]
+
+
+def _add(pod: dict[str, Any], file: str, claim: str | None = None) -> dict[str, Any]:
+    """Add the mounts and volumes of a PodTemplate to a pod, with another claim if one is given; returns the added."""
+    model = pod_of(by_kind(manifest(file))["PodTemplate"])
+    (container,), (added,), (volume,) = pod["containers"], model["containers"], model["volumes"]
+    if claim:
+        volume["persistentVolumeClaim"]["claimName"] = claim
+    container["volumeMounts"] = merged(container["volumeMounts"], added["volumeMounts"])
+    pod["volumes"] = merged(pod["volumes"], [volume])
+    return added
+
+
+def _use_environment(pod: dict[str, Any], path: str) -> None:
+    """Start the server with the Python of an environment at that path."""
+    added = _add(pod, "python-environment.yaml")
+    (container,), (mount,), (variable,) = pod["containers"], added["volumeMounts"], added["env"]
+    variable["value"] = variable["value"].replace(mount["mountPath"], path)
+    mount["mountPath"] = path
+    container["env"].append(variable)
+    container["command"] = [f"{path}/bin/python", *container["command"][1:]]

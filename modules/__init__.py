@@ -10,12 +10,12 @@ from typing import Any
 import pulumi
 
 from machine.images import Images
-from modules.module import Built
+from modules.context import Context
 from settings import Settings, catalog
 
 # The stack that the commands of the Makefile mean unless they are told another.
 DEFAULT_STACK = "phase1"
-Builder = Callable[[catalog.Module, Settings, Built], None]
+Builder = Callable[[catalog.Module, Settings, Context], None]
 
 
 def builder(module: catalog.Module) -> Builder:
@@ -25,9 +25,9 @@ def builder(module: catalog.Module) -> Builder:
 
 def build(settings: Settings, images: Images) -> dict[str, Any]:
     """Build the modules that are on, each after what it requires; returns the stack's outputs."""
-    built = Built(images)
+    context = Context(images)
     for module in settings.rows:
         pulumi.log.debug(f"module {module.number}: {module.title}")
-        builder(module)(module, settings, built)
+        builder(module)(module, settings, context)
     stack = "" if settings.stack == DEFAULT_STACK else f" STACK={settings.stack}"
-    return {**built.outputs, "modules": list(settings.modules), "next": f"make verify{stack}"}
+    return {**context.outputs, "modules": list(settings.modules), "next": f"make verify{stack}"}

@@ -1,31 +1,49 @@
 """Module 02: NVIDIA's DRA driver."""
 
-from components.dra_driver import DraDriver
+from components.cluster import Cluster
+from components.dra_driver import DraDriver, DriverOptions, ExpectedGpus
+from components.simulated_gpus import SimulatedGpus
+from components.site import Site
 from machine.gpus import discover_host, driver_root
-from modules.module import Built, Module
+from modules.context import Context
 from settings import Settings
+from settings.catalog import Module
+from settings.plan import DISABLED
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
-    assert built.cluster, "module 02 requires 01"
-    found = discover_host(settings)
-    count = len(found.published) if found else 0
-    built.driver = DraDriver(
+def build(module: Module, settings: Settings, context: Context) -> None:
+    cluster, simulated_gpus, host_gpus = context.get(Cluster), context.find(SimulatedGpus), discover_host(settings)
+    count = len(host_gpus.published) if host_gpus else 0
+    driver = DraDriver(
         "dra-driver",
-        cluster=built.cluster,
-        gpus=built.gpus,
-        image=built.images["dra-driver"],
-        driver_root=driver_root(settings),
-        version=settings.driver.version,
-        feature_gates=settings.feature_gates,
-        consumable_shares=None if settings.consumable_shares == "disabled" else settings.consumable_shares,
-        log_verbosity=settings.driver.log_verbosity,
-        expected_gpus={node.node: node.count or count for node in settings.gpu_nodes},
-        timeout_seconds=settings.timeouts.driver,
-        only_gpus=[gpu.uuid for gpu in found.chosen] if found and found.others else [],
+        cluster=cluster,
+        gpus=simulated_gpus,
+        options=DriverOptions(
+            image=context.images["dra-driver"],
+            driver_root=driver_root(settings),
+            feature_gates=settings.feature_gates,
+            log_verbosity=settings.driver.log_verbosity,
+            timeout_seconds=settings.timeouts.driver,
+            version=settings.driver.version,
+            consumable_shares=None if settings.consumable_shares == DISABLED else settings.consumable_shares,
+        ),
+        expected=ExpectedGpus(
+            counts={node.node: node.count or count for node in settings.gpu_nodes},
+            only_uuids=[gpu.uuid for gpu in host_gpus.chosen] if host_gpus and host_gpus.others else [],
+        ),
     )
-    built.outputs |= {
-        "gpus": built.driver.gpus,
-        "clusterUid": built.driver.cluster_uid,
+    context.add(
+        Site(
+            cluster=cluster,
+            driver=driver,
+            images=context.images,
+            gpu_nodes=tuple(node.node for node in settings.gpu_nodes),
+            gpus_digest=simulated_gpus.digest if simulated_gpus else None,
+            timeout_seconds=settings.timeouts.workload,
+        )
+    )
+    context.outputs |= {
+        "gpus": driver.gpus,
+        "clusterUid": driver.cluster_uid,
         "driver": {"version": settings.driver.version, "consumableShares": settings.consumable_shares},
     }

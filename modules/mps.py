@@ -5,64 +5,61 @@ from typing import Any
 import pulumi
 
 from components.consumable_capacity import mps_size
-from components.mps_clients import MpsByClaim
-from components.mps_daemon import MpsDaemon
+from components.manifests import load
+from components.mps_clients import Mps, MpsByClaim
+from components.mps_daemon import DaemonOptions, MpsDaemon
+from components.site import Site
 from components.workload import Workload
 from gpus.mps import context_mib, granted_multiprocessors
 from gpus.quantity import mib_quantity, quantity_mib
 from machine.gpus import gpu_model
 from modules import changes
 from modules.consumable_capacity import most_memory_mib
+from modules.context import Context, SharedGpu
 from modules.gpus import uuid_for
-from modules.module import Built, Module
 from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
-    assert built.cluster, "module 04 requires 01"
-    assert built.driver, "module 04 requires 02"
-    limits, classes = settings.mps_plan.limits, settings.mps_plan.classes
+def build(module: Module, settings: Settings, context: Context) -> None:
+    site, daemon = context.get(Site), None
+    plan = settings.mps_plan
     if settings.mps.mode == "daemon":
-        built.sharing = MpsDaemon(
-            "mps-daemon",
-            cluster=built.cluster,
-            driver=built.driver,
-            image=built.images["mps-daemon"],
-            limits=limits,
-            classes=classes,
-            nodes=[node.node for node in settings.gpu_nodes],
-            simulated=built.gpus.digest if built.gpus else None,
-            most_memory=None if (most := most_memory_mib(settings, built)) is None else mps_size(most),
-            manifests=module.name if settings.cluster.provider == "kind" else None,
-            claimed_memory=mib_quantity(settings.shared_claim_mib) if settings.shared_claim_mib else None,
-            timeout_seconds=settings.timeouts.workload,
+        most = most_memory_mib(settings, context)
+        options = DaemonOptions(
+            limits=plan.limits,
+            classes=plan.classes,
+            most_memory=None if most is None else mps_size(most),
+            claimed_memory=mib_quantity(plan.claimed_mib) if plan.claimed_mib else None,
+            # Another cluster's Kubernetes may be older.
+            restart_pods=settings.cluster.provider == "kind",
         )
+        daemon = MpsDaemon("mps-daemon", site=site, options=options)
+        mps: Mps = daemon.clients
     else:
-        built.sharing = MpsByClaim(limits, classes, simulated=settings.gpu.source == "simulated")
-        if settings.gpu.source == "host":
+        on_host = settings.gpu.source == "host"
+        mps = MpsByClaim(plan.limits, plan.classes, needs_claim_deleted_first=on_host)
+        if on_host:
             pulumi.log.warn(changes.COMPUTE_MODE)
-    built.shared = Workload(
+    workload = Workload(
         "shared-gpu",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images["gpu-probe"],
-        node=settings.gpu_nodes[0].node,
-        gpu=uuid_for(module, settings, built),
-        sharing=built.sharing,
-        timeout_seconds=settings.timeouts.workload,
+        site=site,
+        documents=load(module.name, "namespace.yaml", "clients.yaml"),
+        gpu=uuid_for(module, settings, context),
+        sharing=mps,
     )
-    built.outputs["mps"] = mps_outputs(settings)
+    context.add(SharedGpu(mps, workload, daemon))
+    context.outputs["mps"] = mps_outputs(settings)
 
 
 def mps_outputs(settings: Settings) -> dict[str, Any]:
-    """What the limits mean on the first node's GPU model; a preview shows how they change."""
+    """Meaning of the limits on the first node's GPU model; a preview shows how they change."""
     mps, model = settings.mps, gpu_model(settings)
     outputs: dict[str, Any] = {
         "mode": mps.mode,
         "activeThreadPercentage": mps.active_thread_percentage,
         "pinnedDeviceMemoryLimit": mps.effective_memory_limit,
-        "classes": {name: own.words for name, own in sorted(mps.classes.items())},
+        "classes": {name: limits.words for name, limits in sorted(mps.classes.items())},
     }
     if model is not None:
         granted = granted_multiprocessors(model, mps.active_thread_percentage)

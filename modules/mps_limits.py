@@ -1,34 +1,29 @@
 """Module 05: the limits of MPS, and who wins."""
 
-from components.mps_policy import MpsPolicy
-from components.workload import Workload
+from components.manifests import load
+from components.mps_policy import MpsPolicy, class_parameters
+from components.site import Site
+from components.workload import Dependencies, Workload
 from modules.consumable_capacity import most_memory_mib
-from modules.module import Built, Module
+from modules.context import Context, SharedGpu
 from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
-    assert built.cluster, "module 05 requires 01"
-    assert built.driver, "module 05 requires 02"
-    assert built.sharing and built.shared, "module 05 requires 04"
+def build(module: Module, settings: Settings, context: Context) -> None:
+    site, shared_gpu = context.get(Site), context.get(SharedGpu)
     policy = MpsPolicy(
         "mps-policy",
-        cluster=built.cluster,
-        manifests=module.name,
-        limits=built.sharing.limits,
-        classes=built.sharing.classes,
-        pipe="node" if settings.mps.mode == "daemon" else "claim",
-        most_memory_mib=most_memory_mib(settings, built),
+        site=site,
+        documents=load(module.name, "policy.yaml", "class.yaml"),
+        classes=class_parameters(shared_gpu.mps, most_memory_mib(settings, context)),
+        pipe="node" if shared_gpu.daemon else "claim",
+        pipe_namespaces=settings.mps_plan.pipe_namespaces,
     )
     Workload(
         "limited-client",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images["gpu-probe"],
-        node=settings.gpu_nodes[0].node,
-        sharing=built.sharing,
-        after=[built.shared],
-        depends_on=policy.objects,
-        timeout_seconds=settings.timeouts.workload,
+        site=site,
+        documents=load(module.name, "limited.yaml"),
+        sharing=shared_gpu.mps,
+        depends_on=Dependencies([shared_gpu.workload], policy.objects),
     )

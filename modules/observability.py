@@ -2,48 +2,26 @@
 
 from components.admin_access import AdminAccess
 from components.gpu_exporter import GpuExporter
-from components.manifests import MANIFESTS
-from components.mps_daemon import MpsDaemon
 from components.prometheus import Prometheus
-from modules.module import Built, Module
+from components.site import Site
+from modules.context import Context, SharedGpu
 from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
-    assert built.cluster, "module 08 requires 01"
-    assert built.driver, "module 08 requires 02"
-    simulated = built.gpus.digest if built.gpus else None
-    AdminAccess(
-        "admin-access",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images["gpu-probe"],
-        node=settings.gpu_nodes[0].node,
-        simulated=simulated,
-        timeout_seconds=settings.timeouts.workload,
-    )
+def build(module: Module, settings: Settings, context: Context) -> None:
+    site, shared_gpu, observability = context.get(Site), context.find(SharedGpu), settings.observability
+    AdminAccess("admin-access", site=site)
     exporter = GpuExporter(
         "gpu-exporter",
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images["dcgm-exporter" if settings.observability.exporter == "dcgm" else "gpu-agents"],
-        exporter=settings.observability.exporter,
-        sharing=built.sharing if isinstance(built.sharing, MpsDaemon) else None,
-        simulated=simulated,
-        timeout_seconds=settings.timeouts.workload,
+        site=site,
+        exporter=observability.exporter,
+        daemon=shared_gpu.daemon if shared_gpu else None,
     )
-    if settings.observability.prometheus:
+    if observability.prometheus:
         Prometheus(
             "prometheus",
-            cluster=built.cluster,
-            prometheus_image=built.images["prometheus"],
-            grafana_image=built.images["grafana"],
-            dashboard=(MANIFESTS / module.name / "dashboard.json").read_text(),
+            site=site,
             exporter=exporter,
-            timeout_seconds=settings.timeouts.workload,
         )
-    built.outputs["observability"] = {
-        "exporter": settings.observability.exporter,
-        "prometheus": settings.observability.prometheus,
-    }
+    context.outputs["observability"] = {"exporter": observability.exporter, "prometheus": observability.prometheus}

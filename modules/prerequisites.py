@@ -3,11 +3,12 @@
 import pulumi
 
 from machine import prerequisites
-from modules.module import Built, Module
+from modules.context import Context
 from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     """Check the prerequisites, and warn of those that could be better met."""
-    for finding in prerequisites.require(settings, built.images):
+    for finding in prerequisites.require(settings, context.images):
         pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")

@@ -1,22 +1,19 @@
 """Module 03: GPUs that one pod has alone, by a claim."""
 
+from components.manifests import load
+from components.site import Site
 from components.workload import Workload
+from modules.context import Context
 from modules.gpus import uuid_for
-from modules.module import Built, Module
 from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: Settings, built: Built) -> None:
-    assert built.cluster, "module 03 requires 01"
-    assert built.driver, "module 03 requires 02"
-    built.exclusive = Workload(
+def build(module: Module, settings: Settings, context: Context) -> None:
+    Workload(
         "exclusive-gpu",
-        manifests=module.name,
-        cluster=built.cluster,
-        driver=built.driver,
-        image=built.images["gpu-probe"],
+        site=context.get(Site),
+        documents=load(module.name, "namespace.yaml", "holder.yaml", "waiter.yaml"),
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
-        node=settings.gpu_nodes[0].node,
-        gpu=uuid_for(module, settings, built),
-        timeout_seconds=settings.timeouts.workload,
+        gpu=uuid_for(module, settings, context),
     )

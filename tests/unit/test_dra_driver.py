@@ -1,6 +1,5 @@
 """The release of NVIDIA's DRA driver: its chart by version, what goes into it, and what a changed version changes."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 import yaml
 
 from components.cluster import Cluster
-from components.dra_driver import DraDriver, chart_values, gpu_of
-from components.kind_cluster import KindCluster
+from components.dra_driver import DraDriver, DriverOptions, ExpectedGpus, chart_values, gpu_of
+from components.kind_cluster import KindCluster, KindOptions
 from tests.golden.differences import Change, changes
 from tests.golden.recorder import RELEASE, Recording, Resource, run
 from toolchain.paths import CHECKOUT
@@ -29,10 +28,7 @@ def build(version: str, **options: Any) -> Recording:
     def program() -> None:
         cluster: Cluster = KindCluster(
             "cluster",
-            cluster_name="test",
-            workers=1,
-            gpu_nodes=["test-worker"],
-            node_image="node:v1",
+            options=KindOptions(name="test", workers=1, gpu_nodes=["test-worker"], node_image="node:v1"),
             kubeconfig_file=Path("/nowhere/kubeconfig"),
             load_images=[image, PROBE],
             timeout_seconds=60,
@@ -41,14 +37,16 @@ def build(version: str, **options: Any) -> Recording:
             "dra-driver",
             cluster=cluster,
             gpus=None,
-            image=image,
-            driver_root="/driver",
-            feature_gates={},
-            log_verbosity=4,
-            expected_gpus={"test-worker": 1},
-            timeout_seconds=60,
-            version=version,
-            **options,
+            options=DriverOptions(
+                image=image,
+                driver_root="/driver",
+                feature_gates={},
+                log_verbosity=4,
+                timeout_seconds=60,
+                version=version,
+                **options,
+            ),
+            expected=ExpectedGpus({"test-worker": 1}),
         )
 
     return run(program, "test")
@@ -82,8 +80,7 @@ def test_chart_is_that_of_the_version(version: str, chart: str):
 
 
 def test_the_default_is_the_version_that_setup_says_it_is():
-    default = inspect.signature(DraDriver).parameters["version"].default
-    assert default == DRA_DRIVER == DRA_DRIVERS[0]
+    assert DriverOptions.version == DRA_DRIVER == DRA_DRIVERS[0]
 
 
 def upgrade() -> dict[str, Change]:

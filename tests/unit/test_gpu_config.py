@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pulumi import ResourceOptions
 
-from components.claims import claim
 from components.gpu_config import API, DRIVER, GpuConfigError, check, shared_by_mps
+from components.objects import register
 from tests.golden.recorder import CHECKOUT, Recorder, run
 
 UUID = "8520a02a-9dda-586d-8a8d-9486980b18e6"
@@ -209,12 +209,13 @@ def test_every_claim_in_the_manifests_passes():
 @pytest.mark.parametrize("kind", ["ResourceClaim", "ResourceClaimTemplate"])
 def test_a_wrong_claim_is_not_registered(kind: str):
     wrong = spec(entry({"strategy": "TimeSlicing", "timeSlicingConfig": {}}))
-    manifest = {
+    document = {
+        "apiVersion": "resource.k8s.io/v1",
         "kind": kind,
         "metadata": {"name": "shared", "namespace": "mps"},
         "spec": {"spec": wrong} if kind.endswith("Template") else wrong,
     }
     monitor = Recorder()
     with pytest.raises(GpuConfigError, match="claim shared"):
-        run(lambda: claim("shared-claim", manifest, ResourceOptions()), "test", monitor)
+        run(lambda: register(document, "shared-claim", ResourceOptions()), "test", monitor)
     assert monitor.recording().resources == {}

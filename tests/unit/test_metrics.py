@@ -6,7 +6,8 @@ import pytest
 
 from checks import metrics
 from checks.live import LiveStack
-from components.claims import every_gpu
+from components.claims import request_least_memory
+from components.manifests import by_kind, manifest
 
 TEXT = """\
 # TYPE DCGM_FI_DEV_FB_TOTAL gauge
@@ -142,8 +143,10 @@ def test_one_too_many_asks_for_more_than_is_left_of_a_full_gpu(shares: str, aske
 
 @pytest.mark.parametrize("shares", ["disabled", "memory", "unlimited", "3"])
 def test_look_at_every_gpu_is_that_of_the_components(shares: str):
-    manifest = every_gpu("a-namespace", shared=shares != "disabled")
-    (request,) = manifest["spec"]["spec"]["devices"]["requests"]
+    claim = by_kind(manifest("3-gpu-exporter.yaml"))["ResourceClaimTemplate"]
+    if shares != "disabled":
+        request_least_memory(claim)
+    (request,) = claim["spec"]["spec"]["devices"]["requests"]
     # Theirs stays on a GPU that failed; a check's has none that did.
     del request["exactly"]["tolerations"]
     asked = metrics.every_gpu(plain(shares=shares))

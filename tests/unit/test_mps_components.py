@@ -7,12 +7,21 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.claims import every_gpu
 from components.dra_driver import uuid_of
-from components.manifests import load
-from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION, WAIT_FOLDER, MpsByClaim, add_to_pod
-from components.mps_daemon import VARIABLES, daemon_set_spec
-from components.mps_policy import binding_spec
+from components.manifests import by_kind, load, manifest
+from components.mps_clients import (
+    CLASS_LABEL,
+    LIMITS_ANNOTATION,
+    PIPE_FOLDER,
+    WAIT_FIRST,
+    WAIT_FOLDER,
+    MpsByClaim,
+    MpsByDaemon,
+    NodeDaemon,
+    add_to_pod,
+)
+from components.mps_daemon import NAME, NAMESPACE, VARIABLES
+from components.sharing import shared
 from gpus.mps import Limits
 from settings import Settings
 from settings.blocks import Mps
@@ -53,7 +62,8 @@ def by_claim() -> Recording:
 
 @pytest.fixture
 def pod() -> dict[str, Any]:
-    security, resources = {"capabilities": {"drop": ["ALL"]}}, {"claims": [{"name": "gpu"}]}
+    security = {"capabilities": {"drop": ["ALL"]}}
+    resources = {"claims": [{"name": "gpu"}], "requests": {"cpu": "8"}, "limits": {"memory": "24Gi"}}
     return {
         "containers": [
             {"name": "a", "env": [{"name": "A", "value": "1"}], "securityContext": security, "resources": resources},
@@ -85,7 +95,9 @@ def test_a_client_waits_for_the_daemon_before_its_own_init_containers(pod: dict[
     assert own == {"name": "first"}
     assert (wait["image"], wait["args"]) == ("mps:1", ["wait"])
     assert (wait["env"], wait["volumeMounts"]) == (pod["containers"][0]["env"], MOUNTS)
-    assert all(wait[key] == before[key] for key in ("securityContext", "resources"))
+    assert wait["securityContext"] == before["securityContext"]
+    # It computes nothing.
+    assert wait["resources"] == {**before["resources"], "requests": {"cpu": "1m", "memory": "16Mi"}}
 
 
 def test_a_client_that_names_its_programs_waits_in_their_place(pod: dict[str, Any]):
@@ -98,7 +110,7 @@ def test_a_client_that_names_its_programs_waits_in_their_place(pod: dict[str, An
     assert (before["name"], before["args"]) == ("install-wait", ["install", WAIT_FOLDER])
     (place,) = [mount for mount in before["volumeMounts"] if mount["mountPath"] == WAIT_FOLDER]
     for container in pod["containers"]:
-        assert container["command"] == [f"{WAIT_FOLDER}/mps-daemon", "wait", "--", "program", container["name"]]
+        assert container["command"] == [*WAIT_FIRST, "program", container["name"]]
         assert {**place, "readOnly": True} in container["volumeMounts"]
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == place["name"]]
     assert "emptyDir" in volume
@@ -118,9 +130,10 @@ def test_other_simulated_gpus_restart_the_daemon_and_its_clients():
         for name in (CLIENTS, LIMITED)
     }
     assert len(notes) == 2
-    before, after = (daemon_set_spec("mps:1", digest)["template"]["metadata"] for digest in ("a", "b"))
+    before, after = (template(record(gpu={"count": count}), "mps-daemon-daemonset")["metadata"] for count in (2, 3))
     assert before != after
-    assert "annotations" not in daemon_set_spec("mps:1", None)["template"]["metadata"]
+    on_host = record(gpu={"source": "host"})
+    assert "annotations" not in template(on_host, "mps-daemon-daemonset")["metadata"]
 
 
 def test_a_clients_folders_must_be_there_before_it(pod: dict[str, Any]):
@@ -130,6 +143,40 @@ def test_a_clients_folders_must_be_there_before_it(pod: dict[str, Any]):
         {"name": "mps-pipe", "hostPath": {"path": PIPE, "type": "Directory"}},
         {"name": "mps-shm", "hostPath": {"path": SHM, "type": "Directory"}},
     ]
+
+
+def test_sharing_leaves_the_document_that_it_was_given_as_it_was(pod: dict[str, Any]):
+    template = {"metadata": {"labels": {CLASS_LABEL: "small"}}, "spec": pod}
+    documents: list[dict[str, Any]] = [
+        {"kind": "Namespace", "metadata": {"labels": {}}},
+        {"kind": "ResourceClaim", "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {}}]}}},
+        {"kind": "Deployment", "metadata": {}, "spec": {"template": template}},
+    ]
+    before = copy.deepcopy(documents)
+    classes, daemon = {"small": LIMITS}, NodeDaemon("mps:1", "digest")
+    for sharing in (MpsByDaemon(LIMITS, classes, daemon, claimed_memory="8Gi"), MpsByClaim(LIMITS, classes)):
+        changed = [shared(document, sharing) for document in documents]
+        assert documents == before
+        assert changed[1:] != before[1:]
+
+
+def test_who_waits_for_the_daemon_has_the_clients_limits_too(pod: dict[str, Any]):
+    template = {"metadata": {"labels": {CLASS_LABEL: "small"}}, "spec": pod}
+    sharing = MpsByDaemon(LIMITS, {"small": LIMITS}, NodeDaemon("mps:1", None))
+    document = shared({"kind": "Deployment", "metadata": {}, "spec": {"template": template}}, sharing)
+    spec = document["spec"]["template"]["spec"]
+    assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT" in [variable["name"] for variable in spec["initContainers"][0]["env"]]
+    assert spec["initContainers"][0]["env"] == spec["containers"][0]["env"]
+
+
+def test_names_that_checks_use_are_those_of_the_manifests():
+    daemon = by_kind(manifest("mps-daemon.yaml"))["DaemonSet"]
+    assert (daemon["metadata"]["namespace"], daemon["metadata"]["name"]) == (NAMESPACE, NAME)
+    assert daemon["spec"]["selector"]["matchLabels"] == {"app": NAME}
+    _, with_command = manifest("mps-client.yaml")
+    spec = with_command["template"]["spec"]
+    assert spec["containers"][0]["command"] == list(WAIT_FIRST)
+    assert spec["volumes"][1]["hostPath"]["path"] == PIPE_FOLDER == PIPE
 
 
 def test_client_pods_of_the_stack_use_the_nodes_daemon(daemon: Recording):
@@ -158,8 +205,8 @@ def test_a_classs_limits_are_in_every_container_of_its_client():
     metadata: dict[str, Any] = {"labels": {CLASS_LABEL: "small"}}
     containers: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "env": []}]
     template = {"metadata": metadata, "spec": {"containers": containers}}
-    sharing.share({"kind": "Deployment", "spec": {"template": template}})
-    for part in containers:
+    document = shared({"kind": "Deployment", "spec": {"template": template}}, sharing)
+    for part in document["spec"]["template"]["spec"]["containers"]:
         assert [variable["value"] for variable in part["env"]] == ["7", "0=512M"]
 
 
@@ -195,8 +242,8 @@ def test_mps_by_claim_takes_limits_of_single_gpus():
 
 
 def test_mps_by_claim_configures_templates_as_well():
-    document = {"kind": "ResourceClaimTemplate", "spec": {"spec": {"devices": {"requests": [{"name": "one"}]}}}}
-    MpsByClaim(LIMITS, {}).share(document)
+    template = {"kind": "ResourceClaimTemplate", "spec": {"spec": {"devices": {"requests": [{"name": "one"}]}}}}
+    document = shared(template, MpsByClaim(LIMITS, {}))
     assert document["spec"]["spec"]["devices"]["config"][0]["requests"] == ["one"]
 
 
@@ -214,8 +261,8 @@ def test_a_daemon_on_the_node_leaves_the_claim_as_it_is(daemon: Recording):
     assert "config" not in daemon.resources["shared-gpu-shared-gpu-claim"].inputs["spec"]["devices"]
 
 
-def test_the_daemon_has_no_privilege_and_none_of_the_nodes_namespaces():
-    spec = daemon_set_spec("mps:1", None)["template"]["spec"]
+def test_the_daemon_has_no_privilege_and_none_of_the_nodes_namespaces(daemon: Recording):
+    spec = template(daemon, "mps-daemon-daemonset")["spec"]
     assert not {"hostPID", "hostIPC", "hostNetwork", "initContainers", "securityContext"} & set(spec)
     (only,) = spec["containers"]
     assert only["securityContext"] == {
@@ -226,8 +273,8 @@ def test_the_daemon_has_no_privilege_and_none_of_the_nodes_namespaces():
     }
 
 
-def test_the_daemon_mounts_its_two_folders_and_nothing_else_of_the_node():
-    volumes = daemon_set_spec("mps:1", None)["template"]["spec"]["volumes"]
+def test_the_daemon_mounts_its_two_folders_and_nothing_else_of_the_node(daemon: Recording):
+    volumes = template(daemon, "mps-daemon-daemonset")["spec"]["volumes"]
     assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [PIPE, SHM]
     assert [volume["name"] for volume in volumes if "hostPath" not in volume] == ["log"]
 
@@ -243,7 +290,7 @@ def test_changed_limits_change_the_daemons_configuration_and_not_its_pods():
 
 
 def test_the_daemon_reads_every_limit_that_its_configuration_has(daemon: Recording):
-    (only,) = daemon_set_spec("mps:1", None)["template"]["spec"]["containers"]
+    only = container(daemon, "mps-daemon-daemonset")
     read = {
         variable["name"]: variable["valueFrom"]["configMapKeyRef"]
         for variable in only["env"]
@@ -251,6 +298,7 @@ def test_the_daemon_reads_every_limit_that_its_configuration_has(daemon: Recordi
     }
     assert read == {variable: {"name": "mps-limits", "key": key} for key, variable in VARIABLES.items()}
     assert set(daemon.resources["mps-daemon-config"].inputs["data"]) == set(VARIABLES)
+    assert set(by_kind(manifest("mps-daemon.yaml"))["ConfigMap"]["data"]) == set(VARIABLES)
 
 
 def test_running_daemons_get_the_limits_on_every_gpu_node():
@@ -264,7 +312,7 @@ def test_running_daemons_get_the_limits_on_every_gpu_node():
 
 
 def test_the_daemon_sees_every_gpu_in_a_namespace_that_may(daemon: Recording):
-    (request,) = every_gpu("mps-system", False)["spec"]["spec"]["devices"]["requests"]
+    (request,) = daemon.resources["mps-daemon-gpus-claim"].inputs["spec"]["spec"]["devices"]["requests"]
     assert request["exactly"]["adminAccess"] is True and request["exactly"]["allocationMode"] == "All"
     labels = daemon.resources["mps-daemon-namespace"].inputs["metadata"]["labels"]
     assert labels["resource.kubernetes.io/admin-access"] == "true"
@@ -300,7 +348,12 @@ def test_clients_need_no_pipe_of_the_node_where_the_driver_mounts_its_own(by_cla
 def test_each_class_is_bound_to_the_namespaces_with_its_label(daemon: Recording):
     for name in ("default", "small"):
         binding = daemon.resources[f"mps-policy-class-{name}-binding"]
-        assert binding.inputs["spec"] == json.loads(json.dumps(binding_spec(name), sort_keys=True))
+        assert binding.inputs["spec"] == {
+            "policyName": "dra-workshop-mps-clients",
+            "validationActions": ["Deny"],
+            "paramRef": {"name": name, "namespace": "mps-classes", "parameterNotFoundAction": "Deny"},
+            "matchResources": {"namespaceSelector": {"matchLabels": {CLASS_LABEL: name}}},
+        }
         assert {f"mps-policy-class-{name}", "mps-policy-mps-clients"} <= set(binding.depends_on)
 
 

@@ -11,21 +11,31 @@ from typing import Any
 import pytest
 import yaml
 
-from components import prometheus, taint_keeper
+from components import admin_access, dra_driver, gpu_exporter, prometheus, taint_keeper
 from components.admin_access import AdminAccess
-from components.claims import every_gpu
 from components.cluster import ExistingCluster
-from components.dra_driver import DraDriver
-from components.gpu_exporter import COUNTERS, GpuExporter, counters_csv, daemon_set_spec
-from components.manifests import MANIFESTS, load
-from components.mps_daemon import MpsDaemon
+from components.dra_driver import DraDriver, DriverOptions, ExpectedGpus
+from components.gpu_exporter import GpuExporter, exporter_documents
+from components.manifests import MANIFESTS, by_kind, load, manifest
+from components.mps_daemon import DaemonOptions, MpsDaemon
+from components.pods import pod_of
 from components.prometheus import Prometheus
+from components.site import Site
 from components.taint_keeper import TaintKeeper
 from gpus.mps import Limits
+from machine.images import Images
+from settings import catalog
 from tests.golden.recorder import CHECKOUT, Recording, run
 from tests.golden.stacks import FOLDER
-from toolchain.versions import DCGM_EXPORTER_IMAGE, GRAFANA_IMAGE, PROMETHEUS_IMAGE
 
+IMAGES = Images(
+    "node:v1",
+    {
+        **{name: f"{name}:v1" for name in ("dra-driver", "mps-daemon", "gpu-agents")},
+        "gpu-probe": "gpu-probe:v2",
+        **{name: image.upstream for name, image in catalog.images().items() if image.upstream},
+    },
+)
 DASHBOARD = MANIFESTS / "08-observability" / "dashboard.json"
 NAMESPACE = "kubernetes:core/v1:Namespace"
 LEVEL, ADMIN = "pod-security.kubernetes.io/enforce", "resource.kubernetes.io/admin-access"
@@ -87,50 +97,23 @@ def record(
             "dra-driver",
             cluster=cluster,
             gpus=None,
-            image="registry.example.com/dra-driver:v1",
-            driver_root="/",
-            feature_gates={},
-            log_verbosity=4,
-            expected_gpus={"a-node": 0},
-            timeout_seconds=60,
-            consumable_shares=shares,
+            options=DriverOptions(
+                image="registry.example.com/dra-driver:v1",
+                driver_root="/",
+                feature_gates={},
+                log_verbosity=4,
+                timeout_seconds=60,
+                consumable_shares=shares,
+            ),
+            expected=ExpectedGpus({"a-node": 0}),
         )
-        common: dict[str, Any] = {"cluster": cluster, "driver": driver, "timeout_seconds": 60}
-        sharing = MpsDaemon(
-            "mps-daemon",
-            image="mps-daemon:v1",
-            limits=Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi"),
-            classes={},
-            nodes=["a-node"],
-            simulated=simulated,
-            **common,
-        )
-        made = GpuExporter(
-            "gpu-exporter",
-            image="gpu-agents:v1",
-            exporter=exporter,
-            sharing=sharing if mps else None,
-            simulated=simulated,
-            **common,
-        )
-        AdminAccess(
-            "admin-access",
-            manifests="08-observability",
-            image="gpu-probe:v2",
-            node="a-node",
-            simulated=simulated,
-            **common,
-        )
-        TaintKeeper("taint-keeper", image="gpu-agents:v1", **common)
-        Prometheus(
-            "prometheus",
-            cluster=cluster,
-            prometheus_image=PROMETHEUS_IMAGE,
-            grafana_image=GRAFANA_IMAGE,
-            dashboard=DASHBOARD.read_text(),
-            exporter=made,
-            timeout_seconds=60,
-        )
+        site = Site(cluster, driver, IMAGES, ("a-node",), simulated, timeout_seconds=60)
+        limits = Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi")
+        daemon = MpsDaemon("mps-daemon", site=site, options=DaemonOptions(limits, classes={}, restart_pods=False))
+        made = GpuExporter("gpu-exporter", site=site, exporter=exporter, daemon=daemon if mps else None)
+        AdminAccess("admin-access", site=site)
+        TaintKeeper("taint-keeper", site=site)
+        Prometheus("prometheus", site=site, exporter=made)
 
     return run(program, "test")
 
@@ -218,9 +201,31 @@ def test_who_looks_on_asks_for_the_least_memory_where_claims_share_gpus(shares: 
         assert asked(shared, name) == {**EVERY_GPU, "capacity": {"requests": {"memory": "1Mi"}}}, name
 
 
-def test_manifest_of_the_observer_asks_for_what_the_components_claims_do():
-    (document,) = (document for document in load("08-observability") if document["kind"] == "ResourceClaimTemplate")
-    assert document["spec"] == every_gpu("gpu-admin", shared=False)["spec"]
+def test_manifests_of_those_who_look_on_ask_for_the_same():
+    files = ("mps-daemon.yaml", "3-gpu-exporter.yaml", "1-admin.yaml")
+    claims = [by_kind(manifest(file))["ResourceClaimTemplate"] for file in files]
+    assert len({claim["metadata"]["namespace"] for claim in claims}) == len(claims)
+    for claim in claims:
+        (request,) = claim["spec"]["spec"]["devices"]["requests"]
+        assert request["exactly"] == EVERY_GPU
+
+
+def test_names_that_checks_use_are_those_of_the_manifests():
+    exporter = by_kind(manifest("3-gpu-exporter.yaml"))
+    metadata, (port,) = exporter["DaemonSet"]["metadata"], exporter["Service"]["spec"]["ports"]
+    assert (metadata["namespace"], metadata["name"]) == (gpu_exporter.NAMESPACE, gpu_exporter.NAME)
+    assert exporter["DaemonSet"]["spec"]["selector"]["matchLabels"] == gpu_exporter.LABELS
+    assert port["port"] == gpu_exporter.PORT
+    keeper = by_kind(manifest("taint-keeper.yaml"))["Deployment"]["metadata"]
+    assert (keeper["namespace"], keeper["name"]) == (taint_keeper.NAMESPACE, taint_keeper.NAME)
+    admin = by_kind(manifest("1-admin.yaml"))["Deployment"]["metadata"]
+    assert (admin["namespace"], admin["name"]) == (admin_access.NAMESPACE, admin_access.OBSERVER)
+    assert by_kind(manifest("2-tenant.yaml"))["Namespace"]["metadata"]["name"] == admin_access.TENANT
+    for program, port in (("prometheus", prometheus.PROMETHEUS_PORT), ("grafana", prometheus.GRAFANA_PORT)):
+        service = by_kind(manifest(f"{program}.yaml"))["Service"]
+        assert (service["metadata"]["namespace"], service["spec"]["ports"][0]["port"]) == (prometheus.NAMESPACE, port)
+    (driver,) = manifest("dra-driver.yaml")
+    assert driver["metadata"]["name"] == dra_driver.NAMESPACE
 
 
 def test_exporter_reads_two_folders_of_the_node_and_writes_none(recording: Recording):
@@ -257,7 +262,7 @@ def test_exporter_is_told_what_it_cannot_know(recording: Recording):
 
 
 def test_exporter_without_a_daemon_of_the_node_has_no_pipe():
-    spec = daemon_set_spec("gpu-agents:v1", "nvml", False, None)["template"]["spec"]
+    spec = pod_of(exporter_documents("nvml", mps=False, gpus_digest=None)["DaemonSet"])
     assert "CUDA_MPS_PIPE_DIRECTORY" not in environment(spec) and environment(spec)["GPU_SIMULATED"] == "false"
     assert [volume["name"] for volume in spec["volumes"]] == ["pod-resources"]
 
@@ -292,16 +297,16 @@ def test_exporter_may_read_one_kind_of_object_and_nothing_else(recording: Record
 def test_nvidias_exporter_publishes_the_same_names_without_a_capability(agents: Any, exported: dict[str, set[str]]):
     gpus = agents("gpu_agents.gpus")
     own = {reading.name: reading.kind for reading in gpus.READINGS} | {gpus.XID: "gauge"}
-    assert {name: kind for name, (kind, _) in COUNTERS.items()} == own
-    lines = [line.split(", ") for line in counters_csv().splitlines()]
-    assert [line[0] for line in lines] == list(COUNTERS) and {len(line) for line in lines} == {3}
+    text = by_kind(manifest("gpu-exporter-dcgm.yaml"))["ConfigMap"]["data"]["counters.csv"]
+    lines = [line.split(", ") for line in text.splitlines()]
+    assert {len(line) for line in lines} == {3} and {name: kind for name, kind, _ in lines} == own
     recording = record("dcgm", simulated=None)
     spec = pod(recording, "gpu-exporter-daemonset")
     (container,) = spec["containers"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["args"] == ["-f", "/etc/dra-workshop/counters.csv"]
     assert environment(spec)["KUBERNETES_ENABLE_DRA"] == "true"
-    assert recording.resources["gpu-exporter-counters"].inputs["data"] == {"counters.csv": counters_csv()}
+    assert recording.resources["gpu-exporter-counters"].inputs["data"] == {"counters.csv": text}
     assert {volume["name"] for volume in spec["volumes"]} == {"pod-resources", "counters"}
 
 
@@ -320,11 +325,14 @@ def test_unknown_exporter_is_told_with_those_that_there_are():
 )
 def test_dashboard_that_is_none_is_told(text: str, problem: str):
     with pytest.raises(ValueError, match=problem):
-        prometheus._check(text)
+        prometheus.check_dashboard(text)
 
 
-@pytest.mark.parametrize("image", [DCGM_EXPORTER_IMAGE, PROMETHEUS_IMAGE, GRAFANA_IMAGE])
-def test_upstreams_images_are_pinned(image: str):
+@pytest.mark.parametrize("file", ["gpu-exporter-dcgm.yaml", "prometheus.yaml", "grafana.yaml"])
+def test_upstreams_images_are_pinned(file: str):
+    documents = by_kind(manifest(file))
+    (container,) = pod_of(documents.get("DaemonSet") or documents["Deployment"])["containers"]
+    image = container["image"]
     registry, _, rest = image.partition("/")
     assert "." in registry and re.fullmatch(r"[a-z0-9/-]+:v?\d+(\.\d+){2}[a-z0-9.-]*", rest)
 
@@ -340,7 +348,8 @@ def test_a_namespace_is_made_before_what_is_in_it_and_the_observer_last_of_its_o
 
 def test_every_object_of_the_folder_is_made(recording: Recording):
     made = [r.inputs["metadata"]["name"] for r in recording.resources.values() if r.parent == "admin-access"]
-    assert sorted(made) == sorted(document["metadata"]["name"] for document in load("08-observability"))
+    documents = load("08-observability", "1-admin.yaml", "2-tenant.yaml")
+    assert sorted(made) == sorted(document["metadata"]["name"] for document in documents)
 
 
 def test_tenant_may_do_nothing_to_namespaces(recording: Recording):
