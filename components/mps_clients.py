@@ -154,11 +154,8 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
         if with_command:
             container["command"] = [*client["command"], *container["command"]]
     first = pod["containers"][0]
-    before |= {
-        "image": image,
-        "env": copied(first["env"]),
-        "securityContext": first["securityContext"],
-        "resources": {**first["resources"], "requests": before["resources"]["requests"]},
-    }
+    before["image"], before["env"] = image, copied(first["env"])
+    before["securityContext"] = first["securityContext"]
+    before["resources"] = {**first["resources"], "requests": before["resources"]["requests"]}
     pod["initContainers"] = [before, *pod.get("initContainers", [])]
     pod["volumes"] = [*pod.get("volumes", []), *model["volumes"]]
