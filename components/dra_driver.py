@@ -37,7 +37,7 @@ class DriverOptions:
     version: str = DRA_DRIVER
     """One of `toolchain.versions.DRA_DRIVERS`."""
     consumable_shares: str | None = None
-    """None leaves it to the chart; 0.4.1 does not have it."""
+    """None leaves it to the chart; versions without the gate ConsumableShares do not have it."""
 
 
 @dataclass(frozen=True)

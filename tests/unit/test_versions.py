@@ -21,13 +21,6 @@ IMAGE = re.compile(r"(?:[\w.-]+/)+[\w.-]+(?::v?\d[\w.-]*|@sha256:)")
 # (file, what its text holds) -> why that is no pin
 ALLOWED = {
     ("toolchain/bundle/sbom.py", "1.6"): "the edition of CycloneDX that the document follows",
-    ("components/dra_driver.py", "0.5.0"): "a parameter's default; the stack gives its own",
-    ("settings/blocks.py", "0.5.0"): "a Literal type names its values in the source",
-    ("settings/blocks.py", "0.4.1"): "a Literal type names its values in the source",
-    ("settings/rules.py", "0.5.0"): "feature gates by version, until they are read from versions.py",
-    ("settings/rules.py", "0.4.1"): "feature gates by version, until they are read from versions.py",
-    ("settings/capacity.py", "0.4.1"): "a rule of that version alone",
-    ("settings/capacity.py", "0.5.0"): "the message of that rule",
 }
 
 
