@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.version import Version
+
 from machine.findings import Finding
 from machine.gpus import HostGpu, HostGpus, names_of
 from machine.nvidia_driver import ARCHITECTURES, LIBRARIES, PROGRAMS, THIS_MACHINE, Machine, default_runtime
+from machine.releases import is_at_least
 from settings import Settings
 from settings.catalog import MPS
 
 # NVIDIA's DRA driver: https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/dra-intro-install.html. What
 # the modules use of MPS came earlier: limits of pinned memory with 495 (CUDA 11.5).
-MINIMUM_DRIVER = (565,)
+MINIMUM_DRIVER = Version("565")
 DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 # The kernel keeps 15 characters: the control daemon's and the server's names are the same in them.
 MPS_PROCESS = "nvidia-cuda-mps-control"[:15]
@@ -35,13 +38,12 @@ def look(settings: Settings, host: HostGpus, machine: Machine = THIS_MACHINE) ->
 
 def _driver(host: HostGpus) -> Iterator[Finding]:
     driver = host.driver
-    wanted = ".".join(map(str, MINIMUM_DRIVER))
-    remedy = f"NVIDIA's DRA driver needs driver {wanted} or newer; install one"
+    remedy = f"NVIDIA's DRA driver needs driver {MINIMUM_DRIVER} or newer; install one"
     if driver.version is None:
         yield Finding("driver", "no NVIDIA driver", False, remedy)
         return
-    number = tuple(int(part) for part in driver.version.split("."))
-    yield Finding("driver", f"{driver.version} ({driver.version_from})", number >= MINIMUM_DRIVER, remedy)
+    enough = is_at_least(driver.version, MINIMUM_DRIVER)
+    yield Finding("driver", f"{driver.version} ({driver.version_from})", enough, remedy)
     if driver.architecture not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
         yield Finding("architecture", driver.architecture, False, f"Kind's nodes get the driver of {known} only")

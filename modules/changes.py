@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pulumi
+from packaging.version import Version
 
 from settings import Settings
 from settings.catalog import CONSUMABLE_CAPACITY
@@ -65,12 +66,8 @@ def driver_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | 
         return
     old, new = before["version"], after["version"]
     yield f"version: {old} -> {new}; pods with claims run on, new ones wait until the plugin is registered again"
-    if _release(new) < _release(old):
+    if Version(new) < Version(old):
         yield "that is a downgrade, which NVIDIA does not test: delete pods with claims first, or their claims may stay"
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
