@@ -1,4 +1,4 @@
-"""Applies limits to the MPS daemons that run, and prints what they then say as JSON.
+"""Command that applies limits to the MPS daemons that run, and prints what they then say as JSON.
 
 Environment: KUBECONFIG and KUBE_CONTEXT; MPS_NAMESPACE; NODES, a JSON list of node names; ACTIVE_THREAD_PERCENTAGE
 and PINNED_DEVICE_MEMORY_LIMIT as `mps-daemon apply` takes them; WAIT_SECONDS. Waits until a daemon answers on every
@@ -9,46 +9,29 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 from components.commands.kube import connect
+from components.commands.waiting import explain_pods, wait
 
 LABEL = {"app": "mps-daemon"}
-LOG_LINES = 15
-LOOK_SECONDS = 0.25
 EXEC_SECONDS = 60
 
 
 def ready_pods(api: Any, namespace: str) -> dict[str, str]:
-    """Node -> the pod of its daemon, where that is ready and not about to go."""
-    found = {}
+    """Pods of the daemons by their nodes, where they are ready and not about to go."""
+    pods = {}
     for pod in api.get("pods", namespace=namespace, label_selector=LABEL):
         states = pod.raw["status"].get("containerStatuses", [])
-        gone = "deletionTimestamp" in pod.raw["metadata"]
-        if states and not gone and all(state["ready"] for state in states):
-            found[pod.raw["spec"]["nodeName"]] = pod.name
-    return found
+        deleted = "deletionTimestamp" in pod.raw["metadata"]
+        if states and not deleted and all(state["ready"] for state in states):
+            pods[pod.raw["spec"]["nodeName"]] = pod.name
+    return pods
 
 
 def explain(api: Any, namespace: str) -> str:
-    """How the daemons' pods are, and the end of their logs."""
-    lines = []
-    pods = list(api.get("pods", namespace=namespace, label_selector=LABEL))
-    if not pods:
-        lines.append(f"no pod in {namespace}; does a node have the label dra-workshop/gpus=true?")
-    for pod in pods:
-        status = pod.raw["status"]
-        lines.append(f"pod {pod.name} on {pod.raw['spec'].get('nodeName', 'no node')}: {status.get('phase')}")
-        conditions = [condition for condition in status.get("conditions", []) if condition["status"] == "False"]
-        lines += (
-            f"  {condition['type']}: {condition.get('message', condition.get('reason'))}" for condition in conditions
-        )
-        for state in status.get("containerStatuses", []):
-            lines.append(f"  container {state['name']}: {json.dumps(state['state'])}")
-            if {"running", "terminated"} & set(state["state"]):
-                lines += (f"    {line}" for line in pod.logs(container=state["name"], tail_lines=LOG_LINES))
-    return "\n".join(lines)
+    """State of the daemons' pods, and the end of their logs."""
+    return explain_pods(api, namespace, LABEL, "the MPS daemon")
 
 
 def apply(namespace: str, pod: str) -> dict[str, Any]:
@@ -68,13 +51,17 @@ def main() -> int:
     api = connect(os.environ["KUBECONFIG"], os.environ["KUBE_CONTEXT"])
     namespace, nodes = os.environ["MPS_NAMESPACE"], json.loads(os.environ["NODES"])
     seconds = int(os.environ["WAIT_SECONDS"])
-    deadline = time.monotonic() + seconds
-    while missing := sorted(set(nodes) - set(pods := ready_pods(api, namespace))):
-        if time.monotonic() > deadline:
-            print(f"after {seconds} s no MPS daemon is ready on {', '.join(missing)}", file=sys.stderr)
-            print(explain(api, namespace), file=sys.stderr)
-            return 1
-        time.sleep(LOOK_SECONDS)  # between two looks at a condition that is bounded above
+    pods: dict[str, str] = {}
+
+    def missing() -> list[str]:
+        pods.clear()  # one of an earlier look may be gone
+        pods.update(ready_pods(api, namespace))
+        return sorted(set(nodes) - set(pods))
+
+    if lines := wait(missing, seconds):
+        print(f"after {seconds} s no MPS daemon is ready on {', '.join(lines)}", file=sys.stderr)
+        print(explain(api, namespace), file=sys.stderr)
+        return 1
     answers = {}
     for node in nodes:
         try:

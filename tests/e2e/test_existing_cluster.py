@@ -12,6 +12,7 @@ import yaml
 
 from checks.live import LiveStack, wait_for
 from components.kind_cluster import kind_config
+from tests.e2e.dry_run import refused_manifests
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -98,6 +99,11 @@ def workspace(foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPath
         STACK, json.dumps({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}}, indent=2)
     )
     return copy
+
+
+def test_api_server_takes_every_manifest(foreign_cluster: ForeignCluster) -> None:
+    # Here, since no stack has made any of them yet: an API server refuses to change a claim.
+    assert refused_manifests(foreign_cluster.kubeconfig) == {}
 
 
 def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.commands import mps_limits
+from components.commands import mps_limits, waiting
 from components.commands.mps_limits import explain, ready_pods
 
 NAMESPACE = "mps-system"
@@ -80,7 +80,7 @@ def change(answers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def run(api: Api, nodes: list[str], seconds: int = 0) -> tuple[int, str, str]:
         asked: list[str] = []
         monkeypatch.setattr(mps_limits, "connect", lambda *words: asked.extend(words) or api)
-        monkeypatch.setattr(mps_limits, "LOOK_SECONDS", 0)
+        monkeypatch.setattr(waiting, "LOOK_SECONDS", 0)
         monkeypatch.setenv("KUBECONFIG", "/its/kubeconfig")
         monkeypatch.setenv("KUBE_CONTEXT", "its-context")
         monkeypatch.setenv("MPS_NAMESPACE", NAMESPACE)
@@ -155,7 +155,7 @@ def test_a_time_out_names_the_nodes_and_shows_the_end_of_the_log(change: Run, an
     assert (rc, out) == (1, "") and not (answers / "asked").exists()
     first, *rest = err.splitlines()
     assert first == "after 0 s no MPS daemon is ready on b, c"
-    assert rest[-1] == "    mps-daemon: line 49" and rest[-mps_limits.LOG_LINES] == "    mps-daemon: line 35"
+    assert rest[-1] == "    mps-daemon: line 49" and rest[-waiting.LOG_LINES] == "    mps-daemon: line 30"
 
 
 def test_a_daemon_that_does_not_take_the_limits_is_quoted(change: Run, answers: Path):
@@ -166,7 +166,10 @@ def test_a_daemon_that_does_not_take_the_limits_is_quoted(change: Run, answers: 
 
 
 def test_without_a_pod_the_nodes_label_is_asked_for():
-    assert explain(Api([[]]), NAMESPACE) == "no pod in mps-system; does a node have the label dra-workshop/gpus=true?"
+    assert (
+        explain(Api([[]]), NAMESPACE)
+        == "no pod of the MPS daemon in mps-system; does a node have the label dra-workshop/gpus=true?"
+    )
 
 
 def test_a_pod_that_waits_says_why_and_shows_no_log():

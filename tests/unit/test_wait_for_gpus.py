@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from components.commands import wait_for_gpus
-from components.commands.wait_for_gpus import DRIVER, explain, missing, published_gpus, rolling
+from components.commands import wait_for_gpus, waiting
+from components.commands.wait_for_gpus import DRIVER, explain, missing_gpus, published_gpus, unfinished_rollouts
 
 NAMESPACE = "dra-driver-nvidia-gpu"
 
@@ -110,7 +110,7 @@ def test_slice_without_devices_publishes_nothing():
     ],
 )
 def test_each_node_must_have_exactly_its_gpus_or_any_where_none_are_counted(expected: dict[str, int], lines: list[str]):
-    assert missing(expected, [{"node": "a"}, {"node": "a"}]) == lines
+    assert missing_gpus(expected, [{"node": "a"}, {"node": "a"}]) == lines
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def run(api: Api, expected: dict[str, int], seconds: int) -> tuple[int, str, str]:
         asked: list[str] = []
         monkeypatch.setattr(wait_for_gpus, "connect", lambda *words: asked.extend(words) or api)
-        monkeypatch.setattr(wait_for_gpus, "LOOK_SECONDS", 0)
+        monkeypatch.setattr(waiting, "LOOK_SECONDS", 0)
         monkeypatch.setenv("KUBECONFIG", "/its/kubeconfig")
         monkeypatch.setenv("KUBE_CONTEXT", "its-context")
         monkeypatch.setenv("DRIVER_NAMESPACE", NAMESPACE)
@@ -150,7 +150,7 @@ def test_time_out_says_what_is_missing_and_shows_the_end_of_the_plugins_log(wait
         "after 0 s: a: 1 GPUs published, 2 expected; b: 0 GPUs published, 1 expected\n"
         'pod plugin on a: Running\n  container gpus: {"running": {"startedAt": "now"}}\n    gpus: line 30\n'
     )
-    assert err.endswith("    gpus: line 49\n") and len(err.splitlines()) == 3 + wait_for_gpus.LOG_LINES
+    assert err.endswith("    gpus: line 49\n") and len(err.splitlines()) == 3 + waiting.LOG_LINES
 
 
 @pytest.mark.parametrize("slices", [[["gpu-0", "gpu-1"]], [[], ["gpu-0", "gpu-1"]]])
@@ -198,7 +198,7 @@ def test_slices_of_an_earlier_plugin_do_not_end_the_wait(wait, generation: int, 
 def test_plugin_that_is_rolled_out_is_not_waited_for():
     status = dict.fromkeys(("desiredNumberScheduled", "updatedNumberScheduled", "numberReady"), 1)
     plugin = Thing({"metadata": {"name": "plugin", "generation": 1}, "status": {"observedGeneration": 1, **status}})
-    assert rolling(Api([[]], daemon_sets=[plugin]), NAMESPACE) == []
+    assert unfinished_rollouts(Api([[]], daemon_sets=[plugin]), NAMESPACE) == []
 
 
 def test_init_container_that_has_not_finished_is_what_the_log_shows():
