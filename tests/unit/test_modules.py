@@ -15,10 +15,10 @@ from machine import gpus as host_gpus
 from machine import images, prerequisites
 from machine.images import Images, ImagesMissing, images_of
 from modules import changes
-from settings import Settings, SettingsError, catalog
+from settings import Settings, SettingsError
 from settings.catalog import MODULES
 from tests.golden import stacks
-from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
+from tests.golden.recorder import RELEASE, Recorder, Recording, run
 
 # The components that each module registers, here for simulated GPUs on Kind.
 BRINGS = {
@@ -64,55 +64,6 @@ def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
 
 def record(numbers: tuple[str, ...], stack: str = "test", **blocks: Any) -> Recording:
     return stacks.record(Settings.parse({"modules": list(numbers), **needs(numbers), **blocks}, stack))
-
-
-@pytest.fixture(params=MODULES.values(), ids=lambda module: module.name)
-def module(request: pytest.FixtureRequest) -> catalog.Module:
-    return request.param
-
-
-def test_requirements_come_earlier(module: catalog.Module):
-    assert set(module.requires) <= {number for number in MODULES if number < module.number}
-
-
-def test_requirements_include_those_of_the_required(module: catalog.Module):
-    # So that "add it or drop this" names everything at once.
-    for needed in module.requires:
-        assert set(MODULES[needed].requires) <= set(module.requires)
-
-
-def test_order_is_that_of_the_numbers():
-    assert list(MODULES) == sorted(MODULES) == [module.number for module in MODULES.values()]
-
-
-@pytest.mark.parametrize("field", ["slug", "title"])
-def test_no_two_modules_share_a_name(field: str):
-    assert len({getattr(module, field) for module in MODULES.values()}) == len(MODULES)
-
-
-def test_module_has_a_builder(module: catalog.Module):
-    assert callable(modules.builder(module))
-
-
-def test_default_modules_meet_their_requirements():
-    assert catalog.in_order(catalog.DEFAULT) == catalog.DEFAULT and closed(catalog.DEFAULT)
-
-
-def test_module_has_a_page(module: catalog.Module):
-    assert (CHECKOUT / "docs" / "learn" / f"{module.name}.md").is_file()
-
-
-def test_module_has_an_end_to_end_test(module: catalog.Module):
-    assert (CHECKOUT / "checks" / module.check_file).is_file()
-
-
-def test_manifests_belong_to_modules():
-    folders = {folder.name for folder in (CHECKOUT / "manifests").iterdir()}
-    assert folders <= {module.name for module in MODULES.values()}
-
-
-def test_known_drops_what_is_no_module_and_in_order_sorts():
-    assert catalog.in_order(["03", "99", "00"]) == ("00", "03")
 
 
 def test_every_module_is_in_the_table_of_what_it_brings():

@@ -1,0 +1,58 @@
+"""The catalog: its rows fit together, and each has what its number and slug promise."""
+
+import pytest
+
+import modules
+from settings import catalog
+from settings.catalog import MODULES
+from toolchain.paths import CHECKOUT
+
+
+@pytest.fixture(params=MODULES.values(), ids=lambda module: module.name)
+def module(request: pytest.FixtureRequest) -> catalog.Module:
+    return request.param
+
+
+def test_requirements_come_earlier(module: catalog.Module):
+    assert set(module.requires) <= {number for number in MODULES if number < module.number}
+
+
+def test_requirements_include_those_of_the_required(module: catalog.Module):
+    # So that "add it or drop this" names everything at once.
+    for needed in module.requires:
+        assert set(MODULES[needed].requires) <= set(module.requires)
+
+
+def test_order_is_that_of_the_numbers():
+    assert list(MODULES) == sorted(MODULES) == [module.number for module in MODULES.values()]
+
+
+@pytest.mark.parametrize("field", ["slug", "title"])
+def test_no_two_modules_share_a_name(field: str):
+    assert len({getattr(module, field) for module in MODULES.values()}) == len(MODULES)
+
+
+def test_module_has_a_builder(module: catalog.Module):
+    assert callable(modules.builder(module))
+
+
+def test_default_modules_meet_their_requirements():
+    assert catalog.in_order(catalog.DEFAULT) == catalog.DEFAULT
+    assert all({*row.requires} <= {*catalog.DEFAULT} for row in catalog.rows(catalog.DEFAULT))
+
+
+def test_module_has_a_page(module: catalog.Module):
+    assert (CHECKOUT / "docs" / "learn" / f"{module.name}.md").is_file()
+
+
+def test_module_has_an_end_to_end_test(module: catalog.Module):
+    assert (CHECKOUT / "checks" / module.check_file).is_file()
+
+
+def test_manifests_belong_to_modules():
+    folders = {folder.name for folder in (CHECKOUT / "manifests").iterdir()}
+    assert folders <= {module.name for module in MODULES.values()}
+
+
+def test_known_drops_what_is_no_module_and_in_order_sorts():
+    assert catalog.in_order(["03", "none", "00"]) == ("00", "03")
