@@ -6,10 +6,12 @@ ACTIVATE := source ./activate
 # Files of tests side by side: most of an end-to-end test is a wait. WORKERS=0 runs them one after another.
 WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Our own Go programs that have tests.
+GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded
 export STACK
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up verify report measure preview down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +28,11 @@ up: setup ## bring up a stack (STACK=phase1)
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
 
-verify: setup ## run the checks of the modules that are on against the stack that is up
-	@$(ACTIVATE) && python -m checks.verify --stack $(STACK)
+doctor: python ## every prerequisite of a stack as a table, before and after set-up (STACK=phase1)
+	@$(ACTIVATE) && python -m machine --stack $(STACK)
+
+verify: setup ## run the checks of the modules that are on against the stack that is up (MODULE=05 CHECK=curve: some)
+	@$(ACTIVATE) && python -m checks.verify --stack $(STACK) $(addprefix --module ,$(MODULE)) $(addprefix --check ,$(CHECK))
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m checks.report --stack $(STACK)
@@ -35,11 +40,14 @@ report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
+tables: python ## write README's table of modules from their rows of the catalog
+	@.venv/bin/python -m checks.report.modules
+
 down: setup ## take the stack down; leaves nothing of it
 	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)
 
-lint: python ## ruff: check and format
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+lint: python ## ruff: check and format; import-linter: the direction of imports
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && PYTHONPATH=. .venv/bin/lint-imports --no-logo
 
 types: python ## pyrefly
 	@.venv/bin/pyrefly check
@@ -52,7 +60,7 @@ unit: setup browser ## unit and golden tests; no cluster
 
 go-test: setup ## tests of our own Go programs
 	@# As the toolchain builds them, so that what is compiled serves both.
-	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for module in mps-daemon pulumi-resource-command runc-bounded; do (cd toolchain/go/$$module && go vet ./... && go test ./...); done
+	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for folder in $(GO_TESTED); do (cd $$folder && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)

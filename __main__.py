@@ -8,7 +8,7 @@ import pulumi
 import modules
 from components.gpu_config import GpuConfigError
 from machine.gpus import HostGpusError
-from machine.images import ImagesMissing
+from machine.images import ImagesMissing, images_of
 from machine.prerequisites import PrerequisiteError
 from modules import changes
 from settings import Settings, SettingsError
@@ -19,7 +19,7 @@ def main() -> None:
         before = changes.outputs_before()
         settings = Settings.from_pulumi()
         changes.refuse(before, settings)
-        outputs = modules.build(settings, modules.images_of(settings))
+        outputs = modules.build(settings, images_of(settings))
     except (
         SettingsError,
         PrerequisiteError,

@@ -1,1 +1,1 @@
-"""What `make verify` and `make measure` run against a stack that is up: one file of checks a module, and results."""
+"""Checks of a stack that is up, one file for each module, and the programs behind `make verify` and `make measure`."""

@@ -1,4 +1,4 @@
-"""Deployments of the stack that would stand in the way of a check, away meanwhile."""
+"""Removal, for the time of a check, of the stack's Deployments that would stand in its way."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,28 +22,28 @@ def set_aside(stack: LiveStack, node: str, devices: Sequence[str]) -> Iterator[N
     at once, the scheduler gives it the claim, which the pod before still has and which no taint is looked at for, and
     it is evicted as well. On an H100 six pods a second were.
     """
-    found = deployments(stack, node, devices)
+    replicas_by_place = deployments(stack, node, devices)
     waits = (capacity.NAMESPACE, capacity.WAITING)
-    shared = any(namespace == capacity.NAMESPACE for namespace, _ in found)
+    shared = any(namespace == capacity.NAMESPACE for namespace, _ in replicas_by_place)
     # The one that waits for room must not find it.
-    away = ({waits: 1} if shared else {}) | found
+    away = ({waits: 1} if shared else {}) | replicas_by_place
     try:
         for place in away:
             scale(stack, place, 0)
-        for place in found:
+        for place in replicas_by_place:
             wait_for(f"{'/'.join(place)} has no pod", lambda place=place: not pods(stack, place), RESTORE_SECONDS)
         yield
     finally:
-        for place, replicas in found.items():
+        for place, replicas in replicas_by_place.items():
             scale(stack, place, replicas)
-        for namespace, name in found:
+        for namespace, name in replicas_by_place:
             stack.wait_deployed(namespace, name, RESTORE_SECONDS)
         if shared:
             scale(stack, waits, 1)
 
 
 def deployments(stack: LiveStack, node: str, devices: Sequence[str]) -> dict[Place, int]:
-    """Those with pods that have one of the devices, not only look on, and how many pods each is to have."""
+    """Deployments whose pods have one of the devices, with their replicas; not those whose pods only look on."""
     wanted = {(node, device) for device in devices}
     holders = {
         reserved["uid"]
@@ -59,10 +59,10 @@ def deployments(stack: LiveStack, node: str, devices: Sequence[str]) -> dict[Pla
         for owner in pod["metadata"].get("ownerReferences", [])
     }
     names = {
-        (found["metadata"]["namespace"], owner["name"])
-        for found in stack.get("replicasets.apps", namespace=kr8s.ALL)
-        if found["metadata"]["uid"] in owners
-        for owner in found["metadata"].get("ownerReferences", [])
+        (replica_set["metadata"]["namespace"], owner["name"])
+        for replica_set in stack.get("replicasets.apps", namespace=kr8s.ALL)
+        if replica_set["metadata"]["uid"] in owners
+        for owner in replica_set["metadata"].get("ownerReferences", [])
     }
     return {
         (namespace, name): stack.one("deployments.apps", name, namespace)["spec"]["replicas"]

@@ -1,4 +1,4 @@
-"""Claims that share GPUs by memory in a stack that is up: who has how much, and pods of one check each."""
+"""Claims that share GPUs by memory in a stack that is up: memory of each, and pods of one check each."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -33,31 +33,31 @@ def requests(stack: LiveStack) -> dict[str, float]:
 
 
 def results(stack: LiveStack, name: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    """What the scheduler allocated to a claim; nothing while it waits."""
+    """Devices that the scheduler allocated to a claim; none while it waits."""
     claim = stack.one("resourceclaims.v1.resource.k8s.io", name, namespace)
     return claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
 
 
-def consumed(stack: LiveStack) -> dict[tuple[str, str], float]:
+def consumed_mib(stack: LiveStack) -> dict[tuple[str, str], float]:
     """(node, device) -> MiB that all claims together have of it; an admin claim only looks on."""
-    found: dict[tuple[str, str], float] = {}
+    mib_by_device: dict[tuple[str, str], float] = {}
     for claim in stack.get("resourceclaims.v1.resource.k8s.io", namespace=kr8s.ALL):
         for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", []):
             if not result.get("adminAccess") and "consumedCapacity" in result:
                 device = (result["pool"], result["device"])
-                found[device] = found.get(device, 0) + mib(result["consumedCapacity"]["memory"])
-    return found
+                mib_by_device[device] = mib_by_device.get(device, 0) + mib(result["consumedCapacity"]["memory"])
+    return mib_by_device
 
 
-def sizes(stack: LiveStack) -> dict[tuple[str, str], float]:
+def total_mib(stack: LiveStack) -> dict[tuple[str, str], float]:
     """(node, device) -> MiB of its memory."""
     return {device: mib(values["memory"]) for device, values in stack.devices().items()}
 
 
 def pods_of(stack: LiveStack, name: str) -> list[dict[str, Any]]:
     """The pods of one of the stack's Deployments: one, or none while it is made anew."""
-    found = stack.get("pods", namespace=NAMESPACE, label_selector={"app": name})
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    pods = stack.get("pods", namespace=NAMESPACE, label_selector={"app": name})
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 def pod_of(stack: LiveStack, name: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def claim_manifest(name: str, space: str, memory: str | None, uuid: str | None) 
     }
 
 
-def start(
+def start_client(
     stack: LiveStack, space: str, name: str, memory_mib: int, args: Sequence[str], uuid: str | None = None
 ) -> Client:
     """A claim and a pod of its own, as the stack's are: where MPS enforces, the request is the pod's limit."""

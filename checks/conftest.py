@@ -1,4 +1,4 @@
-"""The live stack that checks run against, what they saw, and what is saved when one fails."""
+"""Fixtures of the checks: the stack, records of what was observed, and diagnostics of a check that fails."""
 
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ def playground(stack: LiveStack) -> Iterator[Playground]:
 
 
 @pytest.fixture
-def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def observed(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Record what a check saw, for the table and the results."""
 
     def record(text: str) -> None:
@@ -51,8 +51,8 @@ def table(request: pytest.FixtureRequest) -> Callable[[str, Sequence[str], Seque
     def record(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
         module, check = check_of(request.node.nodeid)
         cells = tuple(tuple(row) for row in rows)
-        found = Table(module=module, check=check, title=title, columns=tuple(columns), rows=cells)
-        request.node.user_properties.append(("table", found.model_dump_json()))
+        table_record = Table(module=module, check=check, title=title, columns=tuple(columns), rows=cells)
+        request.node.user_properties.append(("table", table_record.model_dump_json()))
 
     return record
 
@@ -69,8 +69,8 @@ def plot(
     def record(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         module, check = check_of(request.node.nodeid)
         lines = {name: tuple((x, y) for x, y in points) for name, points in series.items()}
-        found = Plot(module=module, check=check, title=title, x=x, y=y, series=lines)
-        request.node.user_properties.append(("plot", found.model_dump_json()))
+        plot_record = Plot(module=module, check=check, title=title, x=x, y=y, series=lines)
+        request.node.user_properties.append(("plot", plot_record.model_dump_json()))
 
     return record
 
@@ -82,8 +82,8 @@ def fault(request: pytest.FixtureRequest) -> Callable[[str, str, str, float, str
     def record(fault: str, noticed: str, broke: str, seconds: float, lost: str) -> None:
         module, check = check_of(request.node.nodeid)
         words = {"fault": fault, "noticed": noticed, "broke": broke, "lost": lost}
-        found = Fault(module=module, check=check, seconds=seconds, **words)
-        request.node.user_properties.append(("fault", found.model_dump_json()))
+        fault_record = Fault(module=module, check=check, seconds=seconds, **words)
+        request.node.user_properties.append(("fault", fault_record.model_dump_json()))
 
     return record
 

@@ -1,4 +1,4 @@
-"""The faults of module 09: what each is called, how soon all has to be well again, how it is made and undone."""
+"""Faults of module 09: their names and bounds, and how each is made and undone."""
 
 import json
 import re
@@ -14,16 +14,16 @@ import yaml
 
 from checks.capacity import claim_manifest
 from checks.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
-from checks.mps import CLIENTS, Daemon, deployed
+from checks.mps import CLIENTS, Daemon, deployment_pods
 from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
 from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
-from modules import driver_root
+from machine.gpus import driver_root
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `name` is its row in docs/09-resilience.md, `bound` the seconds within which all is well again.
+    """One fault. `name` is its row in docs/learn/09-resilience.md, `bound` the seconds within which all is well again.
 
     The bounds are for two cores and clusters of the stack's own: what was measured, the kubelet's ten seconds between
     two starts of a container and its up to fifteen between two tries at a claim, and as much again for a machine that
@@ -33,7 +33,7 @@ class Fault:
     name: str
     bound: float
     by_claim: bool = False
-    """Only where `mps.mode` is `claim`, which the stack that docs/09-resilience.md is measured on is not."""
+    """Only where `mps.mode` is `claim`, which the stack that docs/learn/09-resilience.md is measured on is not."""
 
 
 PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)
@@ -90,19 +90,19 @@ WORDS = 160  # of a message in the table
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where faults are made: a node with a free GPU, and a namespace for pods with claims."""
+class FaultSite:
+    """Place where faults are made: a node with a free GPU, and a namespace for pods with claims."""
 
     stack: LiveStack
     node: str
     playground: Playground
 
     @property
-    def shared(self) -> bool:
-        """Whether several claims get on one GPU."""
+    def gpus_are_shared(self) -> bool:
+        """True if several claims may have one GPU."""
         return self.stack.settings.consumable_shares != "disabled"
 
-    def free(self) -> list[str]:
+    def free_devices(self) -> list[str]:
         """The node's devices of which no claim has anything."""
         taken = set(self.stack.allocations())
         return sorted(device for node, device in self.stack.devices().keys() - taken if node == self.node)
@@ -122,8 +122,8 @@ class Ground:
         namespace = self.playground.namespace
         # A share of another kind than memory needs no request.
         by_memory = self.stack.settings.consumable_shares in ("memory", "unlimited")
-        made = claim_manifest(name, namespace, LITTLE if by_memory else None, uuid)
-        made["spec"]["devices"]["requests"][0]["exactly"]["tolerations"] = list(tolerations)
+        manifest = claim_manifest(name, namespace, LITTLE if by_memory else None, uuid)
+        manifest["spec"]["devices"]["requests"][0]["exactly"]["tolerations"] = list(tolerations)
         example = yaml.safe_load_all((MANIFESTS / "03-workloads" / "examples" / "exclusive.yaml").read_text())
         pod = next(document for document in example if document["kind"] == "Pod")
         pod["metadata"] = {"name": name, "namespace": namespace}
@@ -132,9 +132,9 @@ class Ground:
         spec["terminationGracePeriodSeconds"] = 1
         spec["resourceClaims"] = [{"name": "gpu", "resourceClaimName": claim or name}]
         (container,) = spec["containers"]
-        container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+        container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         container["resources"] |= {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "512Mi"}}
-        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([pod] if claim else [made, pod]))
+        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([pod] if claim else [manifest, pod]))
 
     def run(self, name: str, **wanted: Any) -> tuple[str, int]:
         """Start a pod and wait until it runs; returns its uid and restarts."""
@@ -145,12 +145,12 @@ class Ground:
     def claim(self, name: str) -> dict[str, Any]:
         return self.stack.one(CLAIMS, name, self.playground.namespace)
 
-    def gone(self, name: str) -> bool:
-        """Whether the pod is no more."""
+    def pod_is_gone(self, name: str) -> bool:
+        """True if there is no pod of that name."""
         selector = f"metadata.name={name}"
         return not self.stack.get("pods", namespace=self.playground.namespace, field_selector=selector)
 
-    def clear(self) -> None:
+    def remove_pods(self) -> None:
         """Remove the playground's pods, and wait until the driver has let go of their claims."""
         namespace = self.playground.namespace
         self.stack.kubectl("delete", "pods", "--all", "-n", namespace, "--wait=false")
@@ -163,23 +163,23 @@ class Ground:
         uid = self.playground.pod(name)["metadata"]["uid"]
         return running_containers(self.stack, self.node, uid)
 
-    def refused(self, name: str, words: str) -> str | None:
-        """What the kubelet says of a pod that it cannot start, if that matches; None if not, or if the pod has begun.
+    def kubelet_refusal(self, name: str, words: str) -> str | None:
+        """Message of the kubelet on a pod that it cannot start, if it matches; None if not, or if the pod has begun.
 
         `words` is a regular expression: the API server may not let the kubelet read a claim that its authorizer does
         not know of yet, and of that, which it tries again, the kubelet says the same reason with other words.
         """
-        said = self.playground.messages(name, "FailedPrepareDynamicResources")
-        found = [line for line in said if re.search(words, line)]
-        return found[-1] if found and self.playground.pod(name)["status"]["phase"] == "Pending" else None
+        messages = self.playground.messages(name, "FailedPrepareDynamicResources")
+        matching = [line for line in messages if re.search(words, line)]
+        return matching[-1] if matching and self.playground.pod(name)["status"]["phase"] == "Pending" else None
 
-    def refusal(self, name: str, words: str) -> str:
-        """What `refused` returns, once it does."""
+    def wait_kubelet_refusal(self, name: str, words: str) -> str:
+        """Message that `kubelet_refusal` returns, once it returns one."""
         what = f"{name} is Pending, and the kubelet says why: {words}"
-        return wait_for(what, lambda: self.refused(name, words), NOTICE_SECONDS)
+        return wait_for(what, lambda: self.kubelet_refusal(name, words), NOTICE_SECONDS)
 
 
-def shortened(message: str) -> str:
+def shorten(message: str) -> str:
     """A message for a table: without what is different in every run, and not longer than WORDS."""
     text = re.sub(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", "UID", " ".join(message.split()))
     text = re.sub(r"\bcheck-[0-9a-f]{8}\b", "NAMESPACE", text)
@@ -217,7 +217,7 @@ def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None]
     return time.monotonic()
 
 
-def seen_while_down(
+def watch_while_down(
     stack: LiveStack,
     node: str,
     process: str,
@@ -232,16 +232,16 @@ def seen_while_down(
     """
     left = dict(signs)
 
-    def looked() -> bool:
-        seen = [name for name, look in left.items() if look()]
+    def watch_is_over() -> bool:
+        shown = [name for name, look in left.items() if look()]
         if pids(stack, node, process):
             return True  # and what was seen just now may have come after it
-        for name in seen:
+        for name in shown:
             del left[name]
         return not left
 
     for _ in range(KILLS):
-        wait_for(f"{', '.join(left)}, while {process} is away", looked, START_SECONDS)
+        wait_for(f"{', '.join(left)}, while {process} is away", watch_is_over, START_SECONDS)
         if not left:
             return killed
         between()
@@ -260,8 +260,8 @@ def plugin_stopped(stack: LiveStack, node: str) -> Iterator[None]:
         stack.in_node(node, "sh", "-c", 'pkill -CONT -f "$1" || [ $? = 1 ]', "sh", PLUGIN_PROCESS)
 
 
-def asked(stack: LiveStack, node: str) -> bool:
-    """Whether a request waits in the plugin's socket that it has not read."""
+def request_is_waiting(stack: LiveStack, node: str) -> bool:
+    """True if a request waits in the plugin's socket that it has not read."""
     (pid,) = pids(stack, node, PLUGIN_PROCESS)
     # A connection is listed in the network namespace of who accepted it, the plugin's pod; until then of the kubelet.
     inside = ("nsenter", f"--net=/proc/{pid}/ns/net")
@@ -329,16 +329,16 @@ def renew_plugin(stack: LiveStack, node: str) -> None:
     wait_for(f"another plugin on {node} is ready", fresh, START_SECONDS)
 
 
-def last_words(stack: LiveStack, node: str) -> str:
-    """What the plugin said last when it ended, of its checkpoint."""
+def last_checkpoint_message(stack: LiveStack, node: str) -> str:
+    """Last line on its checkpoint that the plugin logged before it ended."""
     pod = plugin_on(stack, node)
     assert pod, f"there is no plugin on {node}"
     words = ("logs", "-n", DRIVER_NAMESPACE, pod["metadata"]["name"], "-c", "gpus", "--previous")
-    said = [line for line in stack.kubectl(*words, check=False).splitlines() if "checkpoint" in line]
-    return said[-1] if said else ""
+    lines = [line for line in stack.kubectl(*words, check=False).splitlines() if "checkpoint" in line]
+    return lines[-1] if lines else ""
 
 
-def prepared(stack: LiveStack, node: str) -> set[str]:
+def prepared_claims(stack: LiveStack, node: str) -> set[str]:
     """The uids of the claims that the driver remembers to have prepared, or to have begun to."""
     return set(json.loads(stack.in_node(node, "cat", CHECKPOINT))["v2"].get("preparedClaims", {}))
 
@@ -365,21 +365,21 @@ def break_checkpoint(stack: LiveStack, node: str, fault: Fault) -> None:
 
 
 def mend_checkpoint(stack: LiveStack, node: str) -> None:
-    """What a person does: the driver makes an empty one when it starts without."""
+    """Repair by hand: the driver makes an empty checkpoint when it starts without one."""
     stack.in_node(node, "rm", "--force", CHECKPOINT)
     renew_plugin(stack, node)
 
 
 @contextmanager
-def checkpoint_kept(ground: Ground) -> Iterator[None]:
+def checkpoint_kept(site: FaultSite) -> Iterator[None]:
     """Puts the checkpoint back as it was, once the check's pods are gone, of which it knows nothing."""
-    stack, node = ground.stack, ground.node
+    stack, node = site.stack, site.node
     stack.in_node(node, "cp", CHECKPOINT, CHECKPOINT_KEPT)
     try:
         yield
     finally:
         mend_checkpoint(stack, node)
-        ground.clear()
+        site.remove_pods()
         # It reads the file at every call, so it need not start again; and nothing calls it now.
         stack.in_node(node, "mv", CHECKPOINT_KEPT, CHECKPOINT)
         remove_orphans(stack, node)
@@ -392,10 +392,10 @@ def orphans(stack: LiveStack, node: str) -> set[str]:
 
 
 def remove_orphans(stack: LiveStack, node: str) -> None:
-    """What a person does after the driver has forgotten claims: their CDI files stay for ever."""
+    """Repair by hand after the driver has forgotten claims: their CDI files would stay for ever."""
     claims = stack.get(CLAIMS, namespace=kr8s.ALL)
     used = {claim["metadata"]["uid"] for claim in claims if claim.get("status", {}).get("reservedFor")}
-    for uid in cdi_claims(stack, node) - used - prepared(stack, node):
+    for uid in cdi_claims(stack, node) - used - prepared_claims(stack, node):
         stack.in_node(node, "rm", f"{CDI}/{CDI_OF_CLAIM}{uid}.yaml")
 
 
@@ -405,19 +405,19 @@ def taints(stack: LiveStack, node: str, device: str) -> list[dict[str, str]]:
         taint
         for slice_ in stack.slices()
         if slice_["spec"].get("nodeName") == node
-        for found in slice_["spec"].get("devices", [])
-        if found["name"] == device
-        for taint in found.get("taints", [])
+        for published in slice_["spec"].get("devices", [])
+        if published["name"] == device
+        for taint in published.get("taints", [])
     ]
 
 
-def keeping_off(found: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
+def blocking_taints(published: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
     """(key, effect) of the taints that keep pods off.
 
     One of effect None only tells: the driver publishes so what an application has caused, as a process of MPS that was
     killed on a real GPU may.
     """
-    return [(taint["key"], taint["effect"]) for taint in found if taint["effect"] != "None"]
+    return [(taint["key"], taint["effect"]) for taint in published if taint["effect"] != "None"]
 
 
 def rules_of(stack: LiveStack, node: str, device: str) -> list[dict[str, Any]]:
@@ -433,7 +433,7 @@ def delete_rules(stack: LiveStack, node: str, devices: Sequence[str]) -> None:
 
 
 @contextmanager
-def xid(stack: LiveStack, node: str, device: str, number: int) -> Iterator[float]:
+def reported_xid(stack: LiveStack, node: str, device: str, number: int) -> Iterator[float]:
     """A simulated GPU reports an XID; yields the time. Ends with the GPU mended: no taint, and no rule for it."""
     root = driver_root(stack.settings)
     line = f"{device.removeprefix('gpu-')} {number}"
@@ -448,7 +448,7 @@ def xid(stack: LiveStack, node: str, device: str, number: int) -> Iterator[float
 
 
 @contextmanager
-def no_execute(stack: LiveStack, node: str, devices: Sequence[str], key: str) -> Iterator[float]:
+def no_execute_rules(stack: LiveStack, node: str, devices: Sequence[str], key: str) -> Iterator[float]:
     """A person's rule for each device that evicts the pods on it; yields the time at which they were made."""
     rules = [
         {
@@ -470,7 +470,7 @@ def no_execute(stack: LiveStack, node: str, devices: Sequence[str], key: str) ->
         delete_rules(stack, node, devices)
 
 
-def onlookers(stack: LiveStack, node: str) -> dict[str, str]:
+def admin_claim_pods(stack: LiveStack, node: str) -> dict[str, str]:
     """namespace/name -> uid of the pods that look on at a node's GPUs by an admin claim."""
     claims = [
         claim
@@ -508,15 +508,17 @@ def replace_clients(stack: LiveStack) -> None:
     """Replace the clients' pods one by one, so that their claim is in use all the time.
 
     Where all go at once, NVIDIA's driver undoes the claim, and takes the daemon that it is still deleting for that of
-    the next pods: docs/troubleshooting.md, "MPS".
+    the next pods: docs/reference/troubleshooting.md, "MPS".
     """
     for app in ("clients", "limited"):
-        for old in [pod["metadata"]["name"] for pod in deployed(stack, app)]:
-            count = len(deployed(stack, app))
+        for old in [pod["metadata"]["name"] for pod in deployment_pods(stack, app)]:
+            count = len(deployment_pods(stack, app))
             stack.kubectl("delete", "pod", "-n", CLIENTS, old, "--timeout=60s")
 
             def again(app: str = app, count: int = count) -> bool:
-                states = [pod["status"].get("containerStatuses", [{"ready": False}]) for pod in deployed(stack, app)]
+                states = [
+                    pod["status"].get("containerStatuses", [{"ready": False}]) for pod in deployment_pods(stack, app)
+                ]
                 return len(states) == count and all(state["ready"] for pod in states for state in pod)
 
             wait_for(f"{app} has a pod instead of {old}", again, RESTORE_SECONDS)
@@ -532,13 +534,13 @@ def cordoned(stack: LiveStack, *nodes: str) -> Iterator[None]:
         stack.kubectl("uncordon", *nodes)
 
 
-def anywhere(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]]:
+def deployment_on_any_node(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]]:
     """A claim template and a Deployment of one pod with a claim of it, on whichever node has a GPU for it."""
     example = yaml.safe_load_all((MANIFESTS / "03-workloads" / "examples" / "exclusive.yaml").read_text())
     pod = next(document for document in example if document["kind"] == "Pod")
     spec = {**pod["spec"], "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": name}]}
     (container,) = spec["containers"]
-    container["image"] = stack.settings.images.gpu_probe or container["image"]
+    container["image"] = stack.settings.images.get("gpu-probe") or container["image"]
     spec["terminationGracePeriodSeconds"] = 1
     labels = {"app": name}
     claim = claim_manifest(name, namespace, None, None)
@@ -556,17 +558,17 @@ def anywhere(stack: LiveStack, namespace: str, name: str) -> list[dict[str, Any]
     return [template, deployment]
 
 
-def state(stack: LiveStack) -> dict[str, Any]:
-    """What every check has to leave as it found it, but for its own namespaces, which end by themselves."""
+def cluster_state(stack: LiveStack) -> dict[str, Any]:
+    """State of the cluster that every check has to leave as it was; its own namespaces end by themselves."""
     claims = stack.get(CLAIMS, namespace=kr8s.ALL)
     reserved = [claim for claim in claims if claim.get("status", {}).get("reservedFor")]
     nodes = [node.node for node in stack.settings.gpu_nodes]
-    found: dict[str, Any] = {
+    observed: dict[str, Any] = {
         "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.get("nodes") if _ready(node)),
         "pods that are ready": _ready_pods(stack),
         "devices": sorted(stack.devices()),
         "taints of devices": {
-            f"{node} {device}": keeping_off(taints(stack, node, device)) for node, device in sorted(stack.devices())
+            f"{node} {device}": blocking_taints(taints(stack, node, device)) for node, device in sorted(stack.devices())
         },
         "allocations": sorted(
             (claim["metadata"]["namespace"], result["pool"], result["device"], str(result.get("consumedCapacity")))
@@ -577,16 +579,16 @@ def state(stack: LiveStack) -> dict[str, Any]:
     }
     for node in nodes:
         known = {claim["metadata"]["uid"] for claim in reserved if node in _pools(claim)}
-        found |= {
-            f"claims that the driver forgot on {node}": sorted(known - prepared(stack, node)),
-            f"claims that the driver keeps on {node} for nobody": len(prepared(stack, node) - known),
+        observed |= {
+            f"claims that the driver forgot on {node}": sorted(known - prepared_claims(stack, node)),
+            f"claims that the driver keeps on {node} for nobody": len(prepared_claims(stack, node) - known),
             f"CDI files on {node} of no claim": sorted(orphans(stack, node)),
         }
-    return found
+    return observed
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is other than it was, in words."""
+    """Differences between two states, in words."""
     return "; ".join(f"{key}: {before[key]} before, {now[key]} now" for key in before if before[key] != now[key])
 
 
@@ -596,14 +598,16 @@ def _pools(claim: dict[str, Any]) -> set[str]:
 
 
 def _ready(node: dict[str, Any]) -> bool:
-    return any(found["type"] == "Ready" and found["status"] == "True" for found in node["status"]["conditions"])
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in node["status"]["conditions"]
+    )
 
 
 def _ready_pods(stack: LiveStack) -> dict[str, int]:
     """namespace/name -> pods that are ready, of every DaemonSet and Deployment."""
     counts = {}
     for kind, key in (("daemonsets.apps", "numberReady"), ("deployments.apps", "readyReplicas")):
-        for found in stack.get(kind, namespace=kr8s.ALL):
-            name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
-            counts[name] = found["status"].get(key, 0)
+        for workload in stack.get(kind, namespace=kr8s.ALL):
+            name = f"{workload['metadata']['namespace']}/{workload['metadata']['name']}"
+            counts[name] = workload["status"].get(key, 0)
     return counts

@@ -1,4 +1,4 @@
-"""A stack that is up, as its checks see it: outputs, settings, an API client bound to its own cluster."""
+"""Stack that is up, as its checks use it: outputs, settings, an API client bound to its own cluster."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from components.commands.kube import connect
-from modules import driver_root
-from settings import PROJECT, Settings
+from machine.gpus import driver_root
+from settings import Settings
 from toolchain.paths import CHECKOUT
 
 T = TypeVar("T")
@@ -45,12 +45,6 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECO
     return answer
 
 
-def mebibytes(quantity: str) -> int:
-    """A memory quantity as the API writes it, which is in the largest unit that fits: 40960Mi is 40Gi."""
-    number, unit = int(quantity[:-2]), quantity[-2:]
-    return number * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[unit]
-
-
 @dataclass(frozen=True)
 class LiveStack:
     """One stack of one checkout, up."""
@@ -69,10 +63,7 @@ class LiveStack:
         if not outputs:
             reason = done.stderr.strip() or "it has no outputs"
             raise NotThisStack(f"stack {name} is not up ({reason}); run `make up STACK={name}`")
-        config = yaml.safe_load((checkout / "stacks" / f"Pulumi.{name}.yaml").read_text()).get("config") or {}
-        prefix = f"{PROJECT}:"
-        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
-        return cls(checkout, name, outputs, Settings.parse(raw, name))
+        return cls(checkout, name, outputs, Settings.of_stack(name, checkout))
 
     @property
     def kubeconfig(self) -> str:
@@ -83,36 +74,36 @@ class LiveStack:
         """A client for the stack's cluster. Raises `NotThisStack` if another one answers there."""
         api = connect(self.kubeconfig, self.settings.context)
         (system,) = list[Any](api.get("namespaces", "kube-system"))
-        found, wanted = system.raw["metadata"]["uid"], self.outputs.get("clusterUid")
-        if wanted and found != wanted:
+        uid, wanted = system.raw["metadata"]["uid"], self.outputs.get("clusterUid")
+        if wanted and uid != wanted:
             raise NotThisStack(
                 f"the cluster at {self.kubeconfig} is not the one that stack {self.name} made "
-                f"(kube-system has uid {found}, the stack's has {wanted}); run `make up STACK={self.name}`"
+                f"(kube-system has uid {uid}, the stack's has {wanted}); run `make up STACK={self.name}`"
             )
         return api
 
     def get(self, kind: str, name: str = "", namespace: str | None = None, **options: Any) -> list[dict[str, Any]]:
         """Objects as plain data."""
         words = (kind, name) if name else (kind,)
-        return [found.raw.to_dict() for found in self.api.get(*words, namespace=namespace, **options)]
+        return [item.raw.to_dict() for item in self.api.get(*words, namespace=namespace, **options)]
 
     def one(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
-        (found,) = self.get(kind, name, namespace)
-        return found
+        (item,) = self.get(kind, name, namespace)
+        return item
 
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
-        """For what a person would type: create, exec, describe."""
+        """Output of kubectl, for commands that a person would type: create, exec, describe."""
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check).stdout
 
     def kubectl_fails(self, *words: str, stdin: str = "") -> str:
-        """What kubectl says when it has to fail."""
-        said = self.refusal(*words, stdin=stdin)
-        assert said is not None, f"kubectl {' '.join(words)} was to fail, and did not"
-        return said
+        """Message of a kubectl that has to fail."""
+        message = self.refusal(*words, stdin=stdin)
+        assert message is not None, f"kubectl {' '.join(words)} was to fail, and did not"
+        return message
 
     def refusal(self, *words: str, stdin: str = "") -> str | None:
-        """What kubectl says if it fails; None if it does not."""
+        """Message of kubectl if it fails; None if it does not."""
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.settings.context, *words]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr if done.returncode else None
@@ -133,17 +124,19 @@ class LiveStack:
 
     def slices(self) -> list[dict[str, Any]]:
         """The driver's ResourceSlices."""
-        return [found for found in self.get("resourceslices.v1.resource.k8s.io") if found["spec"]["driver"] == DRIVER]
+        return [
+            slice_ for slice_ in self.get("resourceslices.v1.resource.k8s.io") if slice_["spec"]["driver"] == DRIVER
+        ]
 
     def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(node, device name) -> attributes and capacity by their short names, values unpacked."""
-        found = {}
+        values_by_device = {}
         for slice_ in self.slices():
             for device in slice_["spec"].get("devices", []):
                 values = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}
                 values |= {key: value["value"] for key, value in device.get("capacity", {}).items()}
-                found[slice_["spec"]["nodeName"], device["name"]] = values
-        return found
+                values_by_device[slice_["spec"]["nodeName"], device["name"]] = values
+        return values_by_device
 
     def allocations(self, namespace: str | None = None) -> list[tuple[str, str]]:
         """(node, device) of everything that a claim holds for itself; an admin claim only looks on."""
@@ -158,7 +151,7 @@ class LiveStack:
 
     @contextmanager
     def free_gpu(self) -> Iterator[None]:
-        """At least one free GPU: where everything is taken, module 03's workload makes room meanwhile."""
+        """Block with at least one free GPU: where all are taken, module 03's workload makes room meanwhile."""
         if len(set(self.allocations())) < len(self.devices()):
             yield
             return
@@ -182,7 +175,7 @@ class LiveStack:
             self.wait_deployed("workloads", name)
 
     def wait_deployed(self, namespace: str, name: str, seconds: float = WAIT_SECONDS) -> None:
-        """Until a Deployment has its pods ready; says what its pods wait for if they are not."""
+        """Wait until the pods of a Deployment are ready. AssertionError with their warnings if they are not."""
 
         def ready() -> bool:
             deployment = self.one("deployments.apps", name, namespace)
@@ -237,7 +230,7 @@ class Playground:
             if document["kind"] == "Pod":
                 pods.append(document["metadata"]["name"])
                 for container in document["spec"]["containers"]:
-                    container["image"] = self.stack.settings.images.gpu_probe or container["image"]
+                    container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))
         return pods
 
@@ -245,8 +238,8 @@ class Playground:
         return self.stack.one("pods", name, self.namespace)
 
     def delete_pod(self, name: str) -> None:
-        (found,) = list[Any](self.stack.api.get("pods", name, namespace=self.namespace))
-        found.delete()
+        (pod,) = list[Any](self.stack.api.get("pods", name, namespace=self.namespace))
+        pod.delete()
 
     def wait_running(self, name: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """The pod once all its containers are ready."""
@@ -282,7 +275,7 @@ class Playground:
         return wait_for(f"the scheduler refused pod {name}", reason)
 
     def report(self, name: str, container: str = "probe") -> dict[str, Any]:
-        """What the probe in a running pod sees: its first line of output."""
+        """Report of the probe in a running pod: its first line of output."""
         self.wait_running(name)
         log = wait_for(
             f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
@@ -300,10 +293,10 @@ class Playground:
         return [gpu["uuid"] for gpu in json.loads(self.stack.kubectl(*inside).splitlines()[0])["gpus"]]
 
     def messages(self, name: str, reason: str) -> list[str]:
-        """What the pod's events of that reason say."""
+        """Messages of the pod's events of that reason."""
         selector = f"involvedObject.name={name},reason={reason}"
-        found = self.stack.get("events", namespace=self.namespace, field_selector=selector)
-        return [event["message"] for event in found if event.get("message")]
+        events = self.stack.get("events", namespace=self.namespace, field_selector=selector)
+        return [event["message"] for event in events if event.get("message")]
 
     def allocated(self, pod: str) -> list[dict[str, Any]]:
         """The devices that the pod's claims name in their status, with the attributes that the driver published."""
@@ -313,9 +306,9 @@ class Playground:
             names.append(extended["resourceClaimName"])
         spec_claims = self.pod(pod)["spec"].get("resourceClaims", [])
         names += [entry["resourceClaimName"] for entry in spec_claims if "resourceClaimName" in entry]
-        devices, found = self.stack.devices(), []
+        devices, allocated_devices = self.stack.devices(), []
         for name in dict.fromkeys(names):
             claim = self.stack.one("resourceclaims.v1.resource.k8s.io", name, self.namespace)
             for result in claim["status"]["allocation"]["devices"]["results"]:
-                found.append({**result, **devices[result["pool"], result["device"]]})
-        return found
+                allocated_devices.append({**result, **devices[result["pool"], result["device"]]})
+        return allocated_devices

@@ -26,9 +26,10 @@ from typing import Any
 import kr8s
 import yaml
 
-from checks.live import DRIVER, LiveStack, mebibytes
-from checks.measured import Gpu, Machine, Measured, Run, Timeline
+from checks.live import DRIVER, LiveStack
+from checks.measured import Gpu, Machine, Measurement, Run, StackTimes
 from checks.results import ReportError, Results
+from gpus.quantity import quantity_mib
 from settings import PROJECT
 from toolchain.paths import CHECKOUT
 from toolchain.progress import duration
@@ -41,12 +42,12 @@ POINTS = ("csv", "json")  # how module 06.5 writes its points
 
 
 class NothingToMeasure(Exception):
-    """What was asked for cannot be done; the message has the remedy."""
+    """Error: the measurement that was asked for cannot be done. The message has the remedy."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What was asked for."""
+class Selection:
+    """Stacks, steps, modules and checks that were asked for."""
 
     stacks: tuple[str, ...]
     steps: tuple[str, ...]
@@ -56,13 +57,13 @@ class Chosen:
 
     @property
     def part(self) -> str:
-        """What the results of these checks are kept as."""
+        """Name under which the results of these checks are kept."""
         return "+".join([*self.modules, *self.checks]) or ALL
 
 
 @dataclass(frozen=True)
 class Folder:
-    """results/measure/<stack>: what is known of one stack so far."""
+    """Folder results/measure/<stack>: what is known of one stack so far."""
 
     path: Path
 
@@ -85,39 +86,39 @@ class Folder:
         return self._read("steps.json", [])
 
     def done(self, part: str) -> bool:
-        """Whether the stack was brought up, had these checks and was taken down. All are those of each module."""
+        """True if the stack was brought up, had these checks and was taken down. All are those of each module."""
         if not {"up", "down"} <= set(self.steps):
             return False
         if {part, ALL} & {file.stem.removeprefix("verify-") for file in self.results()}:
             return True
-        found = list(_read(self))
-        checked = {module.number for results in found for module in results.modules}
-        return part == ALL and bool(found) and checked >= set(found[0].not_checked)
+        runs = list(_read(self))
+        checked = {module.number for results in runs for module in results.modules}
+        return part == ALL and bool(runs) and checked >= set(runs[0].not_checked)
 
     @property
     def machine(self) -> Machine | None:
         """The machine on which it was measured."""
-        found = self._read("machine.json", None)
-        return Machine(**found) if found else None
+        fields = self._read("machine.json", None)
+        return Machine(**fields) if fields else None
 
-    def keep_machine(self, found: Machine) -> None:
+    def keep_machine(self, machine: Machine) -> None:
         """Raises `NothingToMeasure` if there are checks of another machine: what a stack compares is of one."""
         kept = self.machine
         # Memory may be added to a machine while it runs.
-        if kept and self.results() and kept.model_copy(update={"memory_mib": found.memory_mib}) != found:
+        if kept and self.results() and kept.model_copy(update={"memory_mib": machine.memory_mib}) != machine:
             raise NothingToMeasure(
                 f"stack {self.stack}: {self.path} has checks of another machine ({kept.cores} cores, {kept.processor}, "
                 f"Linux {kept.kernel}); MEASURE=--again measures all of the stack here"
             )
-        self._write("machine.json", found.model_dump())
+        self._write("machine.json", machine.model_dump())
 
     def keep(self, step: str, seconds: dict[str, float]) -> None:
         """Keep that a step ended well, and its times."""
         self._write("steps.json", [*self.steps, step])
         self._write("timeline.json", {**self.timeline, **seconds})
 
-    def keep_gpus(self, found: Sequence[Gpu]) -> None:
-        self._write("gpus.json", [gpu.model_dump() for gpu in found])
+    def keep_gpus(self, gpus: Sequence[Gpu]) -> None:
+        self._write("gpus.json", [gpu.model_dump() for gpu in gpus])
 
     def keep_results(self, results: Path, part: str) -> None:
         """Keep what `make verify` wrote of all checks, or of some."""
@@ -165,10 +166,10 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
     root = checkout / MEASURED
     try:
         if given.merge:
-            return merge([Folder(root / name) for name in given.stacks] or known(checkout), checkout)
+            return merge([Folder(root / name) for name in given.stacks] or measured_folders(checkout), checkout)
         stacks = stacks_of_a_gpu(checkout) if not given.stacks else given.stacks
         parts = (tuple(given.modules), tuple(given.checks))
-        chosen = Chosen(tuple(stacks), tuple(given.steps), *parts, given.again)
+        chosen = Selection(tuple(stacks), tuple(given.steps), *parts, given.again)
         return measure(chosen, checkout)
     except (NothingToMeasure, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -177,26 +178,26 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
 
 def stacks_of_a_gpu(checkout: Path) -> list[str]:
     """The stacks of a host's GPU that leave its compute mode as it is. Raises `NothingToMeasure` for none."""
-    found = []
+    stacks = []
     for file in sorted((checkout / "stacks").glob("Pulumi.gpu*.yaml")):
         name = file.name.removeprefix("Pulumi.").removesuffix(".yaml")
         config: dict[str, Any] = yaml.safe_load(file.read_text()).get("config") or {}
         if (config.get(f"{PROJECT}:mps") or {}).get("mode") == "claim":
             print(f"{name} is left out: it changes the GPU's compute mode; name it in STACKS to measure it")
             continue
-        found.append(name)
-    if not found:
+        stacks.append(name)
+    if not stacks:
         raise NothingToMeasure("stacks: there is no stacks/Pulumi.gpu*.yaml; name the stacks in STACKS")
-    return found
+    return stacks
 
 
-def known(checkout: Path) -> list[Folder]:
-    """Every stack of which something was measured."""
+def measured_folders(checkout: Path) -> list[Folder]:
+    """Folders of all stacks of which something was measured."""
     return [Folder(path) for path in sorted((checkout / MEASURED).glob("*")) if path.is_dir()]
 
 
-def measure(chosen: Chosen, checkout: Path) -> int:
-    """Every stack in turn, whatever became of the one before; then the merge with those of other runs."""
+def measure(chosen: Selection, checkout: Path) -> int:
+    """Measure each stack, whatever became of the one before; then merge them with those of other runs."""
     folders = [Folder(checkout / MEASURED / name) for name in chosen.stacks]
     for folder in folders:
         if not (checkout / "stacks" / f"Pulumi.{folder.stack}.yaml").exists():
@@ -213,21 +214,21 @@ def measure(chosen: Chosen, checkout: Path) -> int:
         elif "up" in chosen.steps and "down" in folder.steps:
             folder.begin()  # other checks of it are kept
         try:
-            failed += [f"{folder.stack}: {step}" for step in one(folder, chosen, checkout)]
+            failed += [f"{folder.stack}: {step}" for step in measure_stack(folder, chosen, checkout)]
         except KeyboardInterrupt:
             say(
                 f"interrupted; stack {folder.stack} is left as it is. `make measure` goes on with it, "
                 f"`make down STACK={folder.stack}` takes it down"
             )
             return INTERRUPTED
-    measured = known(checkout)
+    measured = measured_folders(checkout)
     code = merge(measured, checkout) if "down" in chosen.steps and any(f.results() for f in measured) else 0
     for words in failed:
         say(f"failed: {words}")
     return 1 if failed else code
 
 
-def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
+def measure_stack(folder: Folder, chosen: Selection, checkout: Path) -> list[str]:
     """Bring a stack up, check it and take it down; returns the steps that failed."""
     failed: list[str] = []
     stack = folder.stack
@@ -262,18 +263,18 @@ def one(folder: Folder, chosen: Chosen, checkout: Path) -> list[str]:
     return failed
 
 
-def up(stack: str, chosen: Chosen, checkout: Path) -> int:
+def up(stack: str, chosen: Selection, checkout: Path) -> int:
     select = run(["pulumi", "stack", "select", "--create", stack], checkout)
     return select or run(["pulumi", "up", "--yes", "--skip-preview", "--stack", stack], checkout)
 
 
-def verify(stack: str, chosen: Chosen, checkout: Path) -> int:
+def verify(stack: str, chosen: Selection, checkout: Path) -> int:
     only = [word for module in chosen.modules for word in ("--module", module)]
     only += [word for check in chosen.checks for word in ("--check", check)]
     return run([sys.executable, "-m", "checks.verify", "--stack", stack, *only], checkout)
 
 
-def down(stack: str, chosen: Chosen, checkout: Path) -> int:
+def down(stack: str, chosen: Selection, checkout: Path) -> int:
     return run(["pulumi", "destroy", "--yes", "--skip-preview", "--stack", stack], checkout)
 
 
@@ -299,7 +300,7 @@ def gpus(live: LiveStack) -> list[Gpu]:
             device=device,
             product_name=values["productName"],
             compute_capability=".".join(values["cudaComputeCapability"].split(".")[:2]),
-            memory_mib=mebibytes(values["memory"]),
+            memory_mib=quantity_mib(values["memory"]),
             driver_version=values["driverVersion"],
             cuda_driver_version=".".join(values["cudaDriverVersion"].split(".")[:2]),
         )
@@ -326,7 +327,7 @@ def first_gpu_pod(live: LiveStack, began: datetime) -> float | None:
 
 
 def _started(pod: dict[str, Any]) -> Iterable[datetime]:
-    states = [found["state"] for found in pod["status"].get("containerStatuses", [])]
+    states = [status["state"] for status in pod["status"].get("containerStatuses", [])]
     return [datetime.fromisoformat(state["running"]["startedAt"]) for state in states if "running" in state]
 
 
@@ -347,7 +348,7 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
         Run(
             stack=folder.stack,
             machine=folder.machine or machine(),
-            timeline=Timeline(**folder.timeline),
+            timeline=StackTimes(**folder.timeline),
             gpus=folder.gpus,
             results=tuple(sorted(_read(folder), key=lambda results: results.finished)),
         )
@@ -362,19 +363,19 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
             f"{MEASURED} has checks of {', '.join(sorted(products))}, and a measurement is of one; "
             "name the stacks of one of them in STACKS"
         )
-    found = Measured(runs=tuple(runs))
+    measurement = Measurement(runs=tuple(runs))
     # Imported here: it brings a template engine, which the stacks need none of.
     from checks.report.document import document
     from checks.report.page import render
 
-    merged = found.merged()
-    page = checkout / "results" / f"{found.name}.html"
+    merged = measurement.merged()
+    page = checkout / "results" / f"{measurement.name}.html"
     page.write_text(render(document(merged, checkout / MEASURED)), encoding="utf-8")
     points = [file for folder in folders for kind in POINTS for file in folder.path.glob(f"vllm.{kind}")]
-    copies = [page.with_name(f"{found.name}-{file.name}") for file in points]
+    copies = [page.with_name(f"{measurement.name}-{file.name}") for file in points]
     for file, copy in zip(points, copies, strict=True):
         shutil.copy(file, copy)
-    for file in (found.write(checkout / "results"), page, *copies):
+    for file in (measurement.write(checkout / "results"), page, *copies):
         say(str(file.relative_to(checkout)))
     failed = [check for check in merged.checks if check.result == "failed"]
     stacks = ", ".join(run.stack for run in runs)

@@ -1,7 +1,7 @@
-"""What was measured on a real GPU: results/<gpu>-<date>.json, and the tables that checks record for it.
+"""Measurement of a real GPU: results/<gpu>-<date>.json, and the tables that checks record for it.
 
 A file has every stack that `make measure` brought up, each with the runs of its checks as `make verify` wrote them.
-docs/results.md is made of the newest one. Nothing here computes what was not measured.
+docs/measured/results.md is made of the newest one. Nothing here computes what was not measured.
 """
 
 import re
@@ -22,7 +22,7 @@ WORST = ("failed", "passed", "skipped")
 
 
 class Sheet(NamedTuple):
-    """A table that a check records and docs/results.md reads: its title and its columns."""
+    """A table that a check records and docs/measured/results.md reads: its title and its columns."""
 
     title: str
     columns: tuple[str, ...]
@@ -77,7 +77,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class _Part(Record):
-    """As the records of a run, but made by the names of its fields as well."""
+    """Record that can also be made by the names of its fields."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -103,8 +103,8 @@ class Gpu(_Part):
     cuda_driver_version: Words
 
 
-class Timeline(_Part):
-    """How long a stack took: seconds, None for what was not done or not from nothing."""
+class StackTimes(_Part):
+    """Seconds that a stack took; None for what was not done or not from nothing."""
 
     up: Seconds | None = None
     first_gpu_pod: Seconds | None = None
@@ -117,12 +117,12 @@ class Run(_Part):
 
     stack: Words
     machine: Machine
-    timeline: Timeline
+    timeline: StackTimes
     gpus: tuple[Gpu, ...]
     results: Annotated[tuple[Results, ...], Field(min_length=1)]
 
 
-class Measured(_Part):
+class Measurement(_Part):
     """One results/<gpu>-<date>.json."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
@@ -130,7 +130,7 @@ class Measured(_Part):
 
     @property
     def parts(self) -> Iterator[tuple[Run, Results]]:
-        """Every run of checks, with its stack."""
+        """Runs of checks, each with its stack."""
         return ((run, results) for run in self.runs for results in run.results)
 
     @property
@@ -144,18 +144,18 @@ class Measured(_Part):
     @property
     def gpu(self) -> Gpu:
         """The first one, which the file is named for."""
-        found = next((gpu for run in self.runs for gpu in run.gpus), None)
-        if found is None:
+        first = next((gpu for run in self.runs for gpu in run.gpus), None)
+        if first is None:
             raise ReportError("no stack of the measurement published a GPU; look at the checks of module 02")
-        return found
+        return first
 
     @property
     def machines(self) -> dict[Machine, list[str]]:
         """The machines that it was measured on, each with the stacks that ran there: often one."""
-        found: dict[Machine, list[str]] = {}
+        stacks_by_machine: dict[Machine, list[str]] = {}
         for run in self.runs:
-            found.setdefault(run.machine, []).append(run.stack)
-        return found
+            stacks_by_machine.setdefault(run.machine, []).append(run.stack)
+        return stacks_by_machine
 
     @property
     def model(self) -> GpuModel | None:
@@ -173,23 +173,23 @@ class Measured(_Part):
 
         Raises `ReportError` for a table of that title with other columns, which an older check recorded.
         """
-        found: dict[tuple[str, str], Table] = {}
+        tables: dict[tuple[str, str], Table] = {}
         for _, results in self.parts:
-            found |= {(t.module, t.check): t for t in results.tables if t.title == sheet.title}
-        for table in found.values():
+            tables |= {(t.module, t.check): t for t in results.tables if t.title == sheet.title}
+        for table in tables.values():
             if table.columns != sheet.columns:
                 raise ReportError(
                     f'{table.check}: table "{sheet.title}" has the columns {", ".join(table.columns)}, and '
                     f"{', '.join(sheet.columns)} are needed; run `make measure` again"
                 )
-        return [row for table in found.values() for row in table.rows]
+        return [row for table in tables.values() for row in table.rows]
 
     def plots(self, module: str) -> list[Plot]:
-        """Every plot that checks of a module recorded; of one check that ran twice, those of the last time."""
-        found: dict[tuple[str, str], Plot] = {}
+        """Plots that checks of a module recorded; of one check that ran twice, those of the last time."""
+        recorded: dict[tuple[str, str], Plot] = {}
         for _, results in self.parts:
-            found |= {(plot.check, plot.title): plot for plot in results.plots if plot.module == module}
-        return list(found.values())
+            recorded |= {(plot.check, plot.title): plot for plot in results.plots if plot.module == module}
+        return list(recorded.values())
 
     def merged(self) -> Results:
         """All runs as one, for the page: of a check that several stacks ran the worst result, said by its stack."""
@@ -214,7 +214,7 @@ class Measured(_Part):
             gpus=_once(gpu for _, results in parts for gpu in results.gpus),
             modules=tuple(ModuleTitle(number=number, title=module.title) for number, module in sorted(titles.items())),
             notChecked=tuple(sorted({n for _, results in parts for n in results.not_checked} - titles.keys())),
-            checks=tuple(_worst(found) for _, found in sorted(checks.items(), key=lambda entry: entry[0][0])),
+            checks=tuple(_worst(outcomes) for _, outcomes in sorted(checks.items(), key=lambda entry: entry[0][0])),
             tables=tuple(table for _, results in parts for table in results.tables),
             plots=tuple(plot for _, results in parts for plot in results.plots),
             faults=tuple(fault for _, results in parts for fault in results.faults),
@@ -227,7 +227,7 @@ class Measured(_Part):
         return file
 
     @classmethod
-    def read(cls, file: Path) -> "Measured":
+    def read(cls, file: Path) -> "Measurement":
         """Raises `ReportError` if there is no such file, or it is of another version."""
         remedy = "name one that `make measure` wrote"
         return read(
@@ -245,11 +245,11 @@ def _once(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _worst(found: list[tuple[str, Check]]) -> Check:
-    stack, check = min(found, key=lambda entry: WORST.index(entry[1].result))
-    if len({name for name, _ in found}) == 1:
+def _worst(outcomes: list[tuple[str, Check]]) -> Check:
+    stack, check = min(outcomes, key=lambda entry: WORST.index(entry[1].result))
+    if len({name for name, _ in outcomes}) == 1:
         # One stack, run again: the last time counts.
-        return found[-1][1]
-    others = ", ".join(name for name, _ in found if name != stack)
-    seen = f"{stack}: {check.seen} (also in {others})"
-    return check.model_copy(update={"seen": seen, "seconds": sum(other.seconds for _, other in found)})
+        return outcomes[-1][1]
+    others = ", ".join(name for name, _ in outcomes if name != stack)
+    text = f"{stack}: {check.seen} (also in {others})"
+    return check.model_copy(update={"seen": text, "seconds": sum(other.seconds for _, other in outcomes)})

@@ -1,4 +1,4 @@
-"""Metrics in a stack that is up, scraped through the API server, and what the API says of the same."""
+"""Metrics of a stack that is up, scraped through the API server, and the same facts by the API."""
 
 import re
 from collections.abc import Iterator
@@ -11,9 +11,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from checks import capacity
-from checks.live import DRIVER, RESTRICTED, LiveStack, Playground, mebibytes
+from checks.live import DRIVER, RESTRICTED, LiveStack, Playground
 from components import admin_access, dra_driver, gpu_exporter
 from components.prometheus import PLUGIN_PORT
+from gpus.quantity import quantity_mib
 
 ADMIN = {"resource.kubernetes.io/admin-access": "true"}
 CLAIMS = "resourceclaims.v1.resource.k8s.io"
@@ -40,7 +41,7 @@ class Holder(NamedTuple):
 
 
 def scrape(stack: LiveStack, path: str) -> list[Sample]:
-    """What Prometheus would read at a path of the API server's proxies."""
+    """Samples that Prometheus would read at a path of the API server's proxies."""
     text = stack.kubectl("get", "--raw", f"/api/v1/{path}/proxy/metrics")
     written = set(re.findall(r"^[a-zA-Z_:][\w:]*", text, re.M))
 
@@ -54,49 +55,49 @@ def scrape(stack: LiveStack, path: str) -> list[Sample]:
 
 def pods_by_node(stack: LiveStack, namespace: str, labels: dict[str, str]) -> dict[str, str]:
     """Node -> name of the DaemonSet's pod there."""
-    found = stack.get("pods", namespace=namespace, label_selector=labels)
-    alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    pods = stack.get("pods", namespace=namespace, label_selector=labels)
+    alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     return {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in alive}
 
 
-def exported(stack: LiveStack, node: str) -> list[Sample]:
-    """What the exporter of a node says."""
+def exporter_samples(stack: LiveStack, node: str) -> list[Sample]:
+    """Samples of the exporter on a node."""
     pod = pods_by_node(stack, gpu_exporter.NAMESPACE, gpu_exporter.LABELS)[node]
     return scrape(stack, f"namespaces/{gpu_exporter.NAMESPACE}/pods/{pod}:{gpu_exporter.PORT}")
 
 
-def of_every_node(stack: LiveStack) -> list[Sample]:
-    """What all exporters say."""
-    return [sample for node in stack.settings.gpu_nodes for sample in exported(stack, node.node)]
+def all_exporter_samples(stack: LiveStack) -> list[Sample]:
+    """Samples of all exporters."""
+    return [sample for node in stack.settings.gpu_nodes for sample in exporter_samples(stack, node.node)]
 
 
-def of_driver(stack: LiveStack, node: str) -> list[Sample]:
-    """What NVIDIA's kubelet plugin on a node says."""
+def driver_samples(stack: LiveStack, node: str) -> list[Sample]:
+    """Samples of NVIDIA's kubelet plugin on a node."""
     plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
     pod = pods_by_node(stack, dra_driver.NAMESPACE, plugin)[node]
     return scrape(stack, f"namespaces/{dra_driver.NAMESPACE}/pods/{pod}:{PLUGIN_PORT}")
 
 
-def named(samples: list[Sample], name: str, **labels: str) -> list[Sample]:
-    """Those of a name whose labels have these values."""
+def select(samples: list[Sample], name: str, **labels: str) -> list[Sample]:
+    """Samples of a name whose labels have these values."""
     return [sample for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
 
 
 def value(samples: list[Sample], name: str, **labels: str) -> float:
     """The value of the only such sample."""
-    (sample,) = named(samples, name, **labels)
+    (sample,) = select(samples, name, **labels)
     return sample.value
 
 
-def figure(samples: list[Sample], name: str, uuid: str) -> float:
-    """What is said of a GPU, which is the same for all who hold it."""
-    (found,) = {sample.value for sample in named(samples, name, UUID=uuid)}
-    return found
+def value_of_gpu(samples: list[Sample], name: str, uuid: str) -> float:
+    """Value for a GPU, which is the same for all who hold it."""
+    (reading,) = {sample.value for sample in select(samples, name, UUID=uuid)}
+    return reading
 
 
-def told(samples: list[Sample]) -> set[Holder]:
-    """Who holds which GPU, by the exporters."""
-    held = [sample.labels for sample in named(samples, "DCGM_FI_DEV_FB_TOTAL") if sample.labels.get("pod")]
+def exported_holders(samples: list[Sample]) -> set[Holder]:
+    """Holders of GPUs by the exporters."""
+    held = [sample.labels for sample in select(samples, "DCGM_FI_DEV_FB_TOTAL") if sample.labels.get("pod")]
     return {
         Holder(
             node=labels["Hostname"],
@@ -110,9 +111,9 @@ def told(samples: list[Sample]) -> set[Holder]:
     }
 
 
-def holders(stack: LiveStack) -> set[Holder]:
-    """Who holds which GPU, by the claims' status and the pods that they are reserved for; not who looks on."""
-    found, pods = set(), {pod["metadata"]["uid"]: pod for pod in stack.get("pods", namespace=kr8s.ALL)}
+def allocated_holders(stack: LiveStack) -> set[Holder]:
+    """Holders of GPUs by the claims' status and the pods that they are reserved for; without those who look on."""
+    holding, pods = set(), {pod["metadata"]["uid"]: pod for pod in stack.get("pods", namespace=kr8s.ALL)}
     for allocated in stack.get(CLAIMS, namespace=kr8s.ALL):
         metadata, status = allocated["metadata"], allocated.get("status", {})
         results = status.get("allocation", {}).get("devices", {}).get("results", [])
@@ -120,27 +121,31 @@ def holders(stack: LiveStack) -> set[Holder]:
         for user in [pods[user["uid"]] for user in status.get("reservedFor", []) if user["uid"] in pods]:
             for container in containers_of(user, metadata["name"]):
                 names = (metadata["namespace"], user["metadata"]["name"], container, metadata["name"])
-                found |= {Holder(result["pool"], result["device"], *names) for result in held}
-    return found
+                holding |= {Holder(result["pool"], result["device"], *names) for result in held}
+    return holding
 
 
 def containers_of(pod: dict[str, Any], claim: str) -> list[str]:
     """The containers that name the claim, or have an extended resource by it."""
-    made = {entry["name"]: entry.get("resourceClaimName") for entry in pod["status"].get("resourceClaimStatuses", [])}
+    claim_names = {
+        entry["name"]: entry.get("resourceClaimName") for entry in pod["status"].get("resourceClaimStatuses", [])
+    }
     entries = pod["spec"].get("resourceClaims", [])
-    names = {entry["name"] for entry in entries if (entry.get("resourceClaimName") or made[entry["name"]]) == claim}
-    found = [
+    names = {
+        entry["name"] for entry in entries if (entry.get("resourceClaimName") or claim_names[entry["name"]]) == claim
+    }
+    containers = [
         container["name"]
         for container in pod["spec"]["containers"]
         if names & {entry["name"] for entry in container.get("resources", {}).get("claims", [])}
     ]
     extended = pod["status"].get("extendedResourceClaimStatus", {})
     if extended.get("resourceClaimName") == claim:
-        found += [entry["containerName"] for entry in extended["requestMappings"]]
-    return found
+        containers += [entry["containerName"] for entry in extended["requestMappings"]]
+    return containers
 
 
-def one_too_many(stack: LiveStack) -> dict[str, Any]:
+def request_beyond_full_node(stack: LiveStack) -> dict[str, Any]:
     """A request for more than `full` leaves of a GPU."""
     mode = stack.settings.consumable_shares
     if mode == "disabled":
@@ -198,7 +203,7 @@ def pod_with_claim(stack: LiveStack, namespace: str, name: str, exactly: dict[st
 
 
 @contextmanager
-def looks_on(stack: LiveStack, node: str) -> Iterator[Playground]:
+def admin_pod(stack: LiveStack, node: str) -> Iterator[Playground]:
     """A namespace with the label and a pod `admin` in it that sees every GPU of the node."""
     with stack.playground({**RESTRICTED, **ADMIN}) as playground:
         manifests = pod_with_claim(stack, playground.namespace, "admin", every_gpu(stack), node)
@@ -208,9 +213,9 @@ def looks_on(stack: LiveStack, node: str) -> Iterator[Playground]:
 
 
 @contextmanager
-def full(stack: LiveStack, node: str) -> Iterator[Playground]:
+def full_node(stack: LiveStack, node: str) -> Iterator[Playground]:
     """A namespace whose pods hold all that was left of the node's GPUs, but for what an admin claim has to fit into."""
-    left = left_of(stack, node)
+    left = free_capacity(stack, node)
     with stack.playground() as playground:
         for device, capacities in left.items():
             uuid = stack.devices()[node, device]["uuid"]
@@ -229,13 +234,13 @@ def part_of_a_gpu(stack: LiveStack) -> Iterator[tuple[tuple[str, str], dict[str,
     """
     everything_taken = not stack.devices().keys() - set(stack.allocations())
     if everything_taken and stack.settings.consumable_shares == "memory":
-        found = [
+        with_room = [
             (node.node, device)
             for node in stack.settings.gpu_nodes
-            for device, capacities in left_of(stack, node.node).items()
-            if mebibytes(capacities["memory"]) >= mebibytes(LITTLE)
+            for device, capacities in free_capacity(stack, node.node).items()
+            if quantity_mib(capacities["memory"]) >= quantity_mib(LITTLE)
         ]
-        device = next(iter(found), None)
+        device = next(iter(with_room), None)
         if device is None:
             pytest.skip("every GPU is full: lower consumableCapacity.requests")
         yield device, request(stack.devices()[device]["uuid"], capacity={"requests": {"memory": LITTLE}})
@@ -246,7 +251,7 @@ def part_of_a_gpu(stack: LiveStack) -> Iterator[tuple[tuple[str, str], dict[str,
         yield device, request(stack.devices()[device]["uuid"])
 
 
-def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
+def free_capacity(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
     """Device -> the capacity that is left of it, nothing for a whole device; full ones are left out.
 
     Of a GPU that claims share the least is left out, 1 MiB or one share: an admin claim has to fit.
@@ -259,7 +264,7 @@ def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
         taken = {device for where, device in stack.allocations() if where == node}
         return {device: {} for device in mine if device not in taken}
     if mode == "memory":
-        sizes, consumed = capacity.sizes(stack), capacity.consumed(stack)
+        sizes, consumed = capacity.total_mib(stack), capacity.consumed_mib(stack)
         left = {device: int(sizes[node, device] - consumed.get((node, device), 0)) - 1 for device in mine}
         return {device: {"memory": f"{mib}Mi"} for device, mib in left.items() if mib > 0}
     used = stack.allocations()  # each has one share unless it asks for more, which no workload of the stack does
@@ -268,9 +273,9 @@ def left_of(stack: LiveStack, node: str) -> dict[str, dict[str, str]]:
 
 
 def bounds(samples: list[Sample], name: str, quantiles: tuple[float, ...], **labels: str) -> list[str]:
-    """For each quantile of a histogram, the bound of the bucket that it is in, in its unit."""
+    """Bounds of the buckets that the quantiles of a histogram are in, in its unit."""
     buckets = sorted(
-        (float(sample.labels["le"]), sample.value) for sample in named(samples, f"{name}_bucket", **labels)
+        (float(sample.labels["le"]), sample.value) for sample in select(samples, f"{name}_bucket", **labels)
     )
     total = buckets[-1][1]
     return [f"<= {next(bound for bound, count in buckets if count >= quantile * total):g}" for quantile in quantiles]

@@ -1,4 +1,4 @@
-"""MPS in a stack that is up: what its daemon says, and clients of it for one check each."""
+"""MPS of a stack that is up: its daemon, and clients of it for one check each."""
 
 import json
 import re
@@ -38,20 +38,20 @@ class Daemon:
     def pod(self) -> tuple[str, str]:
         """(namespace, name) of its pod."""
         if not self.by_claim:
-            found = self.stack.get("pods", namespace=NAMESPACE, label_selector={"app": NAME})
-            alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+            pods = self.stack.get("pods", namespace=NAMESPACE, label_selector={"app": NAME})
+            alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
             (name,) = [pod["metadata"]["name"] for pod in alive if pod["spec"].get("nodeName") == self.node]
             return NAMESPACE, name
-        found = self.stack.get("pods", namespace=DRIVER_NAMESPACE)
+        pods = self.stack.get("pods", namespace=DRIVER_NAMESPACE)
         (name,) = [
             pod["metadata"]["name"]
-            for pod in found
+            for pod in pods
             if pod["metadata"]["name"].startswith("mps-control-daemon") and "deletionTimestamp" not in pod["metadata"]
         ]
         return DRIVER_NAMESPACE, name
 
     def ask(self, *commands: str) -> str:
-        """What it answers to commands of nvidia-cuda-mps-control."""
+        """Answer of the daemon to commands of nvidia-cuda-mps-control."""
         namespace, pod = self.pod
         stdin = "".join(f"{command}\n" for command in commands)
         if not self.by_claim:
@@ -69,7 +69,7 @@ class Daemon:
         return [int(line) for line in self.ask("get_server_list").split()]
 
     def clients(self) -> int:
-        """How many contexts it serves. A daemon does not see the processes of other pods, so it has no more to say."""
+        """Number of contexts that it serves; a daemon does not see the processes of other pods, so it tells no more."""
         return len(re.findall(r"^\d+\.\d+\s*$", self.ask("get_device_client_list"), re.M))
 
     def gpus_in_use(self) -> set[str]:
@@ -103,7 +103,7 @@ class Daemon:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ClientEnd:
     """A client's end: its exit code, what it printed line by line, and when it ran.
 
     Times are seconds since the epoch by the node's clock, whole ones.
@@ -117,9 +117,9 @@ class Ended:
     @property
     def context(self) -> dict[str, Any]:
         """The line of its CUDA context. AssertionError with its exit code and last line where it had none."""
-        found = next((line for line in self.lines if "sms" in line), None)
-        assert found is not None, f"a client got no context and ended with {self.code}: {self.lines[-1:]}"
-        return found
+        context = next((line for line in self.lines if "sms" in line), None)
+        assert context is not None, f"a client got no context and ended with {self.code}: {self.lines[-1:]}"
+        return context
 
     @property
     def sms(self) -> int:
@@ -162,25 +162,25 @@ class Client:
 
     def state(self) -> dict[str, Any]:
         pod = self.stack.one("pods", self.name, self.namespace)
-        for found in [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]:
-            waiting = found["state"].get("waiting", {})
+        for container in [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]:
+            waiting = container["state"].get("waiting", {})
             assert waiting.get("reason") not in HOPELESS, f"pod {self.name}: {waiting}"
-            why = not_started(found)
+            why = start_error(container)
             # Of others than those of `runs_once` the count tells of ends that have nothing to do with it.
             once = pod["spec"]["restartPolicy"] == "Never"
-            hopeless = why is not None and once and found["restartCount"] >= STARTS_AGAIN
+            hopeless = why is not None and once and container["restartCount"] >= STARTS_AGAIN
             assert not hopeless, f"pod {self.name}: the runtime does not start it: {why}"
         states = pod["status"].get("containerStatuses", [])
         # What was not started has no end: the kubelet starts it again.
-        return states[0]["state"] if states and not_started(states[0]) is None else {}
+        return states[0]["state"] if states and start_error(states[0]) is None else {}
 
     def lines(self, check: bool = True) -> list[dict[str, Any]]:
-        """What it printed; without `check` nothing where the kubelet has no log."""
-        said = self.stack.kubectl("logs", "-n", self.namespace, self.name, check=check)
-        return [json.loads(line) for line in said.splitlines()]
+        """Lines that it printed; without `check` none where the kubelet has no log."""
+        log = self.stack.kubectl("logs", "-n", self.namespace, self.name, check=check)
+        return [json.loads(line) for line in log.splitlines()]
 
     def timed_lines(self) -> list[tuple[float, dict[str, Any]]]:
-        """What it printed, each line with its time in seconds since the epoch by the node's clock."""
+        """Lines that it printed, each with its time in seconds since the epoch by the node's clock."""
         words = ("logs", "--timestamps", "-n", self.namespace, self.name)
         parts = [line.partition(" ") for line in self.stack.kubectl(*words).splitlines()]
         return [(datetime.fromisoformat(at).timestamp(), json.loads(text)) for at, _, text in parts]
@@ -196,24 +196,24 @@ class Client:
 
         return wait_for(f"{self.name} prints {key}", look)
 
-    def ended(self, seconds: float = WAIT_SECONDS) -> Ended:
-        """How it ended; removes the pod."""
+    def ended(self, seconds: float = WAIT_SECONDS) -> ClientEnd:
+        """End of the client; removes its pod."""
         state = self.wait_end(seconds)
         began, finished = (datetime.fromisoformat(state[key]).timestamp() for key in ("startedAt", "finishedAt"))
-        ended = Ended(state["exitCode"], self.lines(), began, finished)
+        ended = ClientEnd(state["exitCode"], self.lines(), began, finished)
         self.remove()
         return ended
 
     def wait_end(self, seconds: float = 60) -> dict[str, Any]:
-        """How its container ended, by the pod's status."""
+        """End of its container, by the pod's status."""
         return wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
 
     def remove(self) -> None:
         self.stack.kubectl("delete", "pod", "-n", self.namespace, self.name, "--grace-period=1", "--wait=false")
 
 
-def not_started(status: dict[str, Any]) -> str | None:
-    """What the runtime said when it could not start a container, by its status; None where it runs, ran or waits."""
+def start_error(status: dict[str, Any]) -> str | None:
+    """Message of a runtime that could not start a container, by its status; None where it runs, ran or waits."""
     state = status["state"]
     # Between two starts the state of now is that it waits.
     end = state.get("terminated") or ("waiting" in state and status.get("lastState", {}).get("terminated")) or {}
@@ -234,21 +234,21 @@ def runs_once(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def run(stack: LiveStack, *args: str, percentage: float | None = None, memory: str | None = None) -> Ended:
+def run_client(stack: LiveStack, *args: str, percentage: float | None = None, memory: str | None = None) -> ClientEnd:
     """One client from its start to its end."""
     return Client.start(stack, *args, percentage=percentage, memory=memory).ended()
 
 
-def deployed(stack: LiveStack, name: str) -> list[dict[str, Any]]:
+def deployment_pods(stack: LiveStack, name: str) -> list[dict[str, Any]]:
     """The pods of one of the stack's Deployments in the clients' namespace."""
-    found = stack.get("pods", namespace=CLIENTS, label_selector={"app": name})
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    pods = stack.get("pods", namespace=CLIENTS, label_selector={"app": name})
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
-def clients_of_the_stack(stack: LiveStack) -> int:
-    """How many clients the stack's own modules give the daemon of the first node."""
+def stack_client_count(stack: LiveStack) -> int:
+    """Number of clients that the stack's own modules give the daemon of the first node."""
     # vLLM's server has one context, that of the process with the model.
-    count = sum(len(deployed(stack, name)) for name in ("clients", "limited", "vllm"))
+    count = sum(len(deployment_pods(stack, name)) for name in ("clients", "limited", "vllm"))
     if "07" in stack.settings.modules and stack.settings.capacity_enforced:
         pods = stack.get("pods", namespace="shared")
         count += sum(pod["status"]["phase"] == "Running" for pod in pods)
@@ -256,7 +256,7 @@ def clients_of_the_stack(stack: LiveStack) -> int:
 
 
 @contextmanager
-def outside(stack: LiveStack, uuid: str, labels: dict[str, str]) -> Iterator[Playground]:
+def outside_namespace(stack: LiveStack, uuid: str, labels: dict[str, str]) -> Iterator[Playground]:
     """A namespace whose pods have the shared GPU without being the stack's: by an admin claim of the same name."""
     with stack.playground({"resource.kubernetes.io/admin-access": "true", **labels}) as playground:
         cel = f'device.attributes["gpu.nvidia.com"].uuid == "{uuid}"'
@@ -279,7 +279,7 @@ def outside(stack: LiveStack, uuid: str, labels: dict[str, str]) -> Iterator[Pla
 
 def shared_gpu(stack: LiveStack) -> str:
     """The UUID of the GPU that the stack's clients share."""
-    pod = deployed(stack, "clients")[0]["metadata"]["name"]
+    pod = deployment_pods(stack, "clients")[0]["metadata"]["name"]
     (gpu,) = Playground(stack, CLIENTS).report(pod)["gpus"]
     return gpu["uuid"]
 

@@ -1,4 +1,4 @@
-"""What every pod of a cluster may do, reduced to what matters, and the reviewed list of it."""
+"""Privileges of every pod of a cluster, and the reviewed list of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import kr8s
 import yaml
 
 from checks.live import LiveStack
-from modules import driver_root
+from machine.gpus import driver_root
 
 NAMESPACES = (
     *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
@@ -19,23 +19,23 @@ DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"
 FILE = Path(__file__).with_name("privileges.yaml")
 
 
-def of_every_pod(stack: LiveStack) -> dict[str, Any]:
+def pod_privileges(stack: LiveStack) -> dict[str, Any]:
     """namespace/owner -> privileges; only what is set.
 
     Left out are pods of checks, which come and go, and, where the cluster is not of our own node image, those of
     namespaces that the stack did not make.
     """
-    found, root = {}, driver_root(stack.settings)
+    privileges, root = {}, driver_root(stack.settings)
     pods = [pod for pod in stack.get("pods", namespace=kr8s.ALL) if pod["metadata"].get("ownerReferences")]
-    ours = any(pod["metadata"]["name"].startswith("nodenet-") for pod in pods)
+    own_node_image = any(pod["metadata"]["name"].startswith("nodenet-") for pod in pods)
     for pod in pods:
         namespace = pod["metadata"]["namespace"]
-        if namespace.startswith("check-") or not (ours or namespace in NAMESPACES):
+        if namespace.startswith("check-") or not (own_node_image or namespace in NAMESPACES):
             continue
         # Where NVIDIA's driver lies depends on the GPUs.
         names = {str(Path(root).parent): PARENT, root: ROOT} if namespace == DRIVER_NAMESPACE else {}
-        found[f"{namespace}/{owner(pod)}"] = reduced(pod["spec"], names)
-    return found
+        privileges[f"{namespace}/{owner(pod)}"] = reduce_spec(pod["spec"], names)
+    return privileges
 
 
 def owner(pod: dict[str, Any]) -> str:
@@ -49,7 +49,7 @@ def owner(pod: dict[str, Any]) -> str:
     return parts.rpartition("-")[0] if kind == "ReplicaSet" else parts
 
 
-def reduced(spec: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def reduce_spec(spec: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """privileged, host namespaces, capabilities and hostPath of one pod; `names` are what some paths are called."""
     privileges: dict[str, Any] = {key: True for key in ("hostPID", "hostIPC", "hostNetwork") if spec.get(key)}
     added, kept = set(), False
@@ -72,15 +72,15 @@ def reduced(spec: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return privileges
 
 
-def reviewed() -> dict[str, Any]:
+def reviewed_privileges() -> dict[str, Any]:
     """The list in privileges.yaml."""
     return yaml.safe_load(FILE.read_text())
 
 
-def beyond(found: dict[str, Any], allowed: dict[str, Any]) -> dict[str, Any]:
-    """What is more than allowed."""
+def excess(actual: dict[str, Any], allowed: dict[str, Any]) -> dict[str, Any]:
+    """Privileges beyond the allowed ones."""
     more = {}
-    for key, value in found.items():
+    for key, value in actual.items():
         extra = sorted(set(value) - set(allowed.get(key, []))) if isinstance(value, list) else value
         if extra and allowed.get(key) != value:
             more[key] = extra

@@ -1,4 +1,4 @@
-"""What one run of `make verify` found: the shape of results/<stack>/verify.json.
+"""Results of one run of `make verify`: the shape of results/<stack>/verify.json.
 
 checks/verify.py writes it, the checks' fixtures make its tables, plots and faults, and the report reads it.
 Every text is free of control characters and every number is finite, whoever wrote them.
@@ -20,7 +20,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
 class ReportError(Exception):
-    """There is no report to make; the message has the remedy."""
+    """Error: there is no report to make. The message has the remedy."""
 
 
 def printable(text: str) -> str:
@@ -45,7 +45,7 @@ def title_of(check: str) -> str:
 
 
 class Record(BaseModel):
-    """What is kept in a file: field names of JSON, nothing unknown, nothing that is no number."""
+    """Record in a file: field names of JSON, nothing unknown, nothing that is no number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, alias_generator=to_camel)
 
@@ -70,7 +70,7 @@ class _OfCheck(Record):
 
 
 class Table(_OfCheck):
-    """What a check measured, row by row."""
+    """Table of values that a check measured."""
 
     title: Words
     columns: Annotated[tuple[Words, ...], Field(min_length=1)]
@@ -87,7 +87,7 @@ class Table(_OfCheck):
 
 
 class Plot(_OfCheck):
-    """What a check measured, as lines of points; `x` and `y` are the axes' titles with their units."""
+    """Plot of values that a check measured, as lines of points; `x` and `y` are the axes' titles with units."""
 
     title: Words
     x: Words
@@ -96,7 +96,7 @@ class Plot(_OfCheck):
 
 
 class Fault(_OfCheck):
-    """What a check broke, who noticed, what it did to others, seconds until all was well again, what was lost."""
+    """Fault that a check made: who noticed, what it broke, seconds until all was well again, what was lost."""
 
     fault: Words
     noticed: Words
@@ -140,8 +140,8 @@ class Results(Record):
         for record in (*self.tables, *self.plots, *self.faults):
             if (record.module, record.check) not in checks:
                 raise ValueError(f"{record.module} {record.check} measured something, but is none of the checks")
-        if strangers := {module for module, _ in checks} - {module.number for module in self.modules}:
-            raise ValueError(f"there are checks of {', '.join(sorted(strangers))}, which are none of the modules")
+        if unknown := {module for module, _ in checks} - {module.number for module in self.modules}:
+            raise ValueError(f"there are checks of {', '.join(sorted(unknown))}, which are none of the modules")
         return self
 
     def write(self, file: Path) -> None:
@@ -175,11 +175,11 @@ def read(model: type[R], file: Path, schema: int, *, writer: str, missing: str, 
     except FileNotFoundError:
         raise ReportError(f"{file}: there is no such file{missing}; {remedy}") from None
     try:
-        found = json.loads(text).get("schema", 1)
+        version = json.loads(text).get("schema", 1)
     except (json.JSONDecodeError, AttributeError) as error:
         raise ReportError(f"{file}: is not what `{writer}` writes ({error}); {remedy}") from None
-    if found != schema:
-        raise ReportError(f"{file}: has schema {found}, and {needed}; {remedy}")
+    if version != schema:
+        raise ReportError(f"{file}: has schema {version}, and {needed}; {remedy}")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

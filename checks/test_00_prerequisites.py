@@ -1,24 +1,24 @@
-"""Module 00: what this machine offers is what the stack needs."""
+"""Checks of module 00: this machine offers what the stack needs."""
 
 from collections.abc import Callable
 
 from checks.live import LiveStack
 from machine import prerequisites
-from modules import images_of
+from machine.images import images_of
 
 
-def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, observed: Callable[[str], None]) -> None:
     images = images_of(stack.settings)
     findings = list(prerequisites.look(stack.settings, images))
     failed = [finding for finding in findings if not finding.ok]
     assert not failed
     assert findings
-    seen("; ".join(f"{finding.name}: {finding.seen}" for finding in findings if finding.name != "image"))
+    observed("; ".join(f"{finding.name}: {finding.seen}" for finding in findings if finding.name != "image"))
 
 
-def test_simulated_gpus_ask_for_no_driver(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_simulated_gpus_ask_for_no_driver(stack: LiveStack, observed: Callable[[str], None]) -> None:
     images = images_of(stack.settings)
     names = {finding.name for finding in prerequisites.look(stack.settings, images)}
     asks = names & {"nvidia-smi", "libnvidia-ml", "devices"}
     assert bool(asks) == (stack.settings.gpu.source == "host" and stack.settings.cluster.provider == "kind")
-    seen(f"GPUs are {stack.settings.gpu.source}; looked for {', '.join(sorted(asks)) or 'no driver'}")
+    observed(f"GPUs are {stack.settings.gpu.source}; looked for {', '.join(sorted(asks)) or 'no driver'}")

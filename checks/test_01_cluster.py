@@ -1,4 +1,4 @@
-"""Module 01: the cluster serves DRA, its nodes are ready, and the driver root is in them."""
+"""Checks of module 01: the cluster serves DRA, its nodes are ready, and the driver root is in them."""
 
 import json
 import stat
@@ -11,55 +11,55 @@ from checks.live import LiveStack
 from checks.throughput import nvidia_smi
 from components.cluster import GPU_NODE_LABELS
 from gpus.models import simulated_gpus
-from modules import driver_root, host
+from machine.gpus import discover_host, driver_root
 from settings import GPU_MODELS
 
 
-def test_dra_is_served_in_its_stable_version(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_dra_is_served_in_its_stable_version(stack: LiveStack, observed: Callable[[str], None]) -> None:
     group = json.loads(stack.kubectl("get", "--raw", "/apis/resource.k8s.io"))
     versions = [version["version"] for version in group["versions"]]
     assert "v1" in versions
     resources = json.loads(stack.kubectl("get", "--raw", "/apis/resource.k8s.io/v1"))["resources"]
     names = {resource["name"] for resource in resources}
     assert {"deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"} <= names
-    seen(f"resource.k8s.io: {', '.join(versions)}")
+    observed(f"resource.k8s.io: {', '.join(versions)}")
 
 
-def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, observed: Callable[[str], None]) -> None:
     expected = {node.node for node in stack.settings.gpu_nodes}
     nodes = {node["metadata"]["name"]: node for node in stack.get("nodes")}
     for name, node in nodes.items():
         conditions = {condition["type"]: condition["status"] for condition in node["status"]["conditions"]}
         assert conditions["Ready"] == "True", f"{name} is not ready"
-    ours = "dra-workshop/gpus"
-    labelled = {name for name, node in nodes.items() if node["metadata"]["labels"].get(ours) == GPU_NODE_LABELS[ours]}
+    label = "dra-workshop/gpus"
+    labelled = {name for name, node in nodes.items() if node["metadata"]["labels"].get(label) == GPU_NODE_LABELS[label]}
     assert labelled == expected
     versions = {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes.values()}
-    seen(f"{len(nodes)} nodes ready, kubelet {', '.join(versions)}; GPUs on {', '.join(sorted(expected))}")
+    observed(f"{len(nodes)} nodes ready, kubelet {', '.join(versions)}; GPUs on {', '.join(sorted(expected))}")
 
 
 def test_kubelet_has_the_cgroup_driver_that_starts_every_container(
-    stack: LiveStack, seen: Callable[[str], None]
+    stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
     """On cgroup v1 cgroupfs: with systemd's scopes runc freezes a new container, and sometimes cannot."""
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: its cgroup driver is its own")
-    found = []
+    cgroup_drivers = []
     for node in sorted(node["metadata"]["name"] for node in stack.get("nodes")):
         version = "v2" if stack.in_node(node, "stat", "-fc", "%T", "/sys/fs/cgroup").strip() == "cgroup2fs" else "v1"
         kubelet = json.loads(stack.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/configz"))["kubeletconfig"]
         assert kubelet["cgroupDriver"] == {"v1": "cgroupfs", "v2": "systemd"}[version]
-        found.append(f"{node} {kubelet['cgroupDriver']} on cgroup {version}")
-    seen(", ".join(found))
+        cgroup_drivers.append(f"{node} {kubelet['cgroupDriver']} on cgroup {version}")
+    observed(", ".join(cgroup_drivers))
 
 
-def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, observed: Callable[[str], None]) -> None:
     root = driver_root(stack.settings)
     for node in stack.settings.gpu_nodes:
         folder = f"{root.rstrip('/')}/usr"
-        found = stack.in_node(node.node, "find", "-L", folder, "-maxdepth", "3", "-name", "libnvidia-ml.so.1")
-        assert found.strip(), f"{node.node} has no libnvidia-ml.so.1 below {root}"
-        if of_the_host := host(stack.settings):
+        libraries = stack.in_node(node.node, "find", "-L", folder, "-maxdepth", "3", "-name", "libnvidia-ml.so.1")
+        assert libraries.strip(), f"{node.node} has no libnvidia-ml.so.1 below {root}"
+        if of_the_host := discover_host(stack.settings):
             files = stack.in_node(node.node, "sh", "-c", "ls -d /dev/nvidia[0-9]*").split()
             assert not set(files) & set(of_the_host.hidden_devices)
             assert len(files) == len(of_the_host.chosen)
@@ -70,13 +70,13 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, seen: C
             # "character special file", major and minor in hexadecimal: 195 is NVIDIA's.
             answer = stack.in_node(node.node, "stat", "--format=%F %t:%T", device).strip()
             assert answer == f"character special file c3:{gpu.minor:x}"
-    seen(f"libnvidia-ml.so.1 and device nodes below {root} on {len(stack.settings.gpu_nodes)} nodes")
+    observed(f"libnvidia-ml.so.1 and device nodes below {root} on {len(stack.settings.gpu_nodes)} nodes")
 
 
-def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, observed: Callable[[str], None]) -> None:
     lines = []
     for node in stack.settings.gpu_nodes:
-        of_the_host = host(stack.settings)
+        of_the_host = discover_host(stack.settings)
         if of_the_host:
             text = nvidia_smi(stack, node.node, "-L")
         else:
@@ -95,14 +95,14 @@ def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, seen
             for gpu in simulated_gpus(node.node, model, node.count)
         ]
         assert listed == wanted
-    seen("; ".join(lines))
+    observed("; ".join(lines))
 
 
-def test_kubeconfig_can_be_read_by_its_owner_only(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_kubeconfig_can_be_read_by_its_owner_only(stack: LiveStack, observed: Callable[[str], None]) -> None:
     if stack.settings.cluster.provider == "existing":
         assert stack.kubeconfig == stack.settings.cluster.kubeconfig
-        seen("the user's own file, left as it is")
+        observed("the user's own file, left as it is")
         return
     mode = stat.S_IMODE(Path(stack.kubeconfig).stat().st_mode)
     assert mode == 0o600
-    seen(f"mode {mode:o}")
+    observed(f"mode {mode:o}")

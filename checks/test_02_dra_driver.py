@@ -1,13 +1,14 @@
-"""Module 02: exactly the configured GPUs are published, attribute by attribute."""
+"""Checks of module 02: exactly the configured GPUs are published, attribute by attribute."""
 
 from collections.abc import Callable
 
 import pytest
 
-from checks.live import LiveStack, Playground, mebibytes
+from checks.live import LiveStack, Playground
 from components.dra_driver import describe
 from gpus.models import simulated_gpus
-from modules import host
+from gpus.quantity import quantity_mib
+from machine.gpus import discover_host
 from settings import GPU_MODELS
 from toolchain import versions
 
@@ -15,29 +16,31 @@ BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
 NAMESPACE = "dra-driver-nvidia-gpu"
 
 
-def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(
+    stack: LiveStack, observed: Callable[[str], None]
+) -> None:
     plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
     pods = stack.get("pods", namespace=NAMESPACE, label_selector=plugin)
     assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(node.node for node in stack.settings.gpu_nodes)
     for pod in pods:
         assert all(state["ready"] for state in pod["status"]["containerStatuses"]), pod["metadata"]["name"]
-    seen(f"{len(pods)} pods ready, driver v{stack.settings.driver.version}")
+    observed(f"{len(pods)} pods ready, driver v{stack.settings.driver.version}")
 
 
-def test_device_classes_are_there(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    names = {found["metadata"]["name"] for found in stack.get("deviceclasses.v1.resource.k8s.io")}
+def test_device_classes_are_there(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    names = {device_class["metadata"]["name"] for device_class in stack.get("deviceclasses.v1.resource.k8s.io")}
     assert {"gpu.nvidia.com", "mig.nvidia.com"} <= names
-    seen(", ".join(sorted(names)))
+    observed(", ".join(sorted(names)))
 
 
-def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    if of_the_host := host(stack.settings):
+def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    if of_the_host := discover_host(stack.settings):
         published = {values["uuid"]: values for values in stack.devices().values() if values["type"] == "gpu"}
         expected = {gpu.uuid: (gpu.name, gpu.memory_mib) for gpu in of_the_host.published}
         assert {
-            uuid: (values["productName"], mebibytes(values["memory"])) for uuid, values in published.items()
+            uuid: (values["productName"], quantity_mib(values["memory"])) for uuid, values in published.items()
         } == expected
-        seen("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.others)} others are not published")
+        observed("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.others)} others are not published")
         return
     if stack.settings.gpu.source == "host":
         pytest.skip("the GPUs of another cluster are not in the config, so there is nothing exact to compare with")
@@ -62,22 +65,22 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, seen: Calla
     published = stack.devices()
     assert published.keys() == expected.keys()
     for device, attributes in expected.items():
-        found = {**published[device], "memory": mebibytes(published[device]["memory"])}
-        assert {key: found.get(key) for key in attributes} == attributes, device
-    seen("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
+        actual = {**published[device], "memory": quantity_mib(published[device]["memory"])}
+        assert {key: actual.get(key) for key in attributes} == attributes, device
+    observed("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
 
 
-def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
     note = " (simulated)" if stack.settings.gpu.source == "simulated" else ""
     published = [
         describe({"node": node, "name": name, **values}) + note for (node, name), values in stack.devices().items()
     ]
     assert sorted(stack.outputs["gpus"]) == sorted(published)
-    seen(f"{len(published)} in the output `gpus`")
+    observed(f"{len(published)} in the output `gpus`")
 
 
 def test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu(
-    stack: LiveStack, playground: Playground, seen: Callable[[str], None]
+    stack: LiveStack, playground: Playground, observed: Callable[[str], None]
 ) -> None:
     products = {node: values["productName"] for (node, _), values in stack.devices().items()}
     if len(set(products.values())) < 2:
@@ -92,4 +95,4 @@ def test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu(
         (gpu,) = playground.report(pod)["gpus"]
         routed[gpu["name"]] = node
     assert routed == {product: node for node, product in products.items()}
-    seen("; ".join(f"{product}: {node}" for product, node in routed.items()))
+    observed("; ".join(f"{product}: {node}" for product, node in routed.items()))

@@ -1,4 +1,4 @@
-"""Module 03: a claim gives a pod one GPU for itself, and the next one waits for it."""
+"""Checks of module 03: a claim gives a pod one GPU for itself, and the next one waits for it."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ import yaml
 
 from checks import measured as sheets
 from checks.capacity import claim_manifest
-from checks.live import LiveStack, Playground, mebibytes, wait_for
-from checks.throughput import only_real
-from modules import images_of
-from tests.bench import test_allocation_latency as latency
-from tests.bench.figures import Timeline
+from checks.live import LiveStack, Playground, wait_for
+from checks.throughput import skip_unless_real
+from checks.timeline import CLAIM_TEMPLATE, Api, Timeline, follow, pod_manifest
+from gpus.quantity import quantity_mib
+from machine.images import images_of
 
 CYCLES = 10
 STARTS = 10
@@ -37,23 +37,27 @@ def free(stack: LiveStack) -> int:
     return len(stack.devices()) - len(stack.allocations())
 
 
-def test_stacks_first_workload_has_the_gpu_that_its_claim_names(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_stacks_first_workload_has_the_gpu_that_its_claim_names(
+    stack: LiveStack, observed: Callable[[str], None]
+) -> None:
     workloads = Playground(stack, "workloads")
     (pod,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
     (device,) = workloads.allocated(pod)
     (gpu,) = workloads.report(pod)["gpus"]
     assert gpu["uuid"] == device["uuid"]
-    seen(f"{pod} has {gpu['uuid']} ({gpu['name']})")
+    observed(f"{pod} has {gpu['uuid']} ({gpu['name']})")
 
 
-def test_stacks_second_workload_waits_with_the_schedulers_reason(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_stacks_second_workload_waits_with_the_schedulers_reason(
+    stack: LiveStack, observed: Callable[[str], None]
+) -> None:
     (pod,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
     reason = Playground(stack, "workloads").wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
-    seen(reason)
+    observed(reason)
 
 
-def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, observed: Callable[[str], None]) -> None:
     workloads = Playground(stack, "workloads")
     (waiter,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
     (holder,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
@@ -67,27 +71,27 @@ def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, seen:
         stack.scale("holder", 1)
         stack.scale("waiter", 1)
     assert gpu["uuid"] == device["uuid"]
-    seen(f"{waiter} got {gpu['uuid']} once {holder} had gone")
+    observed(f"{waiter} got {gpu['uuid']} once {holder} had gone")
 
 
 def pods(stack: LiveStack, namespace: str) -> list[str]:
     return [pod["metadata"]["name"] for pod in stack.get("pods", namespace=namespace)]
 
 
-def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, observed: Callable[[str], None]) -> None:
     first, _ = playground.create("exclusive")
     report = playground.report(first)
     (device,) = playground.allocated(first)
     (gpu,) = report["gpus"]
     assert gpu["uuid"] == device["uuid"]
     assert gpu["name"] == device["productName"]
-    assert gpu["memory_mib"] == mebibytes(device["memory"])
+    assert gpu["memory_mib"] == quantity_mib(device["memory"])
     numbered = [node for node in report["device_nodes"] if node.removeprefix("/dev/nvidia").isdigit()]
     assert len(numbered) == 1
-    seen(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
+    observed(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
 
 
-def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, observed: Callable[[str], None]) -> None:
     stack = playground.stack
     holders = []
     while free(stack):
@@ -102,62 +106,64 @@ def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, see
     playground.wait_running(waiter)
     (taken,) = playground.allocated(waiter)
     assert taken["uuid"] == device["uuid"]
-    seen(f"waited with «{reason}», then got {taken['uuid']}")
+    observed(f"waited with «{reason}», then got {taken['uuid']}")
 
 
-def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
     (pod,) = playground.create("two-containers")
     uuids = [[gpu["uuid"] for gpu in playground.report(pod, name)["gpus"]] for name in ("probe", "second")]
     assert uuids[0] == uuids[1]
     assert len(uuids[0]) == 1
-    seen(uuids[0][0])
+    observed(uuids[0][0])
 
 
-def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
     names = playground.create("shared-claim")
     uuids = [[gpu["uuid"] for gpu in playground.report(pod)["gpus"]] for pod in names]
     assert uuids[0] == uuids[1]
     assert len(uuids[0]) == 1
     claim = playground.stack.one("resourceclaims.v1.resource.k8s.io", "shared-gpu", playground.namespace)
     assert sorted(user["name"] for user in claim["status"]["reservedFor"]) == sorted(names)
-    seen(f"{uuids[0][0]}, reserved for {' and '.join(names)}")
+    observed(f"{uuids[0][0]}, reserved for {' and '.join(names)}")
 
 
-def test_cel_selects_by_attribute_and_capacity(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_cel_selects_by_attribute_and_capacity(playground: Playground, observed: Callable[[str], None]) -> None:
     taken = set(playground.stack.allocations())
     wanted = next(values for device, values in playground.stack.devices().items() if device not in taken)
     (pod,) = playground.create("select-by-cel", Hopper=wanted["architecture"], **{"40Gi": wanted["memory"]})
     playground.wait_running(pod)
     (device,) = playground.allocated(pod)
     assert device["architecture"] == wanted["architecture"]
-    seen(f"asked for {wanted['architecture']} with {wanted['memory']}, got {device['productName']}")
+    observed(f"asked for {wanted['architecture']} with {wanted['memory']}, got {device['productName']}")
 
 
-def test_selector_that_nothing_matches_stays_pending(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_selector_that_nothing_matches_stays_pending(playground: Playground, observed: Callable[[str], None]) -> None:
     (pod,) = playground.create("nothing-matches")
     reason = playground.wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
-    seen(reason)
+    observed(reason)
 
 
-def test_first_available_falls_back_to_the_second_choice(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_first_available_falls_back_to_the_second_choice(
+    playground: Playground, observed: Callable[[str], None]
+) -> None:
     (pod,) = playground.create("first-available")
     playground.wait_running(pod)
     (device,) = playground.allocated(pod)
     assert device["request"] == "gpu/any"
-    seen(f"request {device['request']}: {device['uuid']}")
+    observed(f"request {device['request']}: {device['uuid']}")
 
 
-def test_extended_resource_is_served_by_a_claim(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_extended_resource_is_served_by_a_claim(playground: Playground, observed: Callable[[str], None]) -> None:
     (pod,) = playground.create("extended-resource")
     (gpu,) = playground.report(pod)["gpus"]
     (device,) = playground.allocated(pod)
     assert gpu["uuid"] == device["uuid"]
     claim = playground.pod(pod)["status"]["extendedResourceClaimStatus"]["resourceClaimName"]
-    seen(f"nvidia.com/gpu: 1 became claim {claim} with {gpu['uuid']}")
+    observed(f"nvidia.com/gpu: 1 became claim {claim} with {gpu['uuid']}")
 
 
-def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], None]) -> None:
+def test_ten_cycles_leak_nothing(playground: Playground, observed: Callable[[str], None]) -> None:
     stack = playground.stack
     node = stack.settings.gpu_nodes[0].node
     before, cdi = sorted(stack.allocations()), cdi_files(stack, node)
@@ -169,28 +175,28 @@ def test_ten_cycles_leak_nothing(playground: Playground, seen: Callable[[str], N
     wait_for("every claim is gone", lambda: not stack.allocations(playground.namespace))
     assert sorted(stack.allocations()) == before
     wait_for("the CDI files of the cycles are gone", lambda: cdi_files(stack, node) == cdi)
-    seen(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
+    observed(f"{CYCLES} cycles; {len(before)} allocations and {len(cdi)} CDI files before and after")
 
 
 @pytest.mark.gpu
 def test_pod_with_a_claim_starts_soon(
-    stack: LiveStack, playground: Playground, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, playground: Playground, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    only_real(stack)
+    skip_unless_real(stack)
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: its kubeconfig need not have the certificates that the watch uses")
     namespace, rows = playground.namespace, []
-    claim = claim_manifest("part", namespace, None, None)
+    claim = claim_manifest(CLAIM_TEMPLATE, namespace, None, None)
     template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
     stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
-    api, image = latency.Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings).gpu_probe
+    api, image = Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings)["gpu-probe"]
     # One after the other, each with the whole GPU to itself.
     for number in range(1, STARTS + 1):
         name = f"start-{number}"
         timeline = Timeline([name])
         with api.pod_events(namespace) as events:
-            api.create_pods([latency.pod(name, namespace, image, claim=True)], timeline)
-            latency.follow(timeline, events, [])
+            api.create_pods([pod_manifest(name, namespace, image, claim=True)], timeline)
+            follow(timeline, events, [])
         at = timeline.moments[name]
         rows.append((number, *at.stages, at.total))
         playground.delete_pod(name)
@@ -198,7 +204,7 @@ def test_pod_with_a_claim_starts_soon(
     table(*sheets.START, rows)
     middle, slowest = statistics.median(row[-1] for row in rows), max(row[-1] for row in rows)
     assert middle <= START_SECONDS
-    seen(f"{STARTS} pods: median {middle:.2f} s from created to running, at most {slowest:.2f} s")
+    observed(f"{STARTS} pods: median {middle:.2f} s from created to running, at most {slowest:.2f} s")
 
 
 def cdi_files(stack: LiveStack, node: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
+"""Checks of module 04: two pods on one GPU at the same time, as clients of an MPS daemon without privilege."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,17 +14,16 @@ from checks.mps import (
     NOT_STARTED,
     Client,
     Daemon,
-    clients_of_the_stack,
-    deployed,
+    deployment_pods,
     model_of,
-    outside,
+    outside_namespace,
     shared_gpu,
+    stack_client_count,
 )
-from checks.privileges import beyond, of_every_pod, reviewed
+from checks.privileges import excess, pod_privileges, reviewed_privileges
 from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import mps_memory
-from modules import feature_gates
 from settings import GPU_MODELS
 
 RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
@@ -36,7 +35,7 @@ def daemon(stack: LiveStack) -> Daemon:
     return Daemon(stack)
 
 
-def only_for_the_nodes_daemon(daemon: Daemon, otherwise: str) -> None:
+def skip_unless_node_daemon(daemon: Daemon, otherwise: str) -> None:
     if daemon.by_claim:
         pytest.skip(f"mps.mode is claim: {otherwise}")
 
@@ -45,45 +44,45 @@ def uuids(stack: LiveStack, pod: str) -> list[str]:
     return [gpu["uuid"] for gpu in Playground(stack, CLIENTS).report(pod)["gpus"]]
 
 
-def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    pods = [pod["metadata"]["name"] for pod in deployed(stack, "clients")]
+def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    pods = [pod["metadata"]["name"] for pod in deployment_pods(stack, "clients")]
     assert len(pods) == 2
     (device,) = Playground(stack, CLIENTS).allocated(pods[0])
     assert [uuids(stack, pod) for pod in pods] == [[device["uuid"]]] * 2
     if first := stack.settings.gpu_uuid(1 if "03" in stack.settings.modules else 0):
         assert device["uuid"] == first
-    seen(f"{' and '.join(pods)} have {device['uuid']}")
+    observed(f"{' and '.join(pods)} have {device['uuid']}")
 
 
 def test_daemon_lists_both_as_clients_of_that_gpu(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    count = clients_of_the_stack(stack)
-    (uuid,) = uuids(stack, deployed(stack, "clients")[0]["metadata"]["name"])
+    count = stack_client_count(stack)
+    (uuid,) = uuids(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"])
     wait_for(f"the daemon has {count} clients", lambda: daemon.clients() == count)
     (device,) = daemon.gpus_in_use()
     assert uuid.startswith(device)
-    seen(f"{count} clients of server {daemon.servers()[0]} on {device}...")
+    observed(f"{count} clients of server {daemon.servers()[0]} on {device}...")
 
 
-def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]) -> None:
     percentage = daemon.default_percentage()
     assert percentage == stack.settings.mps.active_thread_percentage
-    seen(f"default active thread percentage {percentage:g}")
+    observed(f"default active thread percentage {percentage:g}")
 
 
 def test_every_gpu_node_has_a_daemon_with_the_limits(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    only_for_the_nodes_daemon(daemon, "the driver starts a daemon where the claim's GPU is")
-    found = {node.node: Daemon(stack, node.node) for node in stack.settings.gpu_nodes}
-    percentages = {node: one.default_percentage() for node, one in found.items()}
+    skip_unless_node_daemon(daemon, "the driver starts a daemon where the claim's GPU is")
+    daemons = {node.node: Daemon(stack, node.node) for node in stack.settings.gpu_nodes}
+    percentages = {node: one.default_percentage() for node, one in daemons.items()}
     assert set(percentages.values()) == {stack.settings.mps.active_thread_percentage}
-    seen(", ".join(f"{node}: {percentage:g} %" for node, percentage in percentages.items()))
+    observed(", ".join(f"{node}: {percentage:g} %" for node, percentage in percentages.items()))
 
 
-def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    pods = [*deployed(stack, "clients"), *deployed(stack, "limited")]
+def test_clients_are_without_privilege(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    pods = [*deployment_pods(stack, "clients"), *deployment_pods(stack, "limited")]
     assert len(pods) >= 2
     for pod in pods:
         spec = pod["spec"]
@@ -94,36 +93,36 @@ def test_clients_are_without_privilege(stack: LiveStack, seen: Callable[[str], N
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert not context["allowPrivilegeEscalation"]
             assert not context.get("privileged")
-    seen("no hostPID, hostIPC or hostNetwork, every capability dropped, not root")
+    observed("no hostPID, hostIPC or hostNetwork, every capability dropped, not root")
 
 
-def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    found, allowed = of_every_pod(stack), reviewed()
-    more = {name: extra for name, what in found.items() if (extra := beyond(what, allowed.get(name, {})))}
+def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    privileges, allowed = pod_privileges(stack), reviewed_privileges()
+    more = {name: extra for name, what in privileges.items() if (extra := excess(what, allowed.get(name, {})))}
     assert not more, f"more than checks/privileges.yaml allows:\n{yaml.safe_dump(more)}"
-    assert not found.keys() - allowed.keys(), f"not in the list: {sorted(found.keys() - allowed.keys())}"
-    privileged = [name for name, what in found.items() if what.get("privileged")]
-    seen(f"{len(found)} kinds of pods; privileged: {', '.join(sorted(privileged))}")
+    assert not privileges.keys() - allowed.keys(), f"not in the list: {sorted(privileges.keys() - allowed.keys())}"
+    privileged = [name for name, what in privileges.items() if what.get("privileged")]
+    observed(f"{len(privileges)} kinds of pods; privileged: {', '.join(sorted(privileged))}")
 
 
 def test_client_without_the_pipe_runs_without_mps_and_without_limits(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
-    with outside(stack, shared_gpu(stack), RESTRICTED) as playground:
-        report, context = without_the_pipe(stack, playground, ["info", "--context"]).ended().lines
+    skip_unless_node_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
+    with outside_namespace(stack, shared_gpu(stack), RESTRICTED) as playground:
+        report, context = pod_without_pipe(stack, playground, ["info", "--context"]).ended().lines
     (gpu,) = report["gpus"]
     assert gpu["uuid"] == shared_gpu(stack)
-    client = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")
+    client = Client(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")
     assert context["sms"] > client["sms"]
     assert context["free_mib"] > client["free_mib"]
-    seen(
+    observed(
         f"{context['sms']} SMs and {context['free_mib']} MiB free; "
         f"a client of the daemon has {client['sms']} and {client['free_mib']}"
     )
 
 
-def without_the_pipe(stack: LiveStack, playground: Playground, args: Sequence[str]) -> Client:
+def pod_without_pipe(stack: LiveStack, playground: Playground, args: Sequence[str]) -> Client:
     """A pod of a namespace without a class, whose policy does not ask for the daemon's pipe."""
     pod = Client.manifest(stack, args, {}, playground.namespace)
     for container in pod["spec"]["containers"]:
@@ -137,8 +136,8 @@ def without_the_pipe(stack: LiveStack, playground: Playground, args: Sequence[st
 @pytest.fixture
 def unlimited(stack: LiveStack, daemon: Daemon) -> Iterator[Daemon]:
     """The daemon without limits, on a real GPU; the stack's limits are put back afterwards."""
-    throughput.only_real(stack)
-    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe itself, so nothing is exclusive beside it")
+    throughput.skip_unless_real(stack)
+    skip_unless_node_daemon(daemon, "the driver mounts the pipe itself, so nothing is exclusive beside it")
     if stack.settings.capacity_enforced:
         pytest.skip("module 07 gives every client limits of its own; a stack without it measures this")
     with daemon.limits():
@@ -148,16 +147,16 @@ def unlimited(stack: LiveStack, daemon: Daemon) -> Iterator[Daemon]:
 
 @pytest.mark.gpu
 def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
-    stack: LiveStack, unlimited: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, unlimited: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     # The stack's own clients hold memory meanwhile, and run nothing.
     uuid = shared_gpu(stack)
-    with outside(stack, uuid, RESTRICTED) as playground:
-        exclusive = throughput.finished(without_the_pipe(stack, playground, throughput.ALONE))
-    whole = throughput.finished(Client.start(stack, *throughput.ALONE))
+    with outside_namespace(stack, uuid, RESTRICTED) as playground:
+        exclusive = throughput.wait_repeats(pod_without_pipe(stack, playground, throughput.ALONE))
+    whole = throughput.wait_repeats(Client.start(stack, *throughput.ALONE))
     unlimited.apply(50, "0")
-    halves = throughput.at_once(
-        [throughput.finished(client) for client in [Client.start(stack, *throughput.TOGETHER) for _ in range(2)]]
+    halves = throughput.common_repeats(
+        [throughput.wait_repeats(client) for client in [Client.start(stack, *throughput.TOGETHER) for _ in range(2)]]
     )
     ways = ((sheets.EXCLUSIVE, [exclusive]), (sheets.WHOLE, [whole]), (sheets.HALVES, halves))
     rows = [
@@ -170,7 +169,7 @@ def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
     table(*sheets.CHIP, [facts])
     alone, by_mps = throughput.mean(exclusive), throughput.mean(whole)
     each = [throughput.mean(half) for half in halves]
-    seen(
+    observed(
         f"exclusive {alone:.2f} of {chip.peak:.2f} TFLOPS, MPS at 100 % {by_mps:.2f}, two at 50 % "
         f"{' and '.join(f'{half:.2f}' for half in each)}"
     )
@@ -183,23 +182,25 @@ def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
     assert sum(each) == pytest.approx(alone * 2 * sms / exclusive[0].sms, rel=SHARE)
 
 
-def test_second_daemon_on_the_node_is_refused(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
-    only_for_the_nodes_daemon(daemon, "the driver starts one daemon a claim, in a folder of its own")
+def test_second_daemon_on_the_node_is_refused(
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
+) -> None:
+    skip_unless_node_daemon(daemon, "the driver starts one daemon a claim, in a folder of its own")
     namespace, pod = daemon.pod
     command = ["exec", "-n", namespace, pod, "--", "mps-daemon", "run"]
-    said = stack.kubectl_fails(*command)
-    assert "another" in said and "/mps/pipe" in said
+    message = stack.kubectl_fails(*command)
+    assert "another" in message and "/mps/pipe" in message
     assert daemon.default_percentage() == stack.settings.mps.active_thread_percentage
-    seen(said.strip().splitlines()[0])
+    observed(message.strip().splitlines()[0])
 
 
 def test_killed_daemon_comes_back_over_its_stale_pipe(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    only_for_the_nodes_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
+    skip_unless_node_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
     percentage = stack.settings.mps.active_thread_percentage
-    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
-    contexts = clients_of_the_stack(stack)  # now, since pods that start again as a whole are Pending meanwhile
+    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
+    contexts = stack_client_count(stack)  # now, since pods that start again as a whole are Pending meanwhile
     # One that does not start again, so that what it said of its end can be read.
     witness = Client.start(stack, "hold", "0", "--alloc", "64Mi")
     witness.wait_line("holding")
@@ -222,26 +223,31 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     new = wait_for("another daemon is ready", fresh)
     assert [line["error"] for line in witness.ended().lines if "error" in line] == [RPC_FAILURE]
     for name, count in before.items():
-        wait_for(f"{name} starts again", lambda name=name, count=count: again(stack, name, count))
+        wait_for(f"{name} starts again", lambda name=name, count=count: restarted_and_ready(stack, name, count))
     if stack.settings.cluster.provider == "existing":
         # Without the restart policy they may be back before the daemon; pods made anew wait for it.
         stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
     wait_for("the daemon has its clients", lambda: daemon.clients() == contexts)
     if model := model_of(stack):
-        sms = {Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] for pod in deployed(stack, "clients")}
+        sms = {
+            Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"]
+            for pod in deployment_pods(stack, "clients")
+        }
         assert sms == {granted_multiprocessors(model, percentage)}
     assert daemon.default_percentage() == percentage
-    seen(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {contexts} clients are back under their limits")
+    observed(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {contexts} clients are back under their limits")
 
 
 def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
-    stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    only_for_the_nodes_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
-    holder, failing = (Client.create(stack, waits_itself(stack, memory)) for memory in ("64Mi", "900Gi"))
+    skip_unless_node_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
+    holder, failing = (Client.create(stack, pod_that_waits_itself(stack, memory)) for memory in ("64Mi", "900Gi"))
     try:
         sms = holder.wait_line("holding")["sms"]
-        assert sms == Client(stack, deployed(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")["sms"]
+        assert (
+            sms == Client(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")["sms"]
+        )
 
         def last() -> dict[str, Any] | None:
             (state,) = stack.one("pods", failing.name, CLIENTS)["status"].get("containerStatuses", [{}])
@@ -257,10 +263,10 @@ def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
     finally:
         holder.remove()
         failing.remove()
-    seen(f"{sms} SMs; of one that fails the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
+    observed(f"{sms} SMs; of one that fails the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
 
 
-def waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
+def pod_that_waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
     """A pod of which the manifest names the program, made a client as the stack makes one of vLLM's."""
     pod = Client.manifest(stack, [], {})
     spec = pod["spec"]
@@ -280,15 +286,15 @@ def restarts(pod: dict) -> int:
     return sum(state["restartCount"] for state in pod["status"].get("containerStatuses", []))
 
 
-def again(stack: LiveStack, pod: str, count: int) -> bool:
-    """Whether the pod was started more often than that, and is ready."""
-    found = stack.one("pods", pod, CLIENTS)
-    ready = all(state["ready"] for state in found["status"].get("containerStatuses", [{"ready": False}]))
-    return ready and restarts(found) > count
+def restarted_and_ready(stack: LiveStack, pod: str, count: int) -> bool:
+    """True if the pod was started more often than that, and is ready."""
+    live_pod = stack.one("pods", pod, CLIENTS)
+    ready = all(state["ready"] for state in live_pod["status"].get("containerStatuses", [{"ready": False}]))
+    return ready and restarts(live_pod) > count
 
 
-def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    if not feature_gates(stack.settings).get("TimeSlicingSettings"):
+def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    if not stack.settings.feature_gates.get("TimeSlicingSettings"):
         pytest.skip("the driver's gate TimeSlicingSettings is off: with it the driver sets compute modes")
     with stack.free_gpu(), stack.playground() as playground:
         pods = playground.create("04-mps/time-slicing")
@@ -301,4 +307,4 @@ def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, seen: Callable
         if models := [model for model in GPU_MODELS.values() if model.product_name == device["productName"]]:
             assert stack.settings.gpu.source == "host" or first["multiprocessors"] == models[0].multiprocessors
         assert not any(name.startswith("CUDA_MPS") for report in reports for name in report["environment"])
-    seen(f"two pods on {first['uuid']}, each sees all {first['multiprocessors']} SMs in turns")
+    observed(f"two pods on {first['uuid']}, each sees all {first['multiprocessors']} SMs in turns")

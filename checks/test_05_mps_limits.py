@@ -1,4 +1,4 @@
-"""Module 05: what MPS grants and refuses, set by the daemon, by a client and by a claim, and who wins."""
+"""Checks of module 05: limits of MPS that the daemon, a client and a claim set, and which of them wins."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ import yaml
 from checks import aims, throughput
 from checks import measured as sheets
 from checks.live import LiveStack, Playground
-from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Client, Daemon, Ended, deployed, model_of, run
-from checks.throughput import Burn, only_real
+from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Client, ClientEnd, Daemon, deployment_pods, model_of, run_client
+from checks.throughput import Burn, skip_unless_real
 from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION
 from gpus.mps import Limits, context_mib, granted_multiprocessors
 from gpus.quantity import MIB, mps_memory, quantity_mib
@@ -52,17 +52,17 @@ def granted(stack: LiveStack, percentage: float) -> int:
     return granted_multiprocessors(model, percentage)
 
 
-def test_clients_have_what_the_stack_gives_them(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_clients_have_what_the_stack_gives_them(stack: LiveStack, observed: Callable[[str], None]) -> None:
     mps = stack.settings.mps
     for name, limits, count in (("clients", mps, 2), ("limited", mps.classes["small"], 1)):
-        pods = deployed(stack, name)
+        pods = deployment_pods(stack, name)
         assert len(pods) == count
         for pod in pods:
             holding = Client(stack, pod["metadata"]["name"]).wait_line("holding")
             sms = granted(stack, limits.active_thread_percentage)
             assert holding["sms"] == sms
             assert holding["free_mib"] == pytest.approx(expected_free(limits, sms, holding), abs=ROUNDING_MIB)
-    seen(f"clients {describe(stack, mps)}; limited {describe(stack, mps.classes['small'])}")
+    observed(f"clients {describe(stack, mps)}; limited {describe(stack, mps.classes['small'])}")
 
 
 def expected_free(limits: Limits, sms: int, holding: dict) -> int:
@@ -75,95 +75,99 @@ def describe(stack: LiveStack, limits: Limits) -> str:
 
 
 def test_memory_within_the_limit_succeeds_and_beyond_it_fails(
-    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    neighbour = deployed(stack, "clients")[0]
+    neighbour = deployment_pods(stack, "clients")[0]
     before = neighbour["status"]["containerStatuses"][0]["restartCount"]
     small = stack.settings.mps.classes["small"]
     percentage, memory = small.active_thread_percentage, mps_memory(small.pinned_device_memory_limit)
     beyond = f"{quantity_mib(small.pinned_device_memory_limit) + 1024}Mi"
-    ended = run(stack, "alloc", "100Mi", beyond, percentage=percentage, memory=memory)
+    ended = run_client(stack, "alloc", "100Mi", beyond, percentage=percentage, memory=memory)
     results = [line["result"] for line in ended.lines if "result" in line]
     record_memory(table, quantity_mib(small.pinned_device_memory_limit), ended)
     assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
     assert ended.code == REFUSED_MEMORY
     assert ended.lines[-1]["error"] == OUT_OF_MEMORY
-    (after,) = [p for p in deployed(stack, "clients") if p["metadata"]["name"] == neighbour["metadata"]["name"]]
+    (after,) = [p for p in deployment_pods(stack, "clients") if p["metadata"]["name"] == neighbour["metadata"]["name"]]
     assert after["status"]["containerStatuses"][0]["restartCount"] == before
-    seen(f"under 0={memory}: 100Mi {results[0]}, {beyond} {results[1]}; the neighbour runs on")
+    observed(f"under 0={memory}: 100Mi {results[0]}, {beyond} {results[1]}; the neighbour runs on")
 
 
-def record_memory(table: Callable[..., None], limit_mib: int, ended: Ended) -> None:
+def record_memory(table: Callable[..., None], limit_mib: int, ended: ClientEnd) -> None:
     """Keep what became of each allocation under a limit."""
-    said = [line for line in ended.lines if "result" in line]
-    table(*sheets.MEMORY, [(limit_mib, line["requested_bytes"] // MIB, line["result"]) for line in said])
+    allocations = [line for line in ended.lines if "result" in line]
+    table(*sheets.MEMORY, [(limit_mib, line["requested_bytes"] // MIB, line["result"]) for line in allocations])
 
 
 def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
-    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     limit = quantity_mib(stack.settings.mps.effective_memory_limit)
-    ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
+    ended = run_client(stack, "alloc", "100Mi", f"{limit}Mi")
     results = [line["result"] for line in ended.lines if "result" in line]
     record_memory(table, limit, ended)
     assert results == ["CUDA_SUCCESS", OUT_OF_MEMORY]
-    seen(f"under {limit} MiB: 100Mi {results[0]}, {limit}Mi {results[1]}")
+    observed(f"under {limit} MiB: 100Mi {results[0]}, {limit}Mi {results[1]}")
 
 
 @pytest.mark.parametrize("by", ["client", "default"])
 def test_throttle_curve_grants_exactly_what_the_rule_says(
-    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    found: dict[float, int] = {}
+    sms_by_percentage: dict[float, int] = {}
     if by == "client":
         # The policy holds every client of this namespace to the stack's own limits.
         most = stack.settings.mps.active_thread_percentage
         asked = [percentage for percentage in THROTTLE if percentage <= most]
         clients = {p: Client.start(stack, "info", "--context", percentage=p) for p in asked}
-        found = {percentage: client.ended().context["sms"] for percentage, client in clients.items()}
+        sms_by_percentage = {percentage: client.ended().context["sms"] for percentage, client in clients.items()}
     else:
         rows = []
         for percentage in THROTTLE:
             unlimited.apply(percentage, f"{GRANT_LIMIT_MIB}M")
-            client = run(stack, "info", "--context").context
-            sms = found[percentage] = client["sms"]
-            own = GRANT_LIMIT_MIB - client["free_mib"]
-            rows.append((percentage, sms, granted(stack, percentage), own, context_mib(sms)))
+            client = run_client(stack, "info", "--context").context
+            sms = sms_by_percentage[percentage] = client["sms"]
+            context = GRANT_LIMIT_MIB - client["free_mib"]
+            rows.append((percentage, sms, granted(stack, percentage), context, context_mib(sms)))
         table(*sheets.GRANTS, rows)
-        for _, _, _, own, rule in rows:
-            assert own == pytest.approx(rule, abs=ROUNDING_MIB)
-    assert found == {percentage: granted(stack, percentage) for percentage in found}
-    seen(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in found.items()))
+        for _, _, _, context, rule in rows:
+            assert context == pytest.approx(rule, abs=ROUNDING_MIB)
+    assert sms_by_percentage == {percentage: granted(stack, percentage) for percentage in sms_by_percentage}
+    observed(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in sms_by_percentage.items()))
 
 
-def test_three_clients_of_a_fifth_run_together(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+def test_three_clients_of_a_fifth_run_together(
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
+) -> None:
     percentage = min(20, stack.settings.mps.active_thread_percentage)
     clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi", percentage=percentage) for _ in range(3)]
     try:
         sms = [client.wait_line("holding")["sms"] for client in clients]
         assert sms == [granted(stack, percentage)] * 3
         listed = daemon.clients()
-        assert listed >= len(clients) + len(deployed(stack, "clients"))
+        assert listed >= len(clients) + len(deployment_pods(stack, "clients"))
     finally:
         for client in clients:
             client.remove()
-    seen(f"{sms[0]} SMs each at {percentage} %, {listed} clients listed")
+    observed(f"{sms[0]} SMs each at {percentage} %, {listed} clients listed")
 
 
-def test_client_can_only_lower_what_it_is_given(stack: LiveStack, daemon: Daemon, seen: Callable[[str], None]) -> None:
+def test_client_can_only_lower_what_it_is_given(
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
+) -> None:
     # Within what the policy lets a client ask for: the stack's own limits, of which the daemon gives a part here.
     mps = stack.settings.mps
     most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
     given, given_memory = most * 2 / 5, memory // 4
     with daemon.limits():
         daemon.apply(given, f"{given_memory}M")
-        more = run(stack, "info", "--context", percentage=most, memory=f"{memory}M").context
-        less = run(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M").context
+        more = run_client(stack, "info", "--context", percentage=most, memory=f"{memory}M").context
+        less = run_client(stack, "info", "--context", percentage=most / 5, memory=f"{memory // 8}M").context
     assert more["sms"] == granted(stack, given)
     assert more["free_mib"] == pytest.approx(given_memory - context_mib(more["sms"]), abs=ROUNDING_MIB)
     assert less["sms"] == granted(stack, most / 5)
     assert less["free_mib"] == pytest.approx(memory // 8 - context_mib(less["sms"]), abs=ROUNDING_MIB)
-    seen(
+    observed(
         f"daemon {given:g} %, {given_memory} MiB: asking for {most} %, {memory} MiB gives {more['sms']} SMs; "
         f"for {most / 5:g} %, {memory // 8} MiB {less['sms']} SMs"
     )
@@ -188,7 +192,7 @@ OWN_MEMORY = {
 
 
 def test_who_wins_between_default_live_change_and_client(
-    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     """A program sets its own variables, where no policy sees them. Asserted by the rules of the simulated GPU."""
     mps = stack.settings.mps
@@ -196,11 +200,11 @@ def test_who_wins_between_default_live_change_and_client(
     changed, changed_mib, lower, lower_mib = most * 3 / 5, memory // 4, most / 5, memory // 8
     shares, limits = [], []
 
-    def share(case: str, holds: float, found: dict) -> None:
-        shares.append((case, holds, granted(stack, holds), found["sms"]))
+    def share(case: str, holds: float, context: dict) -> None:
+        shares.append((case, holds, granted(stack, holds), context["sms"]))
 
-    def limit(case: str, holds: int | str, found: dict) -> None:
-        mib = found["free_mib"] + context_mib(found["sms"])
+    def limit(case: str, holds: int | str, context: dict) -> None:
+        mib = context["free_mib"] + context_mib(context["sms"])
         # More than any limit that was set for it.
         limits.append((case, holds, sheets.NO_LIMIT if mib > memory + ROUNDING_MIB else mib))
 
@@ -208,9 +212,9 @@ def test_who_wins_between_default_live_change_and_client(
         return Client.start(stack, "info", "--context", *(("--setenv", f"{variable}={value}") if value else ()))
 
     def both(case: str) -> None:
-        found = start().ended().context
-        share(case, most, found)
-        limit(case, memory, found)
+        context = start().ended().context
+        share(case, most, context)
+        limit(case, memory, context)
 
     both("the stack's own limits, the client sets nothing")
     with daemon.limits():
@@ -235,99 +239,101 @@ def test_who_wins_between_default_live_change_and_client(
     table(*sheets.WINS_PERCENTAGE, shares)
     table(*sheets.WINS_MEMORY, limits)
     wrong = [f"{case}: {sms} SMs instead of {rule}" for case, _, rule, sms in shares if sms != rule]
-    wrong += [f"{case}: {found} MiB instead of {rule}" for case, rule, found in limits if not same(rule, found)]
+    wrong += [f"{case}: {mib} MiB instead of {rule}" for case, rule, mib in limits if not same_limit(rule, mib)]
     assert not wrong, "; ".join(wrong)
-    seen(f"{len(shares)} cases of the percentage and {len(limits)} of memory are as the rules say")
+    observed(f"{len(shares)} cases of the percentage and {len(limits)} of memory are as the rules say")
 
 
-def same(mib: int | str, holds: int | str) -> bool:
-    """Whether a limit holds to what the driver rounds."""
+def same_limit(mib: int | str, holds: int | str) -> bool:
+    """True if two limits are the same but for what the driver rounds."""
     if isinstance(mib, str) or isinstance(holds, str):
         return mib == holds
     return abs(mib - holds) <= ROUNDING_MIB
 
 
 def test_live_change_reaches_new_clients_and_leaves_running_ones(
-    stack: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    running = Client(stack, deployed(stack, "clients")[0]["metadata"]["name"])
+    running = Client(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"])
     before = running.wait_line("holding")["sms"]
-    restarts = deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"]
+    restarts = deployment_pods(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"]
     servers, percentage = daemon.servers(), stack.settings.mps.active_thread_percentage * 3 / 5
     with daemon.limits():
         started = time.monotonic()
         daemon.apply(percentage, "4096M")
-        new = run(stack, "info", "--context").context
+        new = run_client(stack, "info", "--context").context
         seconds = time.monotonic() - started
         again = set(daemon.servers()) - set(servers)
         table(*sheets.LIVE, [(sheets.LIVE_SECONDS, seconds), (sheets.LIVE_SERVERS, len(again))])
         assert daemon.servers() == servers
     assert new["sms"] == granted(stack, percentage)
     assert new["free_mib"] == pytest.approx(4096 - context_mib(new["sms"]), abs=ROUNDING_MIB)
-    assert deployed(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"] == restarts
+    assert deployment_pods(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"] == restarts
     assert running.wait_line("holding")["sms"] == before
     if stack.settings.gpu.source == "host":
         assert seconds < aims.LIVE_SECONDS
-    seen(f"a new pod has {new['sms']} SMs {seconds:.1f} s after the change, the running one keeps {before}")
+    observed(f"a new pod has {new['sms']} SMs {seconds:.1f} s after the change, the running one keeps {before}")
 
 
 @pytest.mark.parametrize(("value", "free"), LIFTED)
 def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
-    stack: LiveStack, daemon: Daemon, value: str, free: int | None, seen: Callable[[str], None]
+    stack: LiveStack, daemon: Daemon, value: str, free: int | None, observed: Callable[[str], None]
 ) -> None:
     """A program may set it where no policy sees it. Measured on a real GPU, and simulated likewise."""
     with daemon.limits():
         daemon.apply(20, "2048M")
-        found = run(stack, "info", "--context", "--setenv", f"{MEMORY}={value}").context
+        context = run_client(stack, "info", "--context", "--setenv", f"{MEMORY}={value}").context
     if free is None:
-        assert found["free_mib"] > 2048
+        assert context["free_mib"] > 2048
     else:
-        assert found["free_mib"] == pytest.approx(free - context_mib(found["sms"]), abs=ROUNDING_MIB)
-    seen(f"daemon 2 GiB, the program sets {value}: {found['free_mib']} MiB free")
+        assert context["free_mib"] == pytest.approx(free - context_mib(context["sms"]), abs=ROUNDING_MIB)
+    observed(f"daemon 2 GiB, the program sets {value}: {context['free_mib']} MiB free")
 
 
-def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, observed: Callable[[str], None]) -> None:
     env = ("--setenv", f"{PARTITIONING}=1", "--setenv", f"{PERCENTAGE}=100")
-    found = run(stack, "info", "--context", *env).context
-    assert found["sms"] == granted(stack, 100)
-    seen(f"{found['sms']} SMs under {stack.settings.mps.active_thread_percentage} %")
+    context = run_client(stack, "info", "--context", *env).context
+    assert context["sms"] == granted(stack, 100)
+    observed(f"{context['sms']} SMs under {stack.settings.mps.active_thread_percentage} %")
 
 
 def test_pods_of_a_workload_name_the_limits_that_they_started_with(
-    stack: LiveStack, seen: Callable[[str], None]
+    stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
     mps, small = stack.settings.mps, stack.settings.mps.classes["small"]
     words = f"{mps.active_thread_percentage} % of the SMs, {mps.pinned_device_memory_limit}"
-    own = f"{small.active_thread_percentage} % of the SMs, {small.pinned_device_memory_limit} (class small; at most "
+    words_of_class = (
+        f"{small.active_thread_percentage} % of the SMs, {small.pinned_device_memory_limit} (class small; at most "
+    )
     notes = {
-        name: {pod["metadata"]["annotations"][LIMITS_ANNOTATION] for pod in deployed(stack, name)}
+        name: {pod["metadata"]["annotations"][LIMITS_ANNOTATION] for pod in deployment_pods(stack, name)}
         for name in ("clients", "limited")
     }
-    assert all(len(found) == 1 for found in notes.values())
+    assert all(len(texts) == 1 for texts in notes.values())
     assert min(notes["clients"]).startswith(words)
-    assert min(notes["limited"]).startswith(own + words)
-    seen("; ".join(f"{name}: {min(found)}" for name, found in notes.items()))
+    assert min(notes["limited"]).startswith(words_of_class + words)
+    observed("; ".join(f"{name}: {min(texts)}" for name, texts in notes.items()))
 
 
-def test_speed_of_a_simulated_gpu_is_not_invented(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_speed_of_a_simulated_gpu_is_not_invented(stack: LiveStack, observed: Callable[[str], None]) -> None:
     if stack.settings.gpu.source == "host":
         pytest.skip("the GPU is real: test_speed_follows_the_granted_multiprocessors measures it")
-    ended = run(stack, "flops", "1")
+    ended = run_client(stack, "flops", "1")
     assert ended.code == NEEDS_A_REAL_GPU
     assert ended.lines[-1]["error"] == "needs a real GPU"
-    seen(f"gpu-probe flops: {ended.lines[-1]['error']}")
+    observed(f"gpu-probe flops: {ended.lines[-1]['error']}")
 
 
 @pytest.fixture(scope="module")
 def curve(stack: LiveStack) -> dict[int, list[Burn]]:
     """The repeats of a client alone on a real GPU, by the daemon's percentage; the stack's limits are put back."""
-    only_real(stack)
-    daemon, found = Daemon(stack), {}
+    skip_unless_real(stack)
+    daemon, repeats = Daemon(stack), {}
     with daemon.limits():
         for percentage in THROTTLE:
             daemon.apply(percentage, "0")
-            found[percentage] = throughput.finished(Client.start(stack, *throughput.ALONE))
-    return found
+            repeats[percentage] = throughput.wait_repeats(Client.start(stack, *throughput.ALONE))
+    return repeats
 
 
 @pytest.mark.gpu
@@ -336,7 +342,7 @@ def test_speed_follows_the_granted_multiprocessors(
     curve: dict[int, list[Burn]],
     table: Callable[..., None],
     plot: Callable[..., None],
-    seen: Callable[[str], None],
+    observed: Callable[[str], None],
 ) -> None:
     rows = []
     for percentage, burning in curve.items():
@@ -349,7 +355,7 @@ def test_speed_follows_the_granted_multiprocessors(
     assert [sms for _, sms, *_ in rows] == [rule for _, _, rule, *_ in rows]
     for percentage, sms, *_ in rows:
         assert means[percentage] == pytest.approx(means[100] * sms / rows[0][1], rel=SHARE)
-    seen(", ".join(f"{percentage} %: {sms} SMs, {means[percentage]:.2f} TFLOPS" for percentage, sms, *_ in rows))
+    observed(", ".join(f"{percentage} %: {sms} SMs, {means[percentage]:.2f} TFLOPS" for percentage, sms, *_ in rows))
 
 
 @pytest.mark.gpu
@@ -358,12 +364,12 @@ def test_three_clients_at_20_percent_are_equally_fast(
     curve: dict[int, list[Burn]],
     daemon: Daemon,
     table: Callable[..., None],
-    seen: Callable[[str], None],
+    observed: Callable[[str], None],
 ) -> None:
     with daemon.limits():
         daemon.apply(20, "0")
         clients = [Client.start(stack, *throughput.TOGETHER) for _ in range(3)]
-        together = throughput.at_once([throughput.finished(client) for client in clients])
+        together = throughput.common_repeats([throughput.wait_repeats(client) for client in clients])
     rows = [(sheets.FIFTHS, number, *throughput.row(burning)) for number, burning in enumerate(together, 1)]
     table(*sheets.TOGETHER, rows)
     speeds = [throughput.mean(burning) for burning in together]
@@ -374,20 +380,20 @@ def test_three_clients_at_20_percent_are_equally_fast(
     whole = throughput.mean(curve[100]) * 3 * sms / curve[100][0].sms
     assert sum(speeds) == pytest.approx(whole, rel=SHARE)
     each = " / ".join(f"{speed:.2f}" for speed in speeds)
-    seen(f"{each}, together {sum(speeds):.2f} TFLOPS, {sum(speeds) / throughput.mean(curve[100]):.1%} of 100 %")
+    observed(f"{each}, together {sum(speeds):.2f} TFLOPS, {sum(speeds) / throughput.mean(curve[100]):.1%} of 100 %")
 
 
 @pytest.mark.gpu
 def test_client_that_is_refused_memory_slows_no_neighbour(
-    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    only_real(stack)
+    skip_unless_real(stack)
     limit = quantity_mib(stack.settings.mps.effective_memory_limit)
     neighbour = Client.start(stack, *NEIGHBOURS)
     neighbour.wait_line("tflops")
-    ended = run(stack, "alloc", "100Mi", f"{limit}Mi")
-    burning = throughput.finished(neighbour)
-    parts = around(burning, ended.began, ended.finished)
+    ended = run_client(stack, "alloc", "100Mi", f"{limit}Mi")
+    burning = throughput.wait_repeats(neighbour)
+    parts = split_by_time(burning, ended.began, ended.finished)
     rows = []
     for when, part in parts.items():
         speeds = [burn.tflops for burn in part]
@@ -396,10 +402,10 @@ def test_client_that_is_refused_memory_slows_no_neighbour(
     assert ended.lines[-1]["error"] == OUT_OF_MEMORY
     least, before = min(burn.tflops for burn in burning), throughput.mean(parts["before"])
     assert least >= before * (1 - HARM)
-    seen(f"{before:.2f} TFLOPS before, at least {least:.2f} while and after another was refused {limit} MiB")
+    observed(f"{before:.2f} TFLOPS before, at least {least:.2f} while and after another was refused {limit} MiB")
 
 
-def around(burning: list[Burn], began: float, finished: float) -> dict[str, list[Burn]]:
+def split_by_time(burning: list[Burn], began: float, finished: float) -> dict[str, list[Burn]]:
     """The repeats before, while and after a pod ran, whose times are whole seconds. AssertionError if one has none."""
     parts: dict[str, list[Burn]] = {"before": [], "meanwhile": [], "after": []}
     for burn in burning:
@@ -412,9 +418,9 @@ def around(burning: list[Burn], began: float, finished: float) -> dict[str, list
 
 @pytest.mark.gpu
 def test_clients_of_different_users_run_at_once(
-    stack: LiveStack, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    only_real(stack)
+    skip_unless_real(stack)
     most = stack.settings.mps.active_thread_percentage
     asked = {"65532": most, "1000": most * 2 / 5}
     clients = []
@@ -422,7 +428,7 @@ def test_clients_of_different_users_run_at_once(
         pod = Client.manifest(stack, throughput.TOGETHER, {PERCENTAGE: f"{percentage:g}"})
         pod["spec"]["securityContext"]["runAsUser"] = int(user)
         clients.append(Client.create(stack, pod))
-    together = throughput.at_once([throughput.finished(client) for client in clients])
+    together = throughput.common_repeats([throughput.wait_repeats(client) for client in clients])
     rows = [
         (user, percentage, *throughput.row(burning))
         for (user, percentage), burning in zip(asked.items(), together, strict=True)
@@ -434,12 +440,12 @@ def test_clients_of_different_users_run_at_once(
     assert ratio == pytest.approx(sms[0] / sms[1], rel=SHARE)
     # Root could change the daemon's limits through its pipe.
     as_root = {"runAsNonRoot": False, "runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
-    said = stack.kubectl_fails(
+    message = stack.kubectl_fails(
         *("create", "--dry-run=server", "-f", "-"), stdin=pod_of(stack, {}, securityContext=as_root)
     )
-    assert "runAsNonRoot" in said
+    assert "runAsNonRoot" in message
     words = ", ".join(f"uid {user}: {count} SMs" for user, count in zip(asked, sms, strict=True))
-    seen(f"{words}, at once; a pod of root is refused")
+    observed(f"{words}, at once; a pod of root is refused")
 
 
 def pod_of(stack: LiveStack, env: dict[str, str], **changed: object) -> str:
@@ -467,20 +473,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, seen: Callable[[str], None]) -> None:
+def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, observed: Callable[[str], None]) -> None:
     mps = stack.settings.mps
     most, mib = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
     values = {"most": most, "above": most + 1, "mib": mib, "above_mib": mib + 1, "above_gib": mib // 1024 + 1}
     variable, value, message = REFUSED[name]
     env = {variable: value.format(**values)}
-    said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
-    assert "dra-workshop-mps-clients" in said
-    assert message.format(**values) in said
-    seen(said.partition("denied request: ")[2].strip() or said.strip())
+    refusal = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
+    assert "dra-workshop-mps-clients" in refusal
+    assert message.format(**values) in refusal
+    observed(refusal.partition("denied request: ")[2].strip() or refusal.strip())
 
 
 def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
-    stack: LiveStack, seen: Callable[[str], None]
+    stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
     pod = yaml.safe_load(pod_of(stack, {}))["spec"]
     volumes = [*pod.get("volumes", []), {"name": "etc", "hostPath": {"path": "/etc"}}]
@@ -494,51 +500,53 @@ def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
         {"hostNetwork": True},
         {"containers": [hidden], "volumes": [*pod.get("volumes", []), nothing]},
     ):
-        said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, {}, **changed))
+        message = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, {}, **changed))
         # In mode claim Pod Security looks first, but for the last one.
-        assert "dra-workshop-mps-clients" in said or (stack.settings.mps.mode == "claim" and "PodSecurity" in said)
-    assert "nothing may be mounted over /tmp/nvidia-mps" in said
-    seen("hostPath /etc, hostPID, hostIPC, hostNetwork and a volume over the pipe are refused")
+        assert "dra-workshop-mps-clients" in message or (
+            stack.settings.mps.mode == "claim" and "PodSecurity" in message
+        )
+    assert "nothing may be mounted over /tmp/nvidia-mps" in message
+    observed("hostPath /etc, hostPID, hostIPC, hostNetwork and a volume over the pipe are refused")
 
 
-def test_policy_allows_what_is_within_the_class(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_policy_allows_what_is_within_the_class(stack: LiveStack, observed: Callable[[str], None]) -> None:
     mps = stack.settings.mps
     most, memory = mps.active_thread_percentage, mps_memory(mps.effective_memory_limit)
     allowed = ({}, {PERCENTAGE: str(most)}, {PERCENTAGE: str(most / 4), MEMORY: "0=1M"}, {MEMORY: f"0={memory}"})
     for env in allowed:
         stack.kubectl("create", "--dry-run=server", "-f", "-", stdin=pod_of(stack, env))
-    seen(f"no variables, {most} %, {most / 4} % with 1M, and {memory} pass")
+    observed(f"no variables, {most} %, {most / 4} % with 1M, and {memory} pass")
 
 
-def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, observed: Callable[[str], None]) -> None:
     level = stack.one("namespaces", CLIENTS)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
     small = stack.settings.mps.classes["small"]
     percentage, memory = str(small.active_thread_percentage), f"0={mps_memory(small.pinned_device_memory_limit)}"
     labels = {CLASS_LABEL: "small", "pod-security.kubernetes.io/enforce": level}
     with stack.playground(labels) as playground:
         dry = ("create", "--dry-run=server", "-f", "-")
-        said = stack.kubectl_fails(*dry, stdin=moved(pod_of(stack, {}), playground))
-        assert "must set CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" in said
+        message = stack.kubectl_fails(*dry, stdin=in_namespace(pod_of(stack, {}), playground))
+        assert "must set CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" in message
         more = {PERCENTAGE: str(small.active_thread_percentage + 1), MEMORY: memory}
-        assert f"at most {percentage}" in stack.kubectl_fails(*dry, stdin=moved(pod_of(stack, more), playground))
-        stack.kubectl(*dry, stdin=moved(pod_of(stack, {PERCENTAGE: percentage, MEMORY: memory}), playground))
-    seen(said.partition("denied request: ")[2].strip())
+        assert f"at most {percentage}" in stack.kubectl_fails(*dry, stdin=in_namespace(pod_of(stack, more), playground))
+        stack.kubectl(*dry, stdin=in_namespace(pod_of(stack, {PERCENTAGE: percentage, MEMORY: memory}), playground))
+    observed(message.partition("denied request: ")[2].strip())
 
 
 @pytest.mark.parametrize("labels", [{}, {CLASS_LABEL: "no-such-class"}], ids=["no class", "unknown class"])
 def test_namespace_without_a_known_class_may_not_mount_the_pipe(
-    stack: LiveStack, labels: dict[str, str], seen: Callable[[str], None]
+    stack: LiveStack, labels: dict[str, str], observed: Callable[[str], None]
 ) -> None:
     if stack.settings.mps.mode == "claim":
         pytest.skip("mps.mode is claim: there is no pipe of the node")
     with stack.playground({"pod-security.kubernetes.io/enforce": "privileged", **labels}) as playground:
-        pod = moved(pod_of(stack, {}), playground)
-        said = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod)
-    assert "dra-workshop-mps-pipe" in said
-    seen(said.partition("denied request: ")[2].strip())
+        pod = in_namespace(pod_of(stack, {}), playground)
+        message = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", stdin=pod)
+    assert "dra-workshop-mps-pipe" in message
+    observed(message.partition("denied request: ")[2].strip())
 
 
-def moved(text: str, playground: Playground) -> str:
+def in_namespace(text: str, playground: Playground) -> str:
     pod = yaml.safe_load(text)
     pod["metadata"]["namespace"] = playground.namespace
     return yaml.safe_dump(pod)

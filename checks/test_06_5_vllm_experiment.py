@@ -1,4 +1,4 @@
-"""Module 06.5: what a share of the GPU costs a vLLM server, alone and beside a busy neighbour."""
+"""Checks of module 06.5: speed of a vLLM server with a part of a GPU, alone and beside a busy neighbour."""
 
 import json
 import math
@@ -10,13 +10,13 @@ import pytest
 from checks.live import LiveStack
 from checks.measured import VLLM, VLLM_SERVER, VLLM_TENANTS
 from checks.mps import Daemon
-from checks.vllm_server import MORE_SECONDS, Job, command, like_the_server, python, ready_pod, remove_left_over
+from checks.vllm_server import MORE_SECONDS, Job, command, python, ready_pod, remove_left_over_jobs, server_like_job
 from gpus import vllm as vllm_memory
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import mps_memory, quantity_mib
 from images.loadgen.plan import PROFILES, Plan
 from images.loadgen.points import Points, Summary
-from modules import gpu_model
+from machine.gpus import gpu_model
 from toolchain.paths import CHECKOUT
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +38,7 @@ def measured(stack: LiveStack) -> Points:
     The daemon's own limit is lifted meanwhile, since it caps every client, and put back.
     """
     plan = plan_of(stack)
-    points = Points(RESULTS / f"{stack.name}-vllm", about(stack, plan))
+    points = Points(RESULTS / f"{stack.name}-vllm", conditions(stack, plan))
     wanted = [point.key for point in plan.all_points]
     if not set(wanted) <= set(points.done):
         ready_pod(stack)
@@ -72,9 +72,9 @@ def measure(stack: LiveStack, plan: Plan, points: Points) -> None:
         "folder": "/scratch/logs",
     }
     words = [python(stack), "-m", "loadgen", "sweep"]
-    remove_left_over(stack)
+    remove_left_over_jobs(stack)
     failures, ended = [], False
-    manifest = like_the_server(stack, words, {"SWEEP": json.dumps(arguments)}, deadline)
+    manifest = server_like_job(stack, words, {"SWEEP": json.dumps(arguments)}, deadline)
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     container["resources"]["limits"]["memory"] = f"{TENANTS * quantity_mib(vllm.memory)}Mi"
     with Job(stack, manifest) as job:
@@ -89,8 +89,8 @@ def measure(stack: LiveStack, plan: Plan, points: Points) -> None:
     assert not failures, failures
 
 
-def about(stack: LiveStack, plan: Plan) -> dict[str, Any]:
-    """What makes points comparable; which percentages there are, and how often, does not."""
+def conditions(stack: LiveStack, plan: Plan) -> dict[str, Any]:
+    """Conditions under which points are comparable; the percentages and the number of repeats are none."""
     vllm = stack.settings.vllm
     lengths = ("seconds", "warmup_seconds", "prompt_tokens", "output_tokens", "noise")
     return {
@@ -105,9 +105,9 @@ def about(stack: LiveStack, plan: Plan) -> dict[str, Any]:
     }
 
 
-def served(stack: LiveStack, plan: Plan) -> list[tuple[str, str | int | float]]:
-    """What every point is of, for who reads the figures."""
-    told = about(stack, plan)
+def server_facts(stack: LiveStack, plan: Plan) -> list[tuple[str, str | int | float]]:
+    """Facts that hold for every point, for a reader of the figures."""
+    told = conditions(stack, plan)
     weights = "random: what it writes means nothing" if told["weights"] == "dummy" else "real"
     return [
         ("GPU", ", ".join(told["gpu"])),
@@ -126,23 +126,23 @@ def template_image(stack: LiveStack) -> str:
     return stack.one("deployments.apps", "vllm", "mps")["spec"]["template"]["spec"]["containers"][0]["image"]
 
 
-def row(found: Summary) -> list[str | float]:
-    """What the server's tables have of a load."""
-    mean, least, most = found.tokens_per_second
-    times = (found.ttft_p50, found.ttft_p99, found.tpot_p50, found.tpot_p99, found.itl_p99)
+def row(summary: Summary) -> list[str | float]:
+    """Columns of the server's tables for one load."""
+    mean, least, most = summary.tokens_per_second
+    times = (summary.ttft_p50, summary.ttft_p99, summary.tpot_p50, summary.tpot_p99, summary.itl_p99)
     return [
-        *(found.multiprocessors, found.loop, found.level, found.repeats, round(mean, 1), least, most),
+        *(summary.multiprocessors, summary.loop, summary.level, summary.repeats, round(mean, 1), least, most),
         *("-" if math.isnan(value) else round(value, 2) for value in times),
-        found.unfinished,
+        summary.unfinished,
     ]
 
 
-def alone(points: Points) -> list[Summary]:
-    return [found for found in points.summaries() if found.neighbour is None]
+def summaries_alone(points: Points) -> list[Summary]:
+    return [summary for summary in points.summaries() if summary.neighbour is None]
 
 
 def test_every_point_of_the_plan_is_measured(
-    stack: LiveStack, measured: Points, table: Callable, seen: Callable[[str], None]
+    stack: LiveStack, measured: Points, table: Callable, observed: Callable[[str], None]
 ) -> None:
     plan = plan_of(stack)
     wanted = {point.key for point in plan.all_points}
@@ -150,39 +150,43 @@ def test_every_point_of_the_plan_is_measured(
     for point in measured.all:
         assert not point["failed"], f"{point['key']}: {point['failed']} requests failed: {point['failures']}"
         assert point["requests"] or point["unfinished"], f"{point['key']}: no request was due in it"
-    table(*VLLM, [[found.percentage, *row(found)] for found in alone(measured)])
-    table(*VLLM_SERVER, [[words, str(value)] for words, value in served(stack, plan)])
-    seen(f"{len(wanted)} points; CSV and JSON in {measured.folder.relative_to(RESULTS.parent)}")
+    table(*VLLM, [[summary.percentage, *row(summary)] for summary in summaries_alone(measured)])
+    table(*VLLM_SERVER, [[words, str(value)] for words, value in server_facts(stack, plan)])
+    observed(f"{len(wanted)} points; CSV and JSON in {measured.folder.relative_to(RESULTS.parent)}")
 
 
 def test_vllms_own_process_has_the_multiprocessors_of_its_percentage(
-    stack: LiveStack, measured: Points, seen: Callable[[str], None]
+    stack: LiveStack, measured: Points, observed: Callable[[str], None]
 ) -> None:
     model = gpu_model(stack.settings)
-    found = {point["percentage"]: point["multiprocessors"] for point in measured.all}
+    sms_by_percentage = {point["percentage"]: point["multiprocessors"] for point in measured.all}
     for point in measured.all:
         if point["neighbour"] is not None:
-            found[point["neighbour"]] = point["neighbourMultiprocessors"]
+            sms_by_percentage[point["neighbour"]] = point["neighbourMultiprocessors"]
     if model is None:
-        pytest.skip(f"the rule is not known for this GPU; vLLM's processes have {found}")
-    assert found == {percentage: granted_multiprocessors(model, percentage) for percentage in found}
-    seen(", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in sorted(found.items(), reverse=True)))
+        pytest.skip(f"the rule is not known for this GPU; vLLM's processes have {sms_by_percentage}")
+    assert sms_by_percentage == {
+        percentage: granted_multiprocessors(model, percentage) for percentage in sms_by_percentage
+    }
+    observed(
+        ", ".join(f"{percentage} %: {sms} SMs" for percentage, sms in sorted(sms_by_percentage.items(), reverse=True))
+    )
 
 
 def test_less_of_the_gpu_serves_less_at_saturation(
-    measured: Points, plot: Callable, seen: Callable[[str], None]
+    measured: Points, plot: Callable, observed: Callable[[str], None]
 ) -> None:
-    found = [one for one in alone(measured) if one.loop == "closed"]
-    busiest = max(one.level for one in found)
-    curve = {one.percentage: one for one in found if one.level == busiest}
+    closed = [one for one in summaries_alone(measured) if one.loop == "closed"]
+    busiest = max(one.level for one in closed)
+    curve = {one.percentage: one for one in closed if one.level == busiest}
     least, most = min(curve), max(curve)
     assert most > least, "one percentage makes no curve; add some to vllm.sweep.percentages"
     assert curve[least].tokens_per_second[2] < curve[most].tokens_per_second[1], (
         f"{least} % was at most as slow as {most} %, so the load did not fill the GPU, or its limit does not hold"
     )
-    levels = sorted({one.level for one in found})
+    levels = sorted({one.level for one in closed})
     throughput = {
-        f"{level:g} under way": [(one.percentage, one.tokens_per_second[0]) for one in found if one.level == level]
+        f"{level:g} under way": [(one.percentage, one.tokens_per_second[0]) for one in closed if one.level == level]
         for level in levels
     }
     plot(
@@ -190,11 +194,11 @@ def test_less_of_the_gpu_serves_less_at_saturation(
     )
     for name, key in (("Time to first token", "ttft_p50"), ("Time per output token", "tpot_p50")):
         lines = {
-            f"{level:g} under way": [(one.percentage, getattr(one, key)) for one in found if one.level == level]
+            f"{level:g} under way": [(one.percentage, getattr(one, key)) for one in closed if one.level == level]
             for level in levels
         }
         plot(f"{name} by thread percentage, closed loop", "thread percentage in %", "p50 in ms", ordered(lines))
-    opened = [one for one in alone(measured) if one.loop == "open" and not math.isnan(one.ttft_p50)]
+    opened = [one for one in summaries_alone(measured) if one.loop == "open" and not math.isnan(one.ttft_p50)]
     lines = {
         f"{percentage} %": [(one.level, one.ttft_p50) for one in opened if one.percentage == percentage]
         for percentage in sorted({one.percentage for one in opened}, reverse=True)
@@ -206,7 +210,7 @@ def test_less_of_the_gpu_serves_less_at_saturation(
         ordered(lines),
     )
     pareto = {
-        f"{percentage} %": [(one.tpot_p50, one.tokens_per_second[0]) for one in found if one.percentage == percentage]
+        f"{percentage} %": [(one.tpot_p50, one.tokens_per_second[0]) for one in closed if one.percentage == percentage]
         for percentage in sorted(curve, reverse=True)
     }
     plot(
@@ -215,23 +219,23 @@ def test_less_of_the_gpu_serves_less_at_saturation(
         "output tokens/s",
         ordered(pareto),
     )
-    seen(
+    observed(
         f"{busiest:g} under way: "
         + ", ".join(f"{p} %: {curve[p].tokens_per_second[0]:.0f} tokens/s" for p in sorted(curve, reverse=True))
     )
 
 
 def ordered(lines: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
-    """By what is across; without points that a load had no answer for."""
+    """Lines sorted by x; without points that a load had no answer for."""
     kept = {name: sorted(point for point in line if not math.isnan(point[1])) for name, line in lines.items()}
     return {name: line for name, line in kept.items() if line}
 
 
 def test_busy_neighbour_is_compared_with_none(
-    measured: Points, table: Callable, plot: Callable, seen: Callable[[str], None]
+    measured: Points, table: Callable, plot: Callable, observed: Callable[[str], None]
 ) -> None:
-    without = {(one.percentage, one.loop, one.level): one for one in alone(measured)}
-    rows, said, lines = [], [], {}
+    without = {(one.percentage, one.loop, one.level): one for one in summaries_alone(measured)}
+    rows, sentences, lines = [], [], {}
     for one in measured.summaries():
         if one.neighbour is None:
             continue
@@ -240,7 +244,7 @@ def test_busy_neighbour_is_compared_with_none(
         slower = one.tpot_p50 / base.tpot_p50
         rows.append([f"{one.percentage}/{one.neighbour}", *row(one), round(kept, 3), round(slower, 3)])
         load = f"{one.loop} {one.level:g}"
-        said.append(f"{one.percentage}/{one.neighbour}, {load}: {kept:.0%} of the throughput, TPOT x {slower:.2f}")
+        sentences.append(f"{one.percentage}/{one.neighbour}, {load}: {kept:.0%} of the throughput, TPOT x {slower:.2f}")
         lines.setdefault(f"{load}, alone", []).append((one.percentage, base.tpot_p50))
         lines.setdefault(f"{load}, beside a busy one", []).append((one.percentage, one.tpot_p50))
     assert rows, "no tenants were measured; the profile has none"
@@ -249,4 +253,4 @@ def test_busy_neighbour_is_compared_with_none(
     table(*VLLM_TENANTS, rows)
     title = "Time per output token beside a busy neighbour"
     plot(title, "own thread percentage in %", "p50 in ms", ordered(lines))
-    seen("; ".join(said))
+    observed("; ".join(sentences))

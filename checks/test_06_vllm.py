@@ -1,4 +1,4 @@
-"""Module 06: vLLM under limits of MPS: what it answers, what it was granted, and what it says when it cannot start."""
+"""Checks of module 06: vLLM under limits of MPS: its answers, its SMs, and its message when it cannot start."""
 
 import json
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Daemon
 from checks.vllm_server import (
     UTILIZATION,
     Job,
-    caller,
+    caller_job,
     command,
-    like_the_server,
-    limits,
+    limit_variables,
     python,
     ready_pod,
+    server_like_job,
     template,
 )
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import quantity_mib
 from images.loadgen.server import cause
-from modules import gpu_model
+from machine.gpus import gpu_model
 
 pytestmark = pytest.mark.gpu
 
@@ -33,18 +33,18 @@ COUNT = "import json, torch; print(json.dumps(torch.cuda.get_device_properties(0
 SHARED_MEMORY = "import json, os; s = os.statvfs('/dev/shm'); print(json.dumps(s.f_bavail * s.f_frsize))"
 
 
-def inside(stack: LiveStack, program: str) -> object:
-    """What a line of Python prints in the server's container, with the server's own environment."""
+def run_in_server(stack: LiveStack, program: str) -> object:
+    """Output of a line of Python in the server's container, with the server's own environment."""
     pod = ready_pod(stack)["metadata"]["name"]
-    said = stack.kubectl("exec", "-n", CLIENTS, pod, "-c", "server", "--", python(stack), "-c", program)
-    return json.loads(said.splitlines()[-1])
+    output = stack.kubectl("exec", "-n", CLIENTS, pod, "-c", "server", "--", python(stack), "-c", program)
+    return json.loads(output.splitlines()[-1])
 
 
-def test_service_answers_with_the_tokens_that_were_asked_for(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_service_answers_with_the_tokens_that_were_asked_for(stack: LiveStack, observed: Callable[[str], None]) -> None:
     ready_pod(stack)
     name, url = stack.settings.vllm_model_name, f"http://{stack.outputs['vllm']['service']}"
     tokens = ("--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS))
-    with Job(stack, caller(stack, "complete", "--url", url, "--model", name, *tokens)) as job:
+    with Job(stack, caller_job(stack, "complete", "--url", url, "--model", name, *tokens)) as job:
         whole, streamed = list(job.lines())
     reply = whole["reply"]
     assert whole["status"] == 200, reply
@@ -60,7 +60,9 @@ def test_service_answers_with_the_tokens_that_were_asked_for(stack: LiveStack, s
     assert streamed["streamed"]["failure"] is None
     assert streamed["streamed"]["tokens"] == OUTPUT_TOKENS
     weights = "random weights, so what it wrote means nothing" if stack.settings.vllm_dummy else "real weights"
-    seen(f"{name} ({weights}): {PROMPT_TOKENS} tokens in, {OUTPUT_TOKENS} out, whole and streamed through the Service")
+    observed(
+        f"{name} ({weights}): {PROMPT_TOKENS} tokens in, {OUTPUT_TOKENS} out, whole and streamed through the Service"
+    )
 
 
 def test_model_without_weights_says_so_in_its_name_and_in_the_outputs(stack: LiveStack) -> None:
@@ -70,20 +72,22 @@ def test_model_without_weights_says_so_in_its_name_and_in_the_outputs(stack: Liv
         assert stack.settings.vllm_model_name.startswith("dummy-")
 
 
-def test_server_has_the_multiprocessors_of_its_percentage(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_server_has_the_multiprocessors_of_its_percentage(stack: LiveStack, observed: Callable[[str], None]) -> None:
     vllm, model = stack.settings.vllm, gpu_model(stack.settings)
-    found = inside(stack, COUNT)
+    count = run_in_server(stack, COUNT)
     if model is None:
-        pytest.skip(f"the rule is not known for this GPU; its process has {found} multiprocessors")
+        pytest.skip(f"the rule is not known for this GPU; its process has {count} multiprocessors")
     granted = granted_multiprocessors(model, vllm.active_thread_percentage)
-    assert found == granted
-    seen(
-        f"a process in the server's container has {found} of {model.multiprocessors} SMs at "
+    assert count == granted
+    observed(
+        f"a process in the server's container has {count} of {model.multiprocessors} SMs at "
         f"{vllm.active_thread_percentage} %"
     )
 
 
-def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(
+    stack: LiveStack, observed: Callable[[str], None]
+) -> None:
     ready_pod(stack)
     spec = template(stack)
     env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
@@ -92,20 +96,20 @@ def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(stack: LiveStack
     clients = Daemon(stack).clients()
     # Its own context beside those of module 04's two clients.
     assert clients >= 3
-    seen(f"{env[PERCENTAGE]} %, {env[MEMORY]}; the daemon serves {clients} contexts")
+    observed(f"{env[PERCENTAGE]} %, {env[MEMORY]}; the daemon serves {clients} contexts")
 
 
-def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Callable[[str], None]) -> None:
     spec = template(stack)
     mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
-    own = {"/dev/shm", "/tmp/nvidia-mps"}
+    of_mps = {"/dev/shm", "/tmp/nvidia-mps"}
     by_claim = stack.settings.mps.mode == "claim"
-    hidden = [path for path in mounts if path in own or any(place.startswith(f"{path}/") for place in own)]
-    assert sorted(hidden) == ([] if by_claim else sorted(own))
+    hidden = [path for path in mounts if path in of_mps or any(place.startswith(f"{path}/") for place in of_mps)]
+    assert sorted(hidden) == ([] if by_claim else sorted(of_mps))
     wanted = quantity_mib(stack.settings.vllm.shared_memory)
-    free = int(str(inside(stack, SHARED_MEMORY))) >> 20
+    free = int(str(run_in_server(stack, SHARED_MEMORY))) >> 20
     assert free >= wanted, f"/dev/shm has {free} MiB free, vllm.sharedMemory is {wanted}"
-    seen(f"/dev/shm is the {'driver' if by_claim else 'daemon'}'s, with {free} MiB free")
+    observed(f"/dev/shm is the {'driver' if by_claim else 'daemon'}'s, with {free} MiB free")
 
 
 @pytest.mark.parametrize(
@@ -118,19 +122,19 @@ def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, seen: Callable
     ids=["limit-below-the-utilization", "model-larger-than-the-limit", "no-such-model"],
 )
 def test_server_that_cannot_start_says_why(
-    stack: LiveStack, changed: dict[str, str], memory: str | None, words: str, seen: Callable[[str], None]
+    stack: LiveStack, changed: dict[str, str], memory: str | None, words: str, observed: Callable[[str], None]
 ) -> None:
     start = command(stack)
     for prefix, value in changed.items():
         start = [f"{prefix}{value}" if word.startswith(prefix) else word for word in start]
     if start == command(stack) and changed:
         pytest.skip(f"vLLM of this stack is not started with {', '.join(changed)}")
-    with Job(stack, like_the_server(stack, start, limits(memory=memory), FAIL_SECONDS)) as job:
+    with Job(stack, server_like_job(stack, start, limit_variables(memory=memory), FAIL_SECONDS)) as job:
         ended = job.ended(FAIL_SECONDS)
-        said = job.log()
+        log = job.log()
     assert ended["exitCode"] != 0
-    why = cause(said)
+    why = cause(log)
     assert words in why
     # What `kubectl describe` shows without the log.
     assert ended.get("message", "").strip()
-    seen(why)
+    observed(why)

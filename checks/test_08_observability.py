@@ -1,4 +1,4 @@
-"""Module 08: who may see every GPU, and what the exporter, NVIDIA's driver and the kubelet tell of them."""
+"""Checks of module 08: access to every GPU, and metrics of the exporter, NVIDIA's driver and the kubelet."""
 
 import json
 import time
@@ -10,32 +10,33 @@ import yaml
 
 from checks import measured as sheets
 from checks import metrics, throughput
-from checks.capacity import consumed
-from checks.live import RESTRICTED, LiveStack, Playground, mebibytes, wait_for
+from checks.capacity import consumed_mib
+from checks.live import RESTRICTED, LiveStack, Playground, wait_for
 from checks.metrics import (
     ADMIN,
     CLAIMS,
+    admin_pod,
+    all_exporter_samples,
+    allocated_holders,
     claim,
+    driver_samples,
     every_gpu,
-    exported,
-    figure,
-    full,
-    holders,
-    looks_on,
-    named,
-    of_driver,
-    of_every_node,
-    one_too_many,
+    exported_holders,
+    exporter_samples,
+    full_node,
     part_of_a_gpu,
     pod_with_claim,
     request,
-    told,
+    request_beyond_full_node,
+    select,
     value,
+    value_of_gpu,
 )
 from checks.mps import Client, Daemon, shared_gpu
-from checks.privileges import beyond, of_every_pod, reviewed
+from checks.privileges import excess, pod_privileges, reviewed_privileges
 from components import admin_access, gpu_exporter, prometheus
 from gpus.mps import context_mib
+from gpus.quantity import quantity_mib
 
 TENANT = f"--as=system:serviceaccount:{admin_access.TENANT}:{admin_access.TENANT}"
 REFUSED = "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label"
@@ -64,17 +65,17 @@ LOAD = ("flops", "8", "--warmup", "2")
 BUSY_PERCENT = 90  # utilization under a kernel that always runs
 DURATION = "nvidia_dra_request_duration_seconds"
 KUBELET_DURATION = "dra_operations_duration_seconds"
-OURS = ("gpu-admin", "gpu-health", "gpu-metrics", "monitoring", "tenant")
+MODULE_NAMESPACES = ("gpu-admin", "gpu-health", "gpu-metrics", "monitoring", "tenant")
 
 
 @pytest.fixture
 def node(stack: LiveStack) -> str:
-    """The one that the observer looks at."""
+    """Name of the node that the observer looks at."""
     return stack.settings.gpu_nodes[0].node
 
 
 @pytest.fixture
-def ours(stack: LiveStack) -> LiveStack:
+def nvml_stack(stack: LiveStack) -> LiveStack:
     """The stack, if its exporter is the workshop's own."""
     if stack.settings.observability.exporter != "nvml":
         pytest.skip("observability.exporter is dcgm, and NVIDIA's exporter does not tell this")
@@ -86,14 +87,14 @@ def daemon(stack: LiveStack) -> Daemon:
     """The node's MPS daemon, which the exporter asks."""
     if "04" not in stack.settings.modules:
         pytest.skip("module 04 is off: there is no MPS daemon")
-    found = Daemon(stack)
-    if found.by_claim:
+    node_daemon = Daemon(stack)
+    if node_daemon.by_claim:
         pytest.skip("mps.mode is claim: the exporter does not see the pipes of the driver's daemons")
-    return found
+    return node_daemon
 
 
 def uuids(stack: LiveStack, node: str | None = None) -> set[str]:
-    """Those of the node's GPUs, or of all."""
+    """UUIDs of the node's GPUs, or of all."""
     return {values["uuid"] for (where, _), values in gpus(stack).items() if node in (None, where)}
 
 
@@ -104,15 +105,15 @@ def gpus(stack: LiveStack) -> dict[tuple[str, str], dict[str, Any]]:
 
 def observers(stack: LiveStack) -> list[str]:
     """The names of the observer's pods: one, or none while it is made anew."""
-    found = stack.get("pods", namespace=admin_access.NAMESPACE, label_selector={"app": admin_access.OBSERVER})
-    return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    pods = stack.get("pods", namespace=admin_access.NAMESPACE, label_selector={"app": admin_access.OBSERVER})
+    return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 def test_observer_starts_on_a_full_node_and_sees_every_gpu(
-    stack: LiveStack, node: str, seen: Callable[[str], None]
+    stack: LiveStack, node: str, observed: Callable[[str], None]
 ) -> None:
-    with full(stack, node) as playground:
-        manifests = pod_with_claim(stack, playground.namespace, "no-room", one_too_many(stack), node)
+    with full_node(stack, node) as playground:
+        manifests = pod_with_claim(stack, playground.namespace, "no-room", request_beyond_full_node(stack), node)
         stack.kubectl("create", "-f", "-", stdin=manifests)
         reason = playground.wait_unschedulable("no-room")
         assert FULL in reason
@@ -121,15 +122,15 @@ def test_observer_starts_on_a_full_node_and_sees_every_gpu(
         (new,) = wait_for("there is another observer", lambda: [name for name in observers(stack) if name != old])
         report = Playground(stack, admin_access.NAMESPACE).report(new)
     assert {gpu["uuid"] for gpu in report["gpus"]} == uuids(stack, node)
-    seen(f"with every GPU of {node} taken («{reason}») {new} sees {len(report['gpus'])} of them")
+    observed(f"with every GPU of {node} taken («{reason}») {new} sees {len(report['gpus'])} of them")
 
 
 def test_admin_claim_has_to_fit_where_claims_share_gpus(
-    stack: LiveStack, node: str, seen: Callable[[str], None]
+    stack: LiveStack, node: str, observed: Callable[[str], None]
 ) -> None:
     if stack.settings.consumable_shares != "memory":
         pytest.skip(f"driver.consumableShares is {stack.settings.consumable_shares}: no memory has to be left")
-    with full(stack, node) as playground, stack.playground({**RESTRICTED, **ADMIN}) as admin:
+    with full_node(stack, node) as playground, stack.playground({**RESTRICTED, **ADMIN}) as admin:
         device = next(device for where, device in gpus(stack) if where == node)
         last = request(stack.devices()[node, device]["uuid"], capacity={"requests": {"memory": "1Mi"}})
         stack.kubectl("create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "last", last, node))
@@ -140,62 +141,62 @@ def test_admin_claim_has_to_fit_where_claims_share_gpus(
         assert FULL in reason
         playground.delete_pod("last")
         admin.wait_running("admin")
-    seen(f"without a MiB left of {device} an admin claim waits, though it is not counted; with one it runs")
+    observed(f"without a MiB left of {device} an admin claim waits, though it is not counted; with one it runs")
 
 
-def test_admin_claim_takes_nothing(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_admin_claim_takes_nothing(stack: LiveStack, observed: Callable[[str], None]) -> None:
     with part_of_a_gpu(stack) as (free, exactly):
-        before = sorted(stack.allocations()), consumed(stack)
-        with looks_on(stack, free[0]) as playground:
+        before = sorted(stack.allocations()), consumed_mib(stack)
+        with admin_pod(stack, free[0]) as playground:
             admin = stack.one(CLAIMS, "admin", playground.namespace)
             results = admin["status"]["allocation"]["devices"]["results"]
             assert all(result["adminAccess"] is True for result in results)
             assert {(result["pool"], result["device"]) for result in results} == {
                 device for device in stack.devices() if device[0] == free[0]
             }
-            assert (sorted(stack.allocations()), consumed(stack)) == before
+            assert (sorted(stack.allocations()), consumed_mib(stack)) == before
             stack.kubectl(
                 "create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "tenant", exactly, free[0])
             )
             playground.wait_running("tenant")
             (device,) = playground.allocated("tenant")
             assert (device["pool"], device["device"]) == free
-    seen(f"an admin claim on {len(results)} GPUs of {free[0]}; another claim still got {free[1]}")
+    observed(f"an admin claim on {len(results)} GPUs of {free[0]}; another claim still got {free[1]}")
 
 
 @pytest.mark.parametrize("account", ["administrator", "tenant"])
 @pytest.mark.parametrize("kind", ["ResourceClaim", "ResourceClaimTemplate"])
 def test_admin_claim_without_the_label_is_refused(
-    stack: LiveStack, seen: Callable[[str], None], kind: str, account: str
+    stack: LiveStack, observed: Callable[[str], None], kind: str, account: str
 ) -> None:
     manifest = claim("every-gpu", admin_access.TENANT, every_gpu(stack))
     if kind == "ResourceClaimTemplate":
         manifest |= {"kind": kind, "spec": {"spec": manifest["spec"]}}
     # An administrator may create claims there, so what refuses is not RBAC.
     words = [TENANT] if account == "tenant" else []
-    said = stack.kubectl_fails(*words, "create", "-f", "-", stdin=yaml.safe_dump(manifest))
-    assert REFUSED in said
-    seen(said.strip())
+    message = stack.kubectl_fails(*words, "create", "-f", "-", stdin=yaml.safe_dump(manifest))
+    assert REFUSED in message
+    observed(message.strip())
 
 
-def test_tenant_cannot_label_its_namespace(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_tenant_cannot_label_its_namespace(stack: LiveStack, observed: Callable[[str], None]) -> None:
     name = admin_access.TENANT
     for verb in ("update", "patch", "create"):
         answer = stack.kubectl_fails("auth", "can-i", verb, f"namespaces/{name}", TENANT)
         assert "no" in answer.split()
-    said = stack.kubectl_fails("label", "namespace", name, *(f"{k}={v}" for k, v in ADMIN.items()), TENANT)
-    assert "forbidden" in said.lower()
+    message = stack.kubectl_fails("label", "namespace", name, *(f"{k}={v}" for k, v in ADMIN.items()), TENANT)
+    assert "forbidden" in message.lower()
     # kubectl reads a namespace before it labels it, so the change itself is tried too.
     labelled = stack.one("namespaces", name)
     labelled["metadata"]["labels"] |= ADMIN
     path = f"/api/v1/namespaces/{name}"
-    said = stack.kubectl_fails("replace", "--raw", path, "-f", "-", TENANT, stdin=json.dumps(labelled))
-    assert "cannot update resource" in said
+    message = stack.kubectl_fails("replace", "--raw", path, "-f", "-", TENANT, stdin=json.dumps(labelled))
+    assert "cannot update resource" in message
     assert not ADMIN.keys() & stack.one("namespaces", name)["metadata"]["labels"].keys()
-    seen(said.strip())
+    observed(message.strip())
 
 
-def test_tenant_can_use_gpus(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_tenant_can_use_gpus(stack: LiveStack, observed: Callable[[str], None]) -> None:
     name, tenant = "check-tenant", Playground(stack, admin_access.TENANT)
     objects = (f"pod/{name}", f"resourceclaim/{name}")
     with part_of_a_gpu(stack) as (free, exactly):
@@ -206,39 +207,41 @@ def test_tenant_can_use_gpus(stack: LiveStack, seen: Callable[[str], None]) -> N
             log = stack.kubectl("logs", "-n", tenant.namespace, name, TENANT)
         finally:
             stack.kubectl("delete", "-n", tenant.namespace, *objects, "--wait=false", TENANT)
-            wait_for("the tenant's pod and claim are gone", lambda: not any(left(stack, name, tenant.namespace)))
+            wait_for(
+                "the tenant's pod and claim are gone", lambda: not any(remaining_objects(stack, name, tenant.namespace))
+            )
     assert gpu["uuid"] in log
-    seen(f"as {TENANT.removeprefix('--as=')}: a claim, a pod, its log; {gpu['uuid']}")
+    observed(f"as {TENANT.removeprefix('--as=')}: a claim, a pod, its log; {gpu['uuid']}")
 
 
-def left(stack: LiveStack, name: str, namespace: str) -> list[list[dict[str, Any]]]:
+def remaining_objects(stack: LiveStack, name: str, namespace: str) -> list[list[dict[str, Any]]]:
     """The pod and the claim of that name, as far as they are there."""
     selector = f"metadata.name={name}"
     return [stack.get(kind, namespace=namespace, field_selector=selector) for kind in ("pods", CLAIMS)]
 
 
-def test_exporter_tells_every_gpu_once_for_each_holder(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    samples = of_every_node(stack)
-    assert {sample.labels["UUID"] for sample in named(samples, "DCGM_FI_DEV_FB_TOTAL")} == uuids(stack)
+def test_exporter_tells_every_gpu_once_for_each_holder(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    samples = all_exporter_samples(stack)
+    assert {sample.labels["UUID"] for sample in select(samples, "DCGM_FI_DEV_FB_TOTAL")} == uuids(stack)
     # Those of the exporter itself are the same on every node.
     of_gpus = [sample for sample in samples if {"UUID", "Hostname"} & sample.labels.keys()]
     series = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in of_gpus]
     assert len(series) == len(set(series))
     for metric in ("DCGM_FI_DEV_FB_TOTAL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"):
-        found = named(samples, metric)
+        of_metric = select(samples, metric)
         for uuid in uuids(stack):
-            mine = [sample for sample in found if sample.labels["UUID"] == uuid]
+            mine = [sample for sample in of_metric if sample.labels["UUID"] == uuid]
             unheld = [sample for sample in mine if not sample.labels.get("pod")]
             # Held or not, and one figure for the GPU whoever holds it.
             assert mine and (not unheld or len(mine) == 1), metric
             assert len({sample.value for sample in mine}) == 1, metric
-    seen(f"{len(samples)} samples of {len(uuids(stack))} GPUs on {len(stack.settings.gpu_nodes)} nodes")
+    observed(f"{len(samples)} samples of {len(uuids(stack))} GPUs on {len(stack.settings.gpu_nodes)} nodes")
 
 
-def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    samples, models = of_every_node(stack), set()
+def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    samples, models = all_exporter_samples(stack), set()
     for (node, device), values in gpus(stack).items():
-        for sample in named(samples, "DCGM_FI_DEV_FB_TOTAL", UUID=values["uuid"]):
+        for sample in select(samples, "DCGM_FI_DEV_FB_TOTAL", UUID=values["uuid"]):
             labels = sample.labels
             assert labels["Hostname"] == node
             assert f"gpu-{labels['device'].removeprefix('nvidia')}" == device
@@ -246,14 +249,14 @@ def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, s
             # NVML writes eight digits of the PCI domain, the slice four.
             assert labels["pci_bus_id"].lower().endswith(values["pciBusID"].lower())
             assert metrics.version(labels["DCGM_FI_DRIVER_VERSION"]) == metrics.version(values["driverVersion"])
-            assert sample.value == mebibytes(values["memory"])
+            assert sample.value == quantity_mib(values["memory"])
             models.add(f"{labels['modelName']}: {sample.value:.0f} MiB")
-    seen("; ".join(sorted(models)))
+    observed("; ".join(sorted(models)))
 
 
-def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, seen: Callable[[str], None]) -> None:
+def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, observed: Callable[[str], None]) -> None:
     def same() -> bool:
-        by_exporter, by_api = told(of_every_node(stack)), holders(stack)
+        by_exporter, by_api = exported_holders(all_exporter_samples(stack)), allocated_holders(stack)
         if stack.settings.observability.exporter == "dcgm":
             by_exporter &= by_api  # it tells those who look on as well
         if by_exporter != by_api:
@@ -264,97 +267,102 @@ def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, seen:
         stack.kubectl("create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, "holder", exactly, node))
         playground.wait_running("holder")
         wait_for("exporters and API name the same holders", same, 30)
-        found = told(of_every_node(stack))
-        assert (node, device, playground.namespace, "holder") in {holder[:4] for holder in found}
+        reported = exported_holders(all_exporter_samples(stack))
+        assert (node, device, playground.namespace, "holder") in {holder[:4] for holder in reported}
     # Without it again: nobody is told to hold what has been let go.
     wait_for("exporters and API name the same holders", same, 30)
-    assert not {holder for holder in told(of_every_node(stack)) if holder.namespace == playground.namespace}
-    seen("; ".join(f"{h.node} {h.device}: {h.namespace}/{h.pod} by {h.claim}" for h in sorted(found)))
+    assert not {
+        holder for holder in exported_holders(all_exporter_samples(stack)) if holder.namespace == playground.namespace
+    }
+    observed("; ".join(f"{h.node} {h.device}: {h.namespace}/{h.pod} by {h.claim}" for h in sorted(reported)))
 
 
-def test_those_who_look_on_are_not_told_as_holders(ours: LiveStack, node: str, seen: Callable[[str], None]) -> None:
-    with looks_on(ours, node) as playground:
-        found = told(exported(ours, node))
+def test_those_who_look_on_are_not_told_as_holders(
+    nvml_stack: LiveStack, node: str, observed: Callable[[str], None]
+) -> None:
+    with admin_pod(nvml_stack, node) as playground:
+        reported = exported_holders(exporter_samples(nvml_stack, node))
         lookers = {gpu_exporter.NAMESPACE, admin_access.NAMESPACE, "mps-system", playground.namespace}
-        assert not {holder for holder in found if holder.namespace in lookers}
-    seen(f"{len(found)} holders on {node}; none of {', '.join(sorted(lookers - {playground.namespace}))} or a new one")
+        assert not {holder for holder in reported if holder.namespace in lookers}
+    others = ", ".join(sorted(lookers - {playground.namespace}))
+    observed(f"{len(reported)} holders on {node}; none of {others} or a new one")
 
 
 def test_exporter_counts_the_clients_that_the_daemon_has(
-    ours: LiveStack, daemon: Daemon, seen: Callable[[str], None]
+    nvml_stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
     def clients() -> dict[str, int]:
-        samples = named(exported(ours, daemon.node), "mps_clients", Hostname=daemon.node)
+        samples = select(exporter_samples(nvml_stack, daemon.node), "mps_clients", Hostname=daemon.node)
         return {sample.labels["UUID"]: int(sample.value) for sample in samples}
 
     wait_for("exporter and daemon count the same", lambda: sum(clients().values()) == daemon.clients(), 30)
-    found = clients()
-    busy = {uuid for uuid, count in found.items() if count}
-    assert found.keys() == uuids(ours, daemon.node)
-    assert len(busy) == len(daemon.gpus_in_use()) and shared_gpu(ours) in busy
+    counts = clients()
+    busy = {uuid for uuid, count in counts.items() if count}
+    assert counts.keys() == uuids(nvml_stack, daemon.node)
+    assert len(busy) == len(daemon.gpus_in_use()) and shared_gpu(nvml_stack) in busy
     assert all(any(uuid.startswith(gpu) for uuid in busy) for gpu in daemon.gpus_in_use())
-    samples = of_every_node(ours)
-    assert {sample.labels["Hostname"]: sample.value for sample in named(samples, "mps_up")} == {
-        node.node: 1 for node in ours.settings.gpu_nodes
+    samples = all_exporter_samples(nvml_stack)
+    assert {sample.labels["Hostname"]: sample.value for sample in select(samples, "mps_up")} == {
+        node.node: 1 for node in nvml_stack.settings.gpu_nodes
     }
     assert value(samples, "mps_servers", Hostname=daemon.node) == len(daemon.servers())
-    seen(", ".join(f"{count} on {uuid}" for uuid, count in sorted(found.items())))
+    observed(", ".join(f"{count} on {uuid}" for uuid, count in sorted(counts.items())))
 
 
 def test_used_memory_follows_an_allocation(
-    ours: LiveStack, daemon: Daemon, plot: Callable[..., None], seen: Callable[[str], None]
+    nvml_stack: LiveStack, daemon: Daemon, plot: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    uuid, began, points = shared_gpu(ours), time.monotonic(), []
+    uuid, began, points = shared_gpu(nvml_stack), time.monotonic(), []
 
     def used() -> float:
-        found = figure(exported(ours, daemon.node), "DCGM_FI_DEV_FB_USED", uuid)
-        points.append((round(time.monotonic() - began, 1), found))
-        return found
+        mib = value_of_gpu(exporter_samples(nvml_stack, daemon.node), "DCGM_FI_DEV_FB_USED", uuid)
+        points.append((round(time.monotonic() - began, 1), mib))
+        return mib
 
     before = used()
-    client = Client.start(ours, "hold", "0", "--alloc", f"{ALLOCATED_MIB}Mi")
+    client = Client.start(nvml_stack, "hold", "0", "--alloc", f"{ALLOCATED_MIB}Mi")
     try:
         holding = client.wait_line("holding")
         # Known for the H100 that was measured, and true of simulated GPUs.
-        context = context_mib(holding["sms"]) if ours.settings.gpu.source == "simulated" else 0
+        context = context_mib(holding["sms"]) if nvml_stack.settings.gpu.source == "simulated" else 0
         expected = before + ALLOCATED_MIB + context - ROUNDING_MIB
         wait_for(f"{expected} MiB or more are used", lambda: used() >= expected, 30)
         most = used()
-        if ours.settings.gpu.source == "simulated":
+        if nvml_stack.settings.gpu.source == "simulated":
             assert most == pytest.approx(before + ALLOCATED_MIB + context, abs=ROUNDING_MIB)
     finally:
         client.remove()
     # A real server of MPS may keep something of its own after it had more clients than before.
-    kept = ROUNDING_MIB if ours.settings.gpu.source == "simulated" else ALLOCATED_MIB // 8
+    kept = ROUNDING_MIB if nvml_stack.settings.gpu.source == "simulated" else ALLOCATED_MIB // 8
     wait_for(f"{before} MiB are used again, but for {kept}", lambda: used() <= before + kept, 30)
-    total = figure(exported(ours, daemon.node), "DCGM_FI_DEV_FB_TOTAL", uuid)
+    total = value_of_gpu(exporter_samples(nvml_stack, daemon.node), "DCGM_FI_DEV_FB_TOTAL", uuid)
     assert most < total
     title = f"Memory in use on the shared GPU while a pod allocates {ALLOCATED_MIB} MiB"
     plot(title, "seconds", "MiB", {"DCGM_FI_DEV_FB_USED": points})
-    seen(f"{before:.0f} -> {most:.0f} -> {points[-1][1]:.0f} of {total:.0f} MiB in {len(points)} scrapes")
+    observed(f"{before:.0f} -> {most:.0f} -> {points[-1][1]:.0f} of {total:.0f} MiB in {len(points)} scrapes")
 
 
 @pytest.mark.gpu
 def test_exporter_says_what_nvidia_smi_says(
-    ours: LiveStack, daemon: Daemon, table: Callable[..., None], seen: Callable[[str], None]
+    nvml_stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    throughput.only_real(ours)
-    uuid, rows = shared_gpu(ours), []
+    throughput.skip_unless_real(nvml_stack)
+    uuid, rows = shared_gpu(nvml_stack), []
     fields = [field for field, _ in BESIDE_SMI.values()]
 
     def look(load: str) -> list[str]:
         """Compares once, records what was seen, and returns what differs."""
-        first = throughput.query(ours, daemon.node, uuid, *fields)
-        samples = exported(ours, daemon.node)
-        last = throughput.query(ours, daemon.node, uuid, *fields)
-        found, differs = [], []
-        for (metric, (_, tolerance)), *said in zip(BESIDE_SMI.items(), first, last, strict=True):
-            before, after = map(float, said)
-            exporter = figure(samples, metric, uuid)
-            found.append((metric, load, before, exporter, after, tolerance))
+        first = throughput.query(nvml_stack, daemon.node, uuid, *fields)
+        samples = exporter_samples(nvml_stack, daemon.node)
+        last = throughput.query(nvml_stack, daemon.node, uuid, *fields)
+        comparisons, differs = [], []
+        for (metric, (_, tolerance)), *texts in zip(BESIDE_SMI.items(), first, last, strict=True):
+            before, after = map(float, texts)
+            exporter = value_of_gpu(samples, metric, uuid)
+            comparisons.append((metric, load, before, exporter, after, tolerance))
             if not min(before, after) - tolerance <= exporter <= max(before, after) + tolerance:
                 differs.append(f"{metric} {load}: {exporter:g}, and nvidia-smi {before:g} and {after:g}")
-        rows[:] = [row for row in rows if row[1] != load] + found
+        rows[:] = [row for row in rows if row[1] != load] + comparisons
         return differs
 
     wrong: list[str] = []
@@ -366,17 +374,19 @@ def test_exporter_says_what_nvidia_smi_says(
     # Clocks and power follow a load within a second or two, so that one look may fall between.
     try:
         wait_for("both say the same at rest", lambda: agree("at rest"), 20)
-        client = Client.start(ours, *LOAD)
-        wait_for("the GPU is busy", lambda: busy(ours, daemon.node, uuid), 20)
+        client = Client.start(nvml_stack, *LOAD)
+        wait_for("the GPU is busy", lambda: busy(nvml_stack, daemon.node, uuid), 20)
         wait_for("both say the same under load", lambda: agree("under load"), 6)
-        throughput.finished(client)
+        throughput.wait_repeats(client)
     except AssertionError as error:
         raise AssertionError(f"{error}: {'; '.join(wrong)}") from None
     finally:
         if rows:
             table(*sheets.BESIDE_SMI, rows)
     power = {row[1]: row[3] for row in rows if row[0] == "DCGM_FI_DEV_POWER_USAGE"}
-    seen(f"{len(BESIDE_SMI)} metrics at rest and under load; {power['at rest']:.0f} and {power['under load']:.0f} W")
+    observed(
+        f"{len(BESIDE_SMI)} metrics at rest and under load; {power['at rest']:.0f} and {power['under load']:.0f} W"
+    )
 
 
 def busy(stack: LiveStack, node: str, uuid: str) -> bool:
@@ -384,50 +394,52 @@ def busy(stack: LiveStack, node: str, uuid: str) -> bool:
     return int(percent) >= BUSY_PERCENT
 
 
-def test_simulated_gpus_say_so_and_invent_nothing(ours: LiveStack, seen: Callable[[str], None]) -> None:
-    samples = of_every_node(ours)
-    simulated = {sample.labels["UUID"]: sample.value for sample in named(samples, "gpu_simulated")}
-    if ours.settings.gpu.source == "host":
+def test_simulated_gpus_say_so_and_invent_nothing(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
+    samples = all_exporter_samples(nvml_stack)
+    simulated = {sample.labels["UUID"]: sample.value for sample in select(samples, "gpu_simulated")}
+    if nvml_stack.settings.gpu.source == "host":
         assert not simulated
         for metric in INVENTED:
-            assert {sample.labels["UUID"] for sample in named(samples, metric)} <= uuids(ours)
-        assert named(samples, "DCGM_FI_DEV_GPU_TEMP")
-        assert {sample.labels["UUID"] for sample in named(samples, "DCGM_FI_DEV_XID_ERRORS")} == uuids(ours)
-        seen("real GPUs: no gpu_simulated, and a temperature")
+            assert {sample.labels["UUID"] for sample in select(samples, metric)} <= uuids(nvml_stack)
+        assert select(samples, "DCGM_FI_DEV_GPU_TEMP")
+        assert {sample.labels["UUID"] for sample in select(samples, "DCGM_FI_DEV_XID_ERRORS")} == uuids(nvml_stack)
+        observed("real GPUs: no gpu_simulated, and a temperature")
         return
-    assert simulated == dict.fromkeys(uuids(ours), 1)
+    assert simulated == dict.fromkeys(uuids(nvml_stack), 1)
     assert not [sample.name for sample in samples if sample.name in (*INVENTED, "DCGM_FI_DEV_XID_ERRORS")]
-    assert {sample.value for sample in named(samples, "DCGM_FI_DEV_GPU_UTIL")} == {0}
-    seen(f"gpu_simulated 1 for {len(simulated)} GPUs; no {', '.join(INVENTED)}")
+    assert {sample.value for sample in select(samples, "DCGM_FI_DEV_GPU_UTIL")} == {0}
+    observed(f"gpu_simulated 1 for {len(simulated)} GPUs; no {', '.join(INVENTED)}")
 
 
-def test_no_source_of_the_exporter_fails(ours: LiveStack, seen: Callable[[str], None]) -> None:
-    for node in ours.settings.gpu_nodes:
-        first, second = (named(exported(ours, node.node), "gpu_exporter_scrape_errors_total") for _ in range(2))
+def test_no_source_of_the_exporter_fails(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
+    for node in nvml_stack.settings.gpu_nodes:
+        first, second = (
+            select(exporter_samples(nvml_stack, node.node), "gpu_exporter_scrape_errors_total") for _ in range(2)
+        )
         # Not 0: a daemon or a plugin may have been away before.
         assert first == second, f"on {node.node} {first} became {second}"
         assert {sample.labels["source"] for sample in second} == {"nvml", "pod-resources", "mps", "api"}
-    seen("two scrapes, no failure of NVML, pod-resources, MPS or the API between them")
+    observed("two scrapes, no failure of NVML, pod-resources, MPS or the API between them")
 
 
-def test_exporter_may_read_claims_and_nothing_else(ours: LiveStack, seen: Callable[[str], None]) -> None:
+def test_exporter_may_read_claims_and_nothing_else(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
     account = f"--as=system:serviceaccount:{gpu_exporter.NAMESPACE}:{gpu_exporter.NAME}"
-    assert ours.kubectl("auth", "can-i", "get", "resourceclaims", "-A", account).strip() == "yes"
+    assert nvml_stack.kubectl("auth", "can-i", "get", "resourceclaims", "-A", account).strip() == "yes"
     for verb, kind in (("list", "resourceclaims"), ("update", "resourceclaims"), ("get", "secrets"), ("get", "pods")):
-        assert "no" in ours.kubectl_fails("auth", "can-i", verb, kind, "-A", account).split()
-    seen("get resourceclaims: yes; list or update them, get secrets, get pods: no")
+        assert "no" in nvml_stack.kubectl_fails("auth", "can-i", verb, kind, "-A", account).split()
+    observed("get resourceclaims: yes; list or update them, get secrets, get pods: no")
 
 
 def test_drivers_own_metrics_count_what_it_prepares(
-    stack: LiveStack, node: str, table: Callable[..., None], seen: Callable[[str], None]
+    stack: LiveStack, node: str, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     def count(operation: str) -> float:
-        return value(of_driver(stack, node), f"{DURATION}_count", operation=operation)
+        return value(driver_samples(stack, node), f"{DURATION}_count", operation=operation)
 
     prepared, unprepared = count("prepare"), count("unprepare")
-    with looks_on(stack, node):
+    with admin_pod(stack, node):
         assert count("prepare") > prepared
-        devices = value(of_driver(stack, node), "nvidia_dra_prepared_devices", node=node, device_type="gpu")
+        devices = value(driver_samples(stack, node), "nvidia_dra_prepared_devices", node=node, device_type="gpu")
         # A device counts once for each claim that has it; the observer and the exporter have every GPU.
         assert devices >= 2 * len(uuids(stack, node))
     wait_for("the driver has let go of the claim", lambda: count("unprepare") > unprepared, 30)
@@ -437,8 +449,10 @@ def test_drivers_own_metrics_count_what_it_prepares(
         ("node", "who", "operation", "requests", "mean s", "p50 s", "p99 s"),
         rows,
     )
-    errors = [s for s in of_driver(stack, node) if s.name.startswith("nvidia_dra_node_") and s.value]
-    seen(f"{prepared:.0f} claims prepared before, {count('prepare'):.0f} now; errors since the start: {len(errors)}")
+    errors = [s for s in driver_samples(stack, node) if s.name.startswith("nvidia_dra_node_") and s.value]
+    observed(
+        f"{prepared:.0f} claims prepared before, {count('prepare'):.0f} now; errors since the start: {len(errors)}"
+    )
 
 
 def durations(stack: LiveStack, node: str) -> list[tuple[str | float, ...]]:
@@ -446,27 +460,31 @@ def durations(stack: LiveStack, node: str) -> list[tuple[str | float, ...]]:
     rows: list[tuple[str | float, ...]] = []
     kubelet = metrics.scrape(stack, f"nodes/{node}")
     for who, samples, name, key, operations in (
-        ("driver", of_driver(stack, node), DURATION, "operation", ("prepare", "unprepare")),
+        ("driver", driver_samples(stack, node), DURATION, "operation", ("prepare", "unprepare")),
         ("kubelet", kubelet, KUBELET_DURATION, "operation_name", ("PrepareResources", "UnprepareResources")),
     ):
         for operation in operations:
             labels = {key: operation, **({"is_error": "false"} if who == "kubelet" else {})}
-            requests = sum(sample.value for sample in named(samples, f"{name}_count", **labels))
+            requests = sum(sample.value for sample in select(samples, f"{name}_count", **labels))
             if requests:
-                seconds = sum(sample.value for sample in named(samples, f"{name}_sum", **labels))
+                seconds = sum(sample.value for sample in select(samples, f"{name}_sum", **labels))
                 bounds = metrics.bounds(samples, name, (0.5, 0.99), **labels)
                 rows.append((node, who, operation, requests, round(seconds / requests, 3), *bounds))
     return rows
 
 
-def test_privileges_of_the_modules_pods_are_the_reviewed_ones(stack: LiveStack, seen: Callable[[str], None]) -> None:
-    found = {name: what for name, what in of_every_pod(stack).items() if name.partition("/")[0] in OURS}
-    assert {"gpu-admin/observer", "gpu-metrics/gpu-exporter"} <= found.keys()
-    allowed = reviewed()
-    assert not found.keys() - allowed.keys()
-    more = {name: extra for name, what in found.items() if (extra := beyond(what, allowed[name]))}
+def test_privileges_of_the_modules_pods_are_the_reviewed_ones(
+    stack: LiveStack, observed: Callable[[str], None]
+) -> None:
+    privileges = {
+        name: what for name, what in pod_privileges(stack).items() if name.partition("/")[0] in MODULE_NAMESPACES
+    }
+    assert {"gpu-admin/observer", "gpu-metrics/gpu-exporter"} <= privileges.keys()
+    allowed = reviewed_privileges()
+    assert not privileges.keys() - allowed.keys()
+    more = {name: extra for name, what in privileges.items() if (extra := excess(what, allowed[name]))}
     assert not more, f"more than checks/privileges.yaml allows:\n{yaml.safe_dump(more)}"
-    seen("; ".join(f"{name}: {what or 'nothing'}" for name, what in sorted(found.items())))
+    observed("; ".join(f"{name}: {what or 'nothing'}" for name, what in sorted(privileges.items())))
 
 
 @pytest.fixture
@@ -478,32 +496,32 @@ def monitored(stack: LiveStack) -> LiveStack:
 
 
 def ask(stack: LiveStack, service: str, port: int, path: str) -> Any:
-    """What a service of the module answers, through the API server."""
+    """Answer of a service of the module, through the API server."""
     where = f"/api/v1/namespaces/{prometheus.NAMESPACE}/services/{service}:{port}/proxy/{path}"
     return json.loads(stack.kubectl("get", "--raw", where))
 
 
-def test_prometheus_scrapes_everybody(monitored: LiveStack, seen: Callable[[str], None]) -> None:
+def test_prometheus_scrapes_everybody(monitored: LiveStack, observed: Callable[[str], None]) -> None:
     def targets() -> list[dict[str, Any]]:
         answer = ask(monitored, prometheus.PROMETHEUS, prometheus.PROMETHEUS_PORT, "api/v1/targets?state=active")
         return answer["data"]["activeTargets"]
 
     def up() -> list[dict[str, Any]] | None:
-        found = targets()
-        jobs = {target["labels"]["job"] for target in found}
-        return found if jobs == set(prometheus.JOBS) and all(t["health"] == "up" for t in found) else None
+        active = targets()
+        jobs = {target["labels"]["job"] for target in active}
+        return active if jobs == set(prometheus.JOBS) and all(t["health"] == "up" for t in active) else None
 
-    found = wait_for("every target is up", up)
-    counts = {job: sum(target["labels"]["job"] == job for target in found) for job in prometheus.JOBS}
+    active_targets = wait_for("every target is up", up)
+    counts = {job: sum(target["labels"]["job"] == job for target in active_targets) for job in prometheus.JOBS}
     assert counts["gpu-exporter"] == counts["dra-driver"] == len(monitored.settings.gpu_nodes)
-    seen(", ".join(f"{job}: {count}" for job, count in counts.items()))
+    observed(", ".join(f"{job}: {count}" for job, count in counts.items()))
 
 
-def test_grafana_has_the_dashboard(monitored: LiveStack, seen: Callable[[str], None]) -> None:
-    found = ask(monitored, prometheus.GRAFANA, prometheus.GRAFANA_PORT, "api/search?type=dash-db")
-    (dashboard,) = [entry for entry in found if entry["uid"] == "dra-workshop-gpus"]
+def test_grafana_has_the_dashboard(monitored: LiveStack, observed: Callable[[str], None]) -> None:
+    entries = ask(monitored, prometheus.GRAFANA, prometheus.GRAFANA_PORT, "api/search?type=dash-db")
+    (dashboard,) = [entry for entry in entries if entry["uid"] == "dra-workshop-gpus"]
     # Nobody is let in as more than a viewer.
     where = f"services/{prometheus.GRAFANA}:{prometheus.GRAFANA_PORT}/proxy/api/org/users"
-    said = monitored.kubectl_fails("get", "--raw", f"/api/v1/namespaces/{prometheus.NAMESPACE}/{where}")
-    assert "forbidden" in said.lower()
-    seen(dashboard["title"])
+    message = monitored.kubectl_fails("get", "--raw", f"/api/v1/namespaces/{prometheus.NAMESPACE}/{where}")
+    assert "forbidden" in message.lower()
+    observed(dashboard["title"])

@@ -1,4 +1,4 @@
-"""Module 09: each fault is made, what it breaks is seen while it lasts, and all is well again within its bound."""
+"""Checks of module 09: each fault breaks what it is known to break, and all is well again within its bound."""
 
 import re
 import subprocess
@@ -12,10 +12,10 @@ import yaml
 
 from checks import faults, metrics
 from checks.aside import set_aside
-from checks.faults import CLAIMS, Fault, Ground, shortened
-from checks.live import LiveStack, mebibytes, wait_for
-from checks.mps import CLIENTS, Client, Daemon, deployed, model_of
-from checks.test_04_mps import RPC_FAILURE, again, restarts
+from checks.faults import CLAIMS, Fault, FaultSite, shorten
+from checks.live import LiveStack, wait_for
+from checks.mps import CLIENTS, Client, Daemon, deployment_pods, model_of
+from checks.test_04_mps import RPC_FAILURE, restarted_and_ready, restarts
 from gpus.models import GpuModel
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import quantity_mib
@@ -34,24 +34,24 @@ LEADERS = ("kube-controller-manager", "kube-scheduler")  # they end when they ca
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(stack: LiveStack) -> Iterator[None]:
-    """Every check leaves the cluster as it found it."""
-    before = faults.state(stack)
+def restored_cluster(stack: LiveStack) -> Iterator[None]:
+    """Assertion after every check: the cluster is as it was before."""
+    before = faults.cluster_state(stack)
     yield
-    seen: list[str] = []
+    changes: list[str] = []
 
     def same() -> bool:
-        seen.append(faults.differences(before, faults.state(stack)))
-        return not seen[-1]
+        changes.append(faults.differences(before, faults.cluster_state(stack)))
+        return not changes[-1]
 
     try:
         wait_for("the cluster is as it was", same, faults.RESTORE_SECONDS)
     except AssertionError as error:
-        raise AssertionError(f"{error}: {seen[-1]}") from None
+        raise AssertionError(f"{error}: {changes[-1]}") from None
 
 
 @pytest.fixture
-def ground(stack: LiveStack) -> Iterator[Ground]:
+def site(stack: LiveStack) -> Iterator[FaultSite]:
     """The last node that has a free GPU: the first one is where the stack's own pods share theirs.
 
     Where every GPU is in use and claims share them, the first node: its pods ask for little.
@@ -59,180 +59,184 @@ def ground(stack: LiveStack) -> Iterator[Ground]:
     taken = len(set(stack.allocations())) >= len(stack.devices())
     if taken and stack.settings.consumable_shares != "disabled":
         with stack.playground() as playground:
-            yield Ground(stack, stack.settings.gpu_nodes[0].node, playground)
+            yield FaultSite(stack, stack.settings.gpu_nodes[0].node, playground)
         return
     with stack.free_gpu(), stack.playground() as playground:
-        grounds = [Ground(stack, node.node, playground) for node in stack.settings.gpu_nodes]
-        yield next(ground for ground in reversed(grounds) if ground.free())
+        sites = [FaultSite(stack, node.node, playground) for node in stack.settings.gpu_nodes]
+        yield next(site for site in reversed(sites) if site.free_devices())
 
 
 @pytest.fixture
-def record(fault: Callable[..., None], seen: Callable[[str], None]) -> Record:
+def record(fault: Callable[..., None], observed: Callable[[str], None]) -> Record:
     """Record a fault that began at a time (monotonic), and is over now. Fails beyond its bound."""
 
-    def made(what: Fault, began: float, noticed: str, broke: str, lost: str) -> None:
+    def record_fault(what: Fault, began: float, noticed: str, broke: str, lost: str) -> None:
         seconds = time.monotonic() - began
         assert seconds <= what.bound, f"{what.name}: {seconds:.1f} s until all was well again, {what.bound} are allowed"
         fault(fault=what.name, noticed=noticed, broke=broke, seconds=seconds, lost=lost)
-        seen(f"well again after {seconds:.1f} of {what.bound} s; noticed by {noticed}")
+        observed(f"well again after {seconds:.1f} of {what.bound} s; noticed by {noticed}")
 
-    return made
+    return record_fault
 
 
-def in_the_node(stack: LiveStack) -> None:
+def skip_unless_kind(stack: LiveStack) -> None:
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: only a node of Kind is a container in which this can be done")
 
 
-def room_for(ground: Ground, pods: int) -> None:
-    """Where claims do not share GPUs, each pod of the check needs one of its own."""
-    free = len(ground.free())
-    if not ground.shared and free < pods:
-        pytest.skip(f"{free} free GPUs on {ground.node}, {pods} needed: raise gpu.count, or let claims share them")
-    if free or ground.stack.settings.consumable_shares != "memory":
+def skip_unless_room(site: FaultSite, pods: int) -> None:
+    """Skip unless the pods of a check fit. Where claims do not share GPUs, each pod needs one of its own."""
+    free = len(site.free_devices())
+    if not site.gpus_are_shared and free < pods:
+        pytest.skip(f"{free} free GPUs on {site.node}, {pods} needed: raise gpu.count, or let claims share them")
+    if free or site.stack.settings.consumable_shares != "memory":
         return
     needed = pods * quantity_mib(faults.LITTLE)
-    left = sum(mebibytes(values["memory"]) for values in metrics.left_of(ground.stack, ground.node).values())
+    left = sum(quantity_mib(values["memory"]) for values in metrics.free_capacity(site.stack, site.node).values())
     if left < needed:
-        pytest.skip(f"{left} MiB are left on {ground.node}, {needed} needed: lower consumableCapacity.requests")
+        pytest.skip(f"{left} MiB are left on {site.node}, {needed} needed: lower consumableCapacity.requests")
 
 
-def unharmed(ground: Ground, name: str, life: tuple[str, int], gpus: list[str]) -> str:
+def assert_unharmed(site: FaultSite, name: str, life: tuple[str, int], gpus: list[str]) -> str:
     """Asserts that a pod is the one that it was, was not started again and sees its GPU; returns that in words."""
-    assert ground.playground.life(name) == life
-    assert ground.playground.sees(name) == gpus
+    assert site.playground.life(name) == life
+    assert site.playground.sees(name) == gpus
     return f"same uid, {life[1]} restarts, still sees its GPU"
 
 
 def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
-    stack: LiveStack, ground: Ground, record: Record
+    stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
-    in_the_node(stack)
-    room_for(ground, 3)
-    pods, node = ground.playground, ground.node
-    life = ground.run("stays")
+    skip_unless_kind(stack)
+    skip_unless_room(site, 3)
+    pods, node = site.playground, site.node
+    life = site.run("stays")
     gpus = pods.sees("stays")
     faults.renew_plugin(stack, node)
-    pair, said = Pair.begin(ground, 1), ""
+    pair, message = DeletedAndNewPod.start(site, 1), ""
 
     def refused() -> str:
-        nonlocal said
-        said = pair.refused()
-        return said
+        nonlocal message
+        message = pair.kubelet_refusal()
+        return message
 
-    def another() -> None:
+    def restart_pair() -> None:
         nonlocal pair
-        pair.end()
-        pair = Pair.begin(ground, pair.number + 1)
+        pair.remove()
+        pair = DeletedAndNewPod.start(site, pair.number + 1)
 
     killed = faults.crash(stack, node, faults.PLUGIN_PROCESS)
     signs: dict[str, Callable[[], object]] = {
-        "a deleted pod ends and stays, with its claim": lambda: pair.held(),
+        "a deleted pod ends and stays, with its claim": lambda: pair.deleted_pod_is_held(),
         "the kubelet cannot start a new pod": refused,
-        "a pod from before is unharmed": lambda: unharmed(ground, "stays", life, gpus),
+        "a pod from before is unharmed": lambda: assert_unharmed(site, "stays", life, gpus),
     }
-    killed = faults.seen_while_down(stack, node, faults.PLUGIN_PROCESS, killed, signs, another)
+    killed = faults.watch_while_down(stack, node, faults.PLUGIN_PROCESS, killed, signs, restart_pair)
 
     bound = faults.PLUGIN_KILLED.bound
-    pods.wait_running(pair.waits, bound)
-    wait_for(f"{pair.leaves} is gone", lambda: ground.gone(pair.leaves), bound)
-    words = unharmed(ground, "stays", life, gpus)
-    assert pair.claim not in faults.prepared(stack, node)
+    pods.wait_running(pair.new_pod, bound)
+    wait_for(f"{pair.deleted_pod} is gone", lambda: site.pod_is_gone(pair.deleted_pod), bound)
+    words = assert_unharmed(site, "stays", life, gpus)
+    assert pair.claim not in faults.prepared_claims(stack, node)
     count = faults.plugin_state(stack, node)["restartCount"]
     record(
         faults.PLUGIN_KILLED,
         killed,
-        f"kubelet: {shortened(said)}",
+        f"kubelet: {shorten(message)}",
         f"a new pod waited in ContainerCreating, a deleted one in Terminating; the plugin was restarted {count} times",
         f"nothing: a pod with a claim has the {words}",
     )
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A pod that is deleted while there is no plugin, and one that is made then."""
+class DeletedAndNewPod:
+    """Two pods of a moment without a plugin: one that is deleted then, and one that is made then."""
 
-    ground: Ground
+    site: FaultSite
     number: int
     claim: str
+    """The uid of the claim of the pod that is deleted."""
 
     @classmethod
-    def begin(cls, ground: Ground, number: int) -> "Pair":
-        """With the first of the two running, the uid of whose claim is `claim`."""
-        ground.run(f"leaves-{number}")
-        return cls(ground, number, ground.claim(f"leaves-{number}")["metadata"]["uid"])
+    def start(cls, site: FaultSite, number: int) -> "DeletedAndNewPod":
+        """The pair, with the pod running that will be deleted."""
+        site.run(f"leaves-{number}")
+        return cls(site, number, site.claim(f"leaves-{number}")["metadata"]["uid"])
 
     @property
-    def leaves(self) -> str:
+    def deleted_pod(self) -> str:
         return f"leaves-{self.number}"
 
     @property
-    def waits(self) -> str:
+    def new_pod(self) -> str:
         return f"waits-{self.number}"
 
-    def part(self) -> None:
+    def replace_pod(self) -> None:
         """Delete the one and make the other, if that was not done."""
-        if self.ground.gone(self.waits):
-            self.ground.playground.delete_pod(self.leaves)
-            self.ground.start(self.waits)
+        if self.site.pod_is_gone(self.new_pod):
+            self.site.playground.delete_pod(self.deleted_pod)
+            self.site.start(self.new_pod)
 
-    def refused(self) -> str:
-        """What the kubelet says of the pod that is made; empty while it says nothing."""
-        self.part()
-        return self.ground.refused(self.waits, NO_PLUGIN) or ""
+    def kubelet_refusal(self) -> str:
+        """Message of the kubelet on the new pod; empty while there is none."""
+        self.replace_pod()
+        return self.site.kubelet_refusal(self.new_pod, NO_PLUGIN) or ""
 
-    def held(self) -> bool:
-        """Whether the deleted pod is there without its container: its claim cannot be let go of."""
-        self.part()
-        ground = self.ground
+    def deleted_pod_is_held(self) -> bool:
+        """True if the deleted pod is there without its container: its claim cannot be let go of."""
+        self.replace_pod()
+        site = self.site
         return (
-            not ground.gone(self.leaves)
-            and not ground.containers(self.leaves)
-            and bool(ground.claim(self.leaves)["status"].get("reservedFor"))
+            not site.pod_is_gone(self.deleted_pod)
+            and not site.containers(self.deleted_pod)
+            and bool(site.claim(self.deleted_pod)["status"].get("reservedFor"))
         )
 
-    def end(self) -> None:
-        """Both gone: the plugin was back before all was seen."""
-        pods = self.ground.playground
-        pods.stack.kubectl("delete", "pod", self.leaves, self.waits, "-n", pods.namespace, "--ignore-not-found")
+    def remove(self) -> None:
+        """Remove both pods: the plugin was back before every sign was seen."""
+        pods = self.site.playground
+        names = (self.deleted_pod, self.new_pod)
+        pods.stack.kubectl("delete", "pod", *names, "-n", pods.namespace, "--ignore-not-found")
 
 
-def test_plugin_killed_while_it_prepares_a_claim(stack: LiveStack, ground: Ground, record: Record) -> None:
-    in_the_node(stack)
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
-    life = ground.run("stays")
+def test_plugin_killed_while_it_prepares_a_claim(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    skip_unless_kind(stack)
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
+    life = site.run("stays")
     gpus = pods.sees("stays")
     faults.renew_plugin(stack, node)
 
     with faults.plugin_stopped(stack, node):
-        ground.start("waits")
-        wait_for("the kubelet has asked the plugin", lambda: faults.asked(stack, node), faults.NOTICE_SECONDS)
-        waiting = wait_for("waits has a reason", lambda: reason_to_wait(ground, "waits"), faults.NOTICE_SECONDS)
+        site.start("waits")
+        wait_for(
+            "the kubelet has asked the plugin", lambda: faults.request_is_waiting(stack, node), faults.NOTICE_SECONDS
+        )
+        waiting = wait_for("waits has a reason", lambda: reason_to_wait(site, "waits"), faults.NOTICE_SECONDS)
         assert waiting == "ContainerCreating"
-        uid = ground.claim("waits")["metadata"]["uid"]
-        assert ground.claim("waits")["status"]["reservedFor"]
-        assert uid not in faults.prepared(stack, node)
+        uid = site.claim("waits")["metadata"]["uid"]
+        assert site.claim("waits")["status"]["reservedFor"]
+        assert uid not in faults.prepared_claims(stack, node)
         faults.send(stack, node, faults.PLUGIN_PROCESS, "KILL")
         killed = time.monotonic()
-    said = ground.refusal("waits", "NodePrepareResources")
+    message = site.wait_kubelet_refusal("waits", "NodePrepareResources")
 
     pods.wait_running("waits", faults.PLUGIN_KILLED_PREPARING.bound)
-    assert uid in faults.prepared(stack, node)
+    assert uid in faults.prepared_claims(stack, node)
     assert len(pods.sees("waits")) == 1
-    words = unharmed(ground, "stays", life, gpus)
+    words = assert_unharmed(site, "stays", life, gpus)
     record(
         faults.PLUGIN_KILLED_PREPARING,
         killed,
-        f"kubelet: {shortened(said)}",
+        f"kubelet: {shorten(message)}",
         f"the pod waited in {waiting} until the kubelet asked again",
         f"nothing: the claim is prepared once; a pod beside it has the {words}",
     )
 
 
-def reason_to_wait(ground: Ground, name: str) -> str:
+def reason_to_wait(site: FaultSite, name: str) -> str:
     """Why the pod's container does not run, as its status says; empty while it says nothing."""
-    states = ground.playground.pod(name)["status"].get("containerStatuses", [])
+    states = site.playground.pod(name)["status"].get("containerStatuses", [])
     return states[0]["state"].get("waiting", {}).get("reason", "") if states else ""
 
 
@@ -252,13 +256,15 @@ def witnesses(stack: LiveStack) -> list[Client]:
     return clients
 
 
-def started_again(stack: LiveStack, ended: list[Client], before: dict[str, int]) -> str:
+def wait_clients_restarted(stack: LiveStack, ended: list[Client], before: dict[str, int]) -> str:
     """Waits until each witness has ended and each of the stack's clients was started again; says so in words."""
     for client in ended:
         assert [line["error"] for line in client.ended().lines if "error" in line] == [RPC_FAILURE]
     for name, count in before.items():
         wait_for(
-            f"{name} starts again", lambda name=name, count=count: again(stack, name, count), faults.RESTORE_SECONDS
+            f"{name} starts again",
+            lambda name=name, count=count: restarted_and_ready(stack, name, count),
+            faults.RESTORE_SECONDS,
         )
     # Their Deployment's pods have restartPolicy Always.
     counts = [restarts(stack.one("pods", name, CLIENTS)) - count for name, count in before.items()]
@@ -278,8 +284,8 @@ def granted(stack: LiveStack, client: Client, model: GpuModel | None) -> int:
 
 def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveStack, record: Record) -> None:
     daemon = mps_daemon(stack, "daemon")
-    in_the_node(stack)
-    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    skip_unless_kind(stack)
+    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
     assert len(before) == 2
     (namespace, name), observed = daemon.pod, observes_mps(stack)
     model = model_of(stack)  # asks a client, which will have to wait for its next start
@@ -301,7 +307,7 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
         wait_for("the daemon has every client of before", back, faults.RESTORE_SECONDS)
 
     def between_kills() -> None:
-        words.append(started_again(stack, ended, before))
+        words.append(wait_clients_restarted(stack, ended, before))
         everyone_back()
 
     with faults.clients_restored(stack):
@@ -323,7 +329,9 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
             signs = {"a new client waits for the daemon": lambda: waits_for_daemon(stack, fresh())}
             if observed:
                 signs["the exporter says mps_up 0"] = lambda: mps_up(stack, daemon.node, 0)
-            killed = faults.seen_while_down(stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs, everyone_back)
+            killed = faults.watch_while_down(
+                stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs, everyone_back
+            )
 
             bound = faults.MPS_DAEMON_KILLED.bound
             wait_for("the new client runs", lambda: "running" in fresh().state(), bound)
@@ -345,24 +353,24 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
 
 
 def observes_mps(stack: LiveStack) -> bool:
-    """Whether the stack has an exporter that asks the MPS daemon; NVIDIA's dcgm-exporter does not."""
+    """True if the stack has an exporter that asks the MPS daemon; NVIDIA's dcgm-exporter does not."""
     return "08" in stack.settings.modules and stack.settings.observability.exporter == "nvml"
 
 
 def mps_up(stack: LiveStack, node: str, wanted: int) -> bool:
-    """Whether the exporter on the node answers, and says so of the MPS daemon."""
-    return metrics.value(metrics.exported(stack, node), "mps_up") == wanted
+    """True if the exporter on the node answers, and has that value for the MPS daemon."""
+    return metrics.value(metrics.exporter_samples(stack, node), "mps_up") == wanted
 
 
 def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
-    """Whether the client's init container runs, and so its own container does not."""
+    """True if the client's init container runs, and so its own container does not."""
     status = stack.one("pods", client.name, client.namespace)["status"]
     return any("running" in state["state"] for state in status.get("initContainerStatuses", []))
 
 
 def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record: Record) -> None:
     daemon = mps_daemon(stack, "claim")
-    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployed(stack, "clients")}
+    before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
     (namespace, old), model = daemon.pod, model_of(stack)
     new = None
     with faults.clients_restored(stack):
@@ -378,7 +386,7 @@ def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record:
             )
             new = Client.start(stack, "hold", "0", "--alloc", "64Mi")
             sms = granted(stack, new, model)
-            words = started_again(stack, ended, before)
+            words = wait_clients_restarted(stack, ended, before)
             record(
                 faults.CLAIM_MPS_DAEMON_KILLED,
                 killed,
@@ -400,54 +408,54 @@ def daemon_of_claim(stack: LiveStack, namespace: str, old: str) -> str | None:
     return None
 
 
-def test_pods_outlive_the_kubelet(stack: LiveStack, ground: Ground, record: Record) -> None:
-    in_the_node(stack)
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
-    life = ground.run("stays")
-    gpus, ids = pods.sees("stays"), ground.containers("stays")
+def test_pods_outlive_the_kubelet(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    skip_unless_kind(stack)
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
+    life = site.run("stays")
+    gpus, ids = pods.sees("stays"), site.containers("stays")
     with faults.kubelet_down(stack, node) as killed:
-        ground.start("waits")
+        site.start("waits")
         wait_for("waits is scheduled", lambda: pods.pod("waits")["spec"].get("nodeName"), faults.NOTICE_SECONDS)
-        said = stack.kubectl_fails("exec", "-n", pods.namespace, "stays", "--", "gpu-probe", "info").strip()
-        assert "connect" in said
+        message = stack.kubectl_fails("exec", "-n", pods.namespace, "stays", "--", "gpu-probe", "info").strip()
+        assert "connect" in message
         # Nobody has taken up the new one, and the other one's process is there as before.
         assert "containerStatuses" not in pods.pod("waits")["status"]
-        assert ground.containers("stays") == ids
+        assert site.containers("stays") == ids
     pods.wait_running("waits", faults.KUBELET_KILLED.bound)
-    words = unharmed(ground, "stays", life, gpus)
-    assert ground.containers("stays") == ids
+    words = assert_unharmed(site, "stays", life, gpus)
+    assert site.containers("stays") == ids
     record(
         faults.KUBELET_KILLED,
         killed,
-        f"kubectl exec: {shortened(said.splitlines()[-1])}",
+        f"kubectl exec: {shorten(message.splitlines()[-1])}",
         "a new pod was scheduled and not taken up; no exec, no logs",
         f"nothing: a pod with a claim has the {words}",
     )
 
 
 def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
-    stack: LiveStack, ground: Ground, record: Record
+    stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
-    in_the_node(stack)
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
+    skip_unless_kind(stack)
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
     if node.endswith("-control-plane"):
         pytest.skip("the node with GPUs is the control plane: tests/e2e/test_lifecycle.py restarts that")
-    uid, count = ground.run("stays")
+    uid, count = site.run("stays")
     gpus = pods.sees("stays")
-    claim = ground.claim("stays")["status"]["allocation"]
+    claim = site.claim("stays")["status"]["allocation"]
 
     began = faults.restart_node(node)
-    ground.start("waits")
-    said = stack.kubectl_fails("exec", "-n", pods.namespace, "stays", "--", "gpu-probe", "info").strip()
+    site.start("waits")
+    message = stack.kubectl_fails("exec", "-n", pods.namespace, "stays", "--", "gpu-probe", "info").strip()
     assert pods.pod("waits")["status"]["phase"] == "Pending"
 
     bound = faults.NODE_RESTARTED.bound
     wait_for("stays was started again", lambda: pods.life("stays")[1] > count, bound)
     for name in ("stays", "waits"):
         pods.wait_running(name, bound)
-    (same, now), after = pods.life("stays"), ground.claim("stays")["status"]["allocation"]
+    (same, now), after = pods.life("stays"), site.claim("stays")["status"]["allocation"]
     assert (same, after) == (uid, claim)
     assert pods.sees("stays") == gpus
     # The plugin and the others that the node runs are there as well.
@@ -455,28 +463,28 @@ def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
     record(
         faults.NODE_RESTARTED,
         began,
-        f"kubectl exec: {shortened(said.splitlines()[-1])}",
+        f"kubectl exec: {shorten(message.splitlines()[-1])}",
         f"every pod of the node; the one with a claim was restarted {now - count} times, a new one waited",
         "what ran in the containers; pods, claims and their GPUs are the same",
     )
 
 
-def test_pods_outlive_the_api_server(stack: LiveStack, ground: Ground, record: Record) -> None:
-    in_the_node(stack)
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
+def test_pods_outlive_the_api_server(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    skip_unless_kind(stack)
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
     control_plane = f"{stack.settings.cluster_name}-control-plane"
-    life = ground.run("stays")
-    gpus, ids = pods.sees("stays"), ground.containers("stays")
+    life = site.run("stays")
+    gpus, ids = pods.sees("stays"), site.containers("stays")
     plugin = faults.plugin_state(stack, node)["restartCount"]
     before = {name: restarts_of(stack, name, control_plane) for name in LEADERS}
 
-    said = ""
+    message = ""
 
     def unanswered() -> bool:
-        nonlocal said
-        said = (stack.refusal("get", "pods", "-n", pods.namespace, "--request-timeout=2s") or "").strip()
-        return bool(said)
+        nonlocal message
+        message = (stack.refusal("get", "pods", "-n", pods.namespace, "--request-timeout=2s") or "").strip()
+        return bool(message)
 
     killed = faults.crash(stack, control_plane, faults.API_SERVER_PROCESS)
     signs: dict[str, Callable[[], object]] = {
@@ -484,19 +492,19 @@ def test_pods_outlive_the_api_server(stack: LiveStack, ground: Ground, record: R
         # Asked of the node, since nobody else can say it.
         "a pod runs on": lambda: faults.running_containers(stack, node, life[0]) == ids,
     }
-    killed = faults.seen_while_down(stack, control_plane, faults.API_SERVER_PROCESS, killed, signs)
+    killed = faults.watch_while_down(stack, control_plane, faults.API_SERVER_PROCESS, killed, signs)
 
     bound = faults.API_SERVER_KILLED.bound
     wait_for("the API server answers", lambda: faults.api_answers(stack), bound)
-    ground.start("waits")
+    site.start("waits")
     pods.wait_running("waits", bound)
-    words = unharmed(ground, "stays", life, gpus)
+    words = assert_unharmed(site, "stays", life, gpus)
     assert faults.plugin_state(stack, node)["restartCount"] == plugin
     more = {name: restarts_of(stack, name, control_plane) - count for name, count in before.items()}
     record(
         faults.API_SERVER_KILLED,
         killed,
-        f"kubectl: {shortened(said.splitlines()[-1])}",
+        f"kubectl: {shorten(message.splitlines()[-1])}",
         "nothing could be asked or made; restarts: " + ", ".join(f"{name} {count}" for name, count in more.items()),
         f"nothing: the plugin was not restarted; a pod with a claim has the {words}",
     )
@@ -516,19 +524,19 @@ def restarts_of(stack: LiveStack, component: str, node: str) -> int:
     ids=["truncated", "altered", "deleted"],
 )
 def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
-    stack: LiveStack, ground: Ground, record: Record, what: Fault, words: str
+    stack: LiveStack, site: FaultSite, record: Record, what: Fault, words: str
 ) -> None:
-    in_the_node(stack)
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
+    skip_unless_kind(stack)
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
     faults.renew_plugin(stack, node)
-    with faults.checkpoint_kept(ground):
-        life = ground.run("stays")
-        gpus, uid = pods.sees("stays"), ground.claim("stays")["metadata"]["uid"]
+    with faults.checkpoint_kept(site):
+        life = site.run("stays")
+        gpus, uid = pods.sees("stays"), site.claim("stays")["metadata"]["uid"]
         faults.break_checkpoint(stack, node, what)
-        ground.start("waits")
-        said = ground.refusal("waits", words)
-        unharmed(ground, "stays", life, gpus)
+        site.start("waits")
+        message = site.wait_kubelet_refusal("waits", words)
+        assert_unharmed(site, "stays", life, gpus)
         broke = "a new pod waited in ContainerCreating"
         if what != faults.CHECKPOINT_DELETED:  # without one it starts: that is how it is mended
             faults.send(stack, node, faults.PLUGIN_PROCESS, "KILL")
@@ -536,65 +544,66 @@ def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
                 "the plugin does not start with it",
                 lambda: (
                     faults.plugin_state(stack, node).get("lastState", {}).get("terminated", {}).get("exitCode") == 1
-                    and faults.last_words(stack, node)
+                    and faults.last_checkpoint_message(stack, node)
                 ),
                 faults.NOTICE_SECONDS,
             )
             assert words in ended
-            unharmed(ground, "stays", life, gpus)
-            broke += f"; the plugin does not start again: {shortened(ended)}"
+            assert_unharmed(site, "stays", life, gpus)
+            broke += f"; the plugin does not start again: {shorten(ended)}"
 
         mended = time.monotonic()
         faults.mend_checkpoint(stack, node)
         pods.wait_running("waits", what.bound)
-        assert uid not in faults.prepared(stack, node)
-        kept = unharmed(ground, "stays", life, gpus)
+        assert uid not in faults.prepared_claims(stack, node)
+        kept = assert_unharmed(site, "stays", life, gpus)
         record(
             what,
             mended,
-            f"kubelet: {shortened(said)}",
+            f"kubelet: {shorten(message)}",
             broke,
             f"what the driver had prepared before, whose CDI files stay behind; a pod of then has the {kept}",
         )
         # Asserted, not only said: the driver is not asked to take away what it does not know.
         pods.delete_pod("stays")
-        wait_for("stays is gone", lambda: ground.gone("stays"), faults.START_SECONDS)
+        wait_for("stays is gone", lambda: site.pod_is_gone("stays"), faults.START_SECONDS)
         assert uid in faults.cdi_claims(stack, node)
 
 
-def test_deleted_claim_stays_until_its_pod_goes(stack: LiveStack, ground: Ground, record: Record) -> None:
-    room_for(ground, 2)
-    pods = ground.playground
-    life = ground.run("stays")
+def test_deleted_claim_stays_until_its_pod_goes(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    skip_unless_room(site, 2)
+    pods = site.playground
+    life = site.run("stays")
     gpus = pods.sees("stays")
     stack.kubectl("delete", CLAIMS, "stays", "-n", pods.namespace, "--wait=false")
     metadata = wait_for(
         "the claim is to go",
-        lambda: (found := ground.claim("stays")["metadata"]).get("deletionTimestamp") and found,
+        lambda: (of_claim := site.claim("stays")["metadata"]).get("deletionTimestamp") and of_claim,
         faults.NOTICE_SECONDS,
     )
     assert PROTECTION in metadata["finalizers"]
-    assert [pod["name"] for pod in ground.claim("stays")["status"]["reservedFor"]] == ["stays"]
-    words = unharmed(ground, "stays", life, gpus)
+    assert [pod["name"] for pod in site.claim("stays")["status"]["reservedFor"]] == ["stays"]
+    words = assert_unharmed(site, "stays", life, gpus)
     # Another pod of the claim is passed over by the scheduler, which gives those after it their nodes.
-    ground.start("late", claim="stays")
-    ground.run("other")
+    site.start("late", claim="stays")
+    site.run("other")
     late = pods.pod("late")
     assert "nodeName" not in late["spec"]
-    said = [condition["message"] for condition in late["status"].get("conditions", []) if condition.get("message")]
+    messages = [condition["message"] for condition in late["status"].get("conditions", []) if condition.get("message")]
     for name in ("late", "other"):
         pods.delete_pod(name)
-        wait_for(f"{name} is gone", lambda name=name: ground.gone(name), faults.START_SECONDS)
+        wait_for(f"{name} is gone", lambda name=name: site.pod_is_gone(name), faults.START_SECONDS)
 
     began = time.monotonic()
     pods.delete_pod("stays")
     wait_for("the claim is gone", lambda: "stays" not in claims_of(stack, pods.namespace), faults.CLAIM_DELETED.bound)
-    ground.start("fresh", uuid=gpus[0])
+    site.start("fresh", uuid=gpus[0])
     pods.wait_running("fresh", faults.CLAIM_DELETED.bound)
     record(
         faults.CLAIM_DELETED,
         began,
-        f"API: finalizer {PROTECTION}; scheduler: " + (shortened(said[0]) if said else "no word in the pod's status"),
+        f"API: finalizer {PROTECTION}; scheduler: "
+        + (shorten(messages[0]) if messages else "no word in the pod's status"),
         "another pod of the claim got no node",
         f"the claim, once its pod went; until then the pod had the {words}",
     )
@@ -604,35 +613,37 @@ def claims_of(stack: LiveStack, namespace: str) -> set[str]:
     return {claim["metadata"]["name"] for claim in stack.get(CLAIMS, namespace=namespace)}
 
 
-def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, ground: Ground, record: Record) -> None:
+def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
+    stack: LiveStack, site: FaultSite, record: Record
+) -> None:
     if stack.settings.gpu.source != "simulated":
         pytest.skip("an XID is put into a simulated GPU only: a real one has to break")
-    pods, node = ground.playground, ground.node
-    if not (free := ground.free()):
+    pods, node = site.playground, site.node
+    if not (free := site.free_devices()):
         pytest.skip(f"no GPU on {node} is free, and one has to break: raise gpu.count")
     device = free[0]
     uuid = stack.devices()[node, device]["uuid"]
-    life = ground.run("stays", uuid=uuid)
+    life = site.run("stays", uuid=uuid)
     gpus = pods.sees("stays")
-    with faults.xid(stack, node, device, XID_NUMBER) as began:
+    with faults.reported_xid(stack, node, device, XID_NUMBER) as began:
         (taint,) = wait_for("the driver taints the GPU", lambda: faults.taints(stack, node, device), TAINT_SECONDS)
         noticed = time.monotonic() - began
-        found = (taint["key"], taint["value"], taint["effect"])
-        assert found == (faults.XID_KEY, str(XID_NUMBER), "NoSchedule")
+        key, value, effect = taint["key"], taint["value"], taint["effect"]
+        assert (key, value, effect) == (faults.XID_KEY, str(XID_NUMBER), "NoSchedule")
         others = [other for place, other in stack.devices() if place == node and other != device]
         assert not any(faults.taints(stack, node, other) for other in others)
-        kept = unharmed(ground, "stays", life, gpus)
-        if not ground.shared:  # it would keep the others off by itself
+        kept = assert_unharmed(site, "stays", life, gpus)
+        if not site.gpus_are_shared:  # it would keep the others off by itself
             pods.delete_pod("stays")
-            wait_for("stays is gone", lambda: ground.gone("stays"), faults.START_SECONDS)
+            wait_for("stays is gone", lambda: site.pod_is_gone("stays"), faults.START_SECONDS)
 
-        ground.start("waits", uuid=uuid)
-        said = pods.wait_unschedulable("waits")
+        site.start("waits", uuid=uuid)
+        message = pods.wait_unschedulable("waits")
         # Only the taint keeps it off: one that tolerates it gets the GPU.
-        ground.run("tolerates", uuid=uuid, tolerations=[TOLERATES_XID])
+        site.run("tolerates", uuid=uuid, tolerations=[TOLERATES_XID])
         assert pods.sees("tolerates") == [uuid]
         pods.delete_pod("tolerates")
-        wait_for("tolerates is gone", lambda: ground.gone("tolerates"), faults.START_SECONDS)
+        wait_for("tolerates is gone", lambda: site.pod_is_gone("tolerates"), faults.START_SECONDS)
 
         (rule,) = wait_for("the keeper has a rule", lambda: faults.rules_of(stack, node, device), faults.NOTICE_SECONDS)
         name = rule["metadata"]["name"]
@@ -641,10 +652,10 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, 
 
         faults.renew_plugin(stack, node)
         wait_for("the driver has forgotten it", lambda: not faults.taints(stack, node, device), faults.START_SECONDS)
-        ground.start("later", uuid=uuid)
+        site.start("later", uuid=uuid)
         assert "cannot allocate all claims" in pods.wait_unschedulable("later")
         pods.delete_pod("later")
-        wait_for("later is gone", lambda: ground.gone("later"), faults.START_SECONDS)
+        wait_for("later is gone", lambda: site.pod_is_gone("later"), faults.START_SECONDS)
 
         mended = time.monotonic()
         faults.delete_rules(stack, node, [device])
@@ -652,32 +663,34 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(stack: LiveStack, 
         record(
             faults.XID,
             mended,
-            f"driver, {noticed:.1f} s after it: taint {'='.join(found[:2])}:{found[2]}; taint-keeper: rule {name}",
-            f"a new pod for that GPU: {shortened(said)}",
+            f"driver, {noticed:.1f} s after it: taint {key}={value}:{effect}; taint-keeper: rule {name}",
+            f"a new pod for that GPU: {shorten(message)}",
             f"nothing: a pod on it has the {kept}. The driver forgot the taint with its plugin, the rule kept it",
         )
 
 
-def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(stack: LiveStack, ground: Ground, record: Record) -> None:
-    room_for(ground, 2)
-    pods, node = ground.playground, ground.node
-    ground.run("goes")
-    life = ground.run("stays", tolerations=[TOLERATES_MAINTENANCE])
+def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(
+    stack: LiveStack, site: FaultSite, record: Record
+) -> None:
+    skip_unless_room(site, 2)
+    pods, node = site.playground, site.node
+    site.run("goes")
+    life = site.run("stays", tolerations=[TOLERATES_MAINTENANCE])
     gpus, (uuid,) = pods.sees("stays"), pods.sees("goes")
     devices = sorted({device["device"] for name in ("goes", "stays") for device in pods.allocated(name)})
-    looking = faults.onlookers(stack, node)
-    with set_aside(stack, node, devices), faults.no_execute(stack, node, devices, MAINTENANCE) as began:
-        wait_for("goes is evicted", lambda: ground.gone("goes"), faults.EVICTED.bound)
+    looking = faults.admin_claim_pods(stack, node)
+    with set_aside(stack, node, devices), faults.no_execute_rules(stack, node, devices, MAINTENANCE) as began:
+        wait_for("goes is evicted", lambda: site.pod_is_gone("goes"), faults.EVICTED.bound)
         evicted = time.monotonic() - began
-        said = wait_for(
+        messages = wait_for(
             "the controller says so", lambda: pods.messages("goes", "DeviceTaintManagerEviction"), faults.NOTICE_SECONDS
         )
         # The controller has done all that it will do.
         wait_for("nobody is left to evict", lambda: evictions(stack, node, devices), faults.NOTICE_SECONDS)
-        kept = unharmed(ground, "stays", life, gpus)
+        kept = assert_unharmed(site, "stays", life, gpus)
         # The MPS daemon and the exporter look on by admin claims, which tolerate it.
-        assert faults.onlookers(stack, node) == looking
-        ground.start("waits", uuid=uuid)
+        assert faults.admin_claim_pods(stack, node) == looking
+        site.start("waits", uuid=uuid)
         refused = pods.wait_unschedulable("waits")
         mended = time.monotonic()
         faults.delete_rules(stack, node, devices)
@@ -685,50 +698,50 @@ def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(stack: LiveStack, 
     record(
         faults.EVICTED,
         mended,
-        f"device taint eviction controller: {shortened(said[-1])}; the pod was gone after {evicted:.1f} s",
-        f"a new pod for that GPU: {shortened(refused)}",
+        f"device taint eviction controller: {shorten(messages[-1])}; the pod was gone after {evicted:.1f} s",
+        f"a new pod for that GPU: {shorten(refused)}",
         f"the pod that did not tolerate it; one that did has the {kept}",
     )
 
 
 def evictions(stack: LiveStack, node: str, devices: list[str]) -> bool:
-    """Whether the rules of the devices say that they evicted somebody, and that nobody is left."""
+    """True if the rules of the devices say that they evicted somebody, and that nobody is left."""
     rules = [rule for device in devices for rule in faults.rules_of(stack, node, device)]
-    found = [
+    conditions = [
         condition
         for rule in rules
         for condition in rule.get("status", {}).get("conditions", [])
         if condition["type"] == "EvictionInProgress"
     ]
-    done = all(condition["status"] == "False" for condition in found) and len(found) == len(rules)
-    return done and any(condition["reason"] == "Completed" for condition in found)
+    done = all(condition["status"] == "False" for condition in conditions) and len(conditions) == len(rules)
+    return done and any(condition["reason"] == "Completed" for condition in conditions)
 
 
-def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, ground: Ground, record: Record) -> None:
-    others = [node.node for node in stack.settings.gpu_nodes if node.node != ground.node]
+def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    others = [node.node for node in stack.settings.gpu_nodes if node.node != site.node]
     if not others:
         pytest.skip("there is one GPU node, so nothing can move to another one")
-    namespace = ground.playground.namespace
+    namespace = site.playground.namespace
     with faults.cordoned(stack, *others):
-        objects = faults.anywhere(stack, namespace, "moves")
+        objects = faults.deployment_on_any_node(stack, namespace, "moves")
         stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(objects))
         (old,) = wait_for("a pod is made", lambda: stack.get("pods", namespace=namespace))
-        ground.playground.wait_running(old["metadata"]["name"], faults.START_SECONDS)
-    (had,) = ground.playground.sees(old["metadata"]["name"])
+        site.playground.wait_running(old["metadata"]["name"], faults.START_SECONDS)
+    (had,) = site.playground.sees(old["metadata"]["name"])
     # Pods of DaemonSets stay: the driver's plugin has to unprepare what is drained.
     words = ("--ignore-daemonsets", "--delete-emptydir-data", "--pod-selector=app=moves", "--timeout=60s")
-    with faults.cordoned(stack, ground.node):
+    with faults.cordoned(stack, site.node):
         drained = time.monotonic()
-        said = stack.kubectl("drain", ground.node, *words)
-        new = wait_for("another pod is made", lambda: other(stack, namespace, old), faults.NOTICE_SECONDS)
-        ground.playground.wait_running(new, faults.DRAINED.bound)
-        (has,) = ground.playground.sees(new)
+        output = stack.kubectl("drain", site.node, *words)
+        new = wait_for("another pod is made", lambda: replacement_pod(stack, namespace, old), faults.NOTICE_SECONDS)
+        site.playground.wait_running(new, faults.DRAINED.bound)
+        (has,) = site.playground.sees(new)
         assert has != had
-        assert ground.playground.pod(new)["spec"]["nodeName"] in others
+        assert site.playground.pod(new)["spec"]["nodeName"] in others
         record(
             faults.DRAINED,
             drained,
-            next(line for line in said.splitlines() if line.startswith("evicting")).partition(" pod ")[0]
+            next(line for line in output.splitlines() if line.startswith("evicting")).partition(" pod ")[0]
             + " by kubectl",
             f"the pod on {had[:12]} was evicted; its Deployment made another one on {has[:12]} of the other node",
             "what the process had on its GPU; its claim went with the pod, and the new pod has one of its own",
@@ -736,7 +749,7 @@ def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, ground: G
     stack.kubectl("delete", "deployment/moves", "-n", namespace)
 
 
-def other(stack: LiveStack, namespace: str, old: dict[str, Any]) -> str | None:
+def replacement_pod(stack: LiveStack, namespace: str, old: dict[str, Any]) -> str | None:
     """The name of the pod that is not `old`."""
     names = {pod["metadata"]["name"] for pod in stack.get("pods", namespace=namespace)}
     return next(iter(names - {old["metadata"]["name"]}), None)

@@ -1,4 +1,4 @@
-"""FP32 throughput of pods, alone and together, as gpu-probe measures it; and what the chip could do at most."""
+"""FP32 throughput of pods, alone and together, as gpu-probe measures it, and the chip's peak."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pytest
 from checks.live import LiveStack
 from checks.measured import REPEATS
 from checks.mps import Client
-from modules import driver_root
+from machine.gpus import driver_root
 
 # One client: half a second to warm up, then the repeats.
 ALONE = ("flops", "2", "--warmup", "0.5", "--repeats", str(len(REPEATS)))
@@ -32,7 +32,7 @@ FP32_LANES = {
 }
 
 
-def only_real(stack: LiveStack) -> None:
+def skip_unless_real(stack: LiveStack) -> None:
     if stack.settings.gpu.source == "simulated":
         pytest.skip("needs a real GPU")
 
@@ -52,7 +52,7 @@ def burns(lines: Sequence[tuple[float, dict[str, Any]]]) -> list[Burn]:
     return [Burn(line["sms"], line["tflops"], at - line["seconds"], at) for at, line in lines if "tflops" in line]
 
 
-def finished(client: Client) -> list[Burn]:
+def wait_repeats(client: Client) -> list[Burn]:
     """The repeats of a client once it has ended; removes it. AssertionError for one that failed."""
     state = client.wait_end(END_SECONDS)
     lines = client.timed_lines()
@@ -61,8 +61,8 @@ def finished(client: Client) -> list[Burn]:
     return burns(lines)
 
 
-def at_once(clients: Sequence[list[Burn]], warmup: float = WARMUP_TOGETHER) -> list[list[Burn]]:
-    """Of each client as many repeats as count, from the time in which every one of them ran.
+def common_repeats(clients: Sequence[list[Burn]], warmup: float = WARMUP_TOGETHER) -> list[list[Burn]]:
+    """Repeats of each client from the time in which every one of them ran, as many as count.
 
     AssertionError where they did not run together for so long.
     """
@@ -87,7 +87,7 @@ def mean(burning: Sequence[Burn]) -> float:
 
 @dataclass(frozen=True)
 class Chip:
-    """What a GPU could do at most in FP32; clock in MHz."""
+    """GPU with the figures that its FP32 peak follows from; clock in MHz."""
 
     name: str
     compute_capability: str
@@ -112,10 +112,10 @@ def chip(stack: LiveStack, uuid: str, multiprocessors: int) -> Chip:
 
 
 def query(stack: LiveStack, node: str, uuid: str, *fields: str) -> list[str]:
-    """What nvidia-smi on a node of Kind says of a GPU, field by field, without units."""
-    said = nvidia_smi(stack, node, f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    """Fields of a GPU by nvidia-smi on a node of Kind, without units."""
+    output = nvidia_smi(stack, node, f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
     # A warning about the board's infoROM may stand before or after it.
-    (line,) = [line for line in said.splitlines() if line.count(",") == len(fields) - 1 and "WARNING" not in line]
+    (line,) = [line for line in output.splitlines() if line.count(",") == len(fields) - 1 and "WARNING" not in line]
     return [value.strip() for value in line.split(",")]
 
 

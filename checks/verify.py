@@ -18,10 +18,9 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-import modules
 from checks.live import LiveStack, NotThisStack
 from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
-from settings import Settings
+from settings import Settings, catalog
 from toolchain import versions
 from toolchain.paths import CHECKOUT, SOURCE_FILE
 from toolchain.progress import duration
@@ -56,14 +55,14 @@ class Recorder:
         # A set-up that fails or skips is the check's outcome too; a tear-down only if it fails.
         if not (report.when == "call" or report.failed or (report.when == "setup" and report.skipped)):
             return
-        seen = "; ".join(str(value) for key, value in report.user_properties if key == "seen")
+        text = "; ".join(str(value) for key, value in report.user_properties if key == "seen")
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            seen = crash.message if crash else str(report.longrepr)
+            text = crash.message if crash else str(report.longrepr)
         elif report.skipped and isinstance(report.longrepr, tuple):
-            seen = report.longrepr[2].removeprefix("Skipped: ")
+            text = report.longrepr[2].removeprefix("Skipped: ")
         module, name = check_of(report.nodeid)
-        check = Check(module=module, name=name, result=report.outcome, seen=seen, seconds=report.duration)
+        check = Check(module=module, name=name, result=report.outcome, seen=text, seconds=report.duration)
         if report.when == "teardown":
             check = self._with_tear_down(check)
         self.checks.append(check)
@@ -76,8 +75,8 @@ class Recorder:
         if not self.checks or (self.checks[-1].module, self.checks[-1].name) != (failed.module, failed.name):
             return failed
         before = self.checks.pop()
-        seen = f"{before.seen}\nand its tear-down: {failed.seen}" if before.result == "failed" else failed.seen
-        return failed.model_copy(update={"seen": seen, "seconds": before.seconds + failed.seconds})
+        text = f"{before.seen}\nand its tear-down: {failed.seen}" if before.result == "failed" else failed.seen
+        return failed.model_copy(update={"seen": text, "seconds": before.seconds + failed.seconds})
 
     def _keep_measured(self, report: pytest.TestReport) -> None:
         for key, value in report.user_properties:
@@ -127,7 +126,7 @@ def main() -> int:
 
     def keep(recorder: Recorder, complete: bool = False) -> Results:
         """Write what is known so far: of a run that is killed, all checks that ended are there."""
-        found = Results(
+        results_so_far = Results(
             **about,
             simulated=simulated,
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -138,11 +137,11 @@ def main() -> int:
             plots=tuple(recorder.plots),
             faults=tuple(recorder.faults),
         )
-        found.write(results / "verify.json")
-        return found
+        results_so_far.write(results / "verify.json")
+        return results_so_far
 
     recorder = Recorder(console, keep)
-    files = [CHECKOUT / "checks" / modules.MODULES[n].check_file for n in numbers]
+    files = [CHECKOUT / "checks" / catalog.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
     only = ["-k", " or ".join(chosen.check)] if chosen.check else []
     # pytest's own output goes to a file: the table is what a person reads.
@@ -152,10 +151,10 @@ def main() -> int:
             code = pytest.main([*map(str, files), *options, *only, "-p", "no:cacheprovider"], plugins=[recorder])
         finally:
             sys.stdout = stdout
-    found = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
-    console.print(_table(found.checks))
-    if found.faults:
-        console.print(_fault_table(found.faults))
+    final = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    console.print(check_table(final.checks))
+    if final.faults:
+        console.print(fault_table(final.faults))
     failed = [check for check in recorder.checks if check.result == "failed"]
     console.print(
         f"{len(recorder.checks) - len(failed)} of {len(recorder.checks)} checks passed or were skipped with a reason, "
@@ -174,7 +173,7 @@ def main() -> int:
     return 1 if failed or code else 0
 
 
-def _table(checks: Sequence[Check]) -> rich.table.Table:
+def check_table(checks: Sequence[Check]) -> rich.table.Table:
     table = rich.table.Table(show_lines=False, header_style="bold", pad_edge=False)
     for column in ("module", "check", "result"):
         table.add_column(column, overflow="fold", ratio=3 if column == "check" else None)
@@ -186,7 +185,7 @@ def _table(checks: Sequence[Check]) -> rich.table.Table:
     return table
 
 
-def _fault_table(faults: Sequence[Fault]) -> rich.table.Table:
+def fault_table(faults: Sequence[Fault]) -> rich.table.Table:
     table = rich.table.Table(title="faults and recovery", show_lines=False, header_style="bold", pad_edge=False)
     for column in ("fault", "who noticed", "what broke"):
         table.add_column(column, overflow="fold", ratio=1)
@@ -199,7 +198,7 @@ def _fault_table(faults: Sequence[Fault]) -> rich.table.Table:
 
 
 def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
-    """What is checked: the stack, its versions and GPUs, the modules that are checked and those that are not."""
+    """Description of the run: the stack, its versions and GPUs, the modules that are checked and those that are not."""
     runtimes = {node["status"]["nodeInfo"]["containerRuntimeVersion"] for node in live.get("nodes")}
     return {
         "stack": live.name,
@@ -209,18 +208,18 @@ def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
         "driverVersion": live.settings.driver.version,
         "substitutions": _substitutions(live.settings),
         "gpus": tuple(live.outputs.get("gpus", ())),
-        "modules": tuple(ModuleTitle(number=number, title=modules.MODULES[number].title) for number in numbers),
+        "modules": tuple(ModuleTitle(number=number, title=catalog.MODULES[number].title) for number in numbers),
         "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
     }
 
 
 def _substitutions(settings: Settings) -> tuple[str, ...]:
-    """What differs from upstream in the driver that set-up made; of a stack's own image nobody here knows."""
+    """Differences from upstream in the driver that set-up made; those of a stack's own image are not known."""
     if settings.driver.version != versions.DRA_DRIVER:
         return ()  # the other version is built as upstream has it
-    found = versions.SUBSTITUTIONS[json.loads(SOURCE_FILE.read_text())["way"]]
-    own = settings.images.dra_driver
-    return tuple(f"{words}, if `make setup` made {own}" if own else words for words in found)
+    substitutions = versions.SUBSTITUTIONS[json.loads(SOURCE_FILE.read_text())["way"]]
+    image = settings.images.get("dra-driver")
+    return tuple(f"{words}, if `make setup` made {image}" if image else words for words in substitutions)
 
 
 if __name__ == "__main__":

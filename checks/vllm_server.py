@@ -1,4 +1,4 @@
-"""The stack's vLLM server, and pods made like its own: with other limits, or to ask it."""
+"""vLLM server of the stack, and Jobs like it: with other limits, or to call it."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from checks.live import LiveStack, wait_for
-from checks.mps import CLIENTS, MEMORY, PERCENTAGE, deployed
+from checks.mps import CLIENTS, MEMORY, PERCENTAGE, deployment_pods
 from components.mps_clients import WAIT_FIRST
 from components.vllm import LOAD
 
@@ -25,7 +25,7 @@ def ready_pod(stack: LiveStack) -> dict[str, Any]:
     """The server's pod, once it is ready: another module's checks may have made it start again."""
 
     def look() -> dict[str, Any] | None:
-        pods = deployed(stack, NAME)
+        pods = deployment_pods(stack, NAME)
         states = [state for pod in pods for state in pod["status"].get("containerStatuses", [])]
         return pods[0] if len(pods) == 1 and states and all(state["ready"] for state in states) else None
 
@@ -49,14 +49,14 @@ def python(stack: LiveStack) -> str:
 
 
 def command(stack: LiveStack, utilization: str | None = None) -> list[str]:
-    """How the server is started; with another share of the GPU's memory, if one is given."""
+    """Command line of the server; with another share of the GPU's memory, if one is given."""
     words = [*program(stack), *template(stack)["containers"][0]["args"]]
     if utilization is None:
         return words
     return [f"{UTILIZATION}{utilization}" if word.startswith(UTILIZATION) else word for word in words]
 
 
-def like_the_server(stack: LiveStack, words: Sequence[str], env: Mapping[str, str], seconds: int) -> dict[str, Any]:
+def server_like_job(stack: LiveStack, words: Sequence[str], env: Mapping[str, str], seconds: int) -> dict[str, Any]:
     """A Job whose pod is as the server's, but for what it runs and sets; given up after `seconds`."""
     spec = template(stack)
     (container,) = spec["containers"]
@@ -82,10 +82,10 @@ def like_the_server(stack: LiveStack, words: Sequence[str], env: Mapping[str, st
     }
 
 
-def caller(stack: LiveStack, *words: str) -> dict[str, Any]:
+def caller_job(stack: LiveStack, *words: str) -> dict[str, Any]:
     """A Job without a GPU and without MPS that runs one of our programs in the server's image."""
     asking = [python(stack), "-m", "loadgen", *words]
-    job = like_the_server(stack, asking, {}, seconds=MORE_SECONDS)
+    job = server_like_job(stack, asking, {}, seconds=MORE_SECONDS)
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     container["command"] = asking
@@ -99,7 +99,7 @@ def caller(stack: LiveStack, *words: str) -> dict[str, Any]:
     return job
 
 
-def remove_left_over(stack: LiveStack) -> None:
+def remove_left_over_jobs(stack: LiveStack) -> None:
     """Remove the Jobs of a run that was killed: they would go on and use the GPU beside the next."""
     words = ("delete", "jobs", "-n", CLIENTS, "-l", f"app={CHECK}", "--cascade=foreground", "--wait=true")
     stack.kubectl(*words)
@@ -119,8 +119,8 @@ class Job:
         self.stack.kubectl("delete", "job", "-n", CLIENTS, self.name, "--cascade=foreground", "--wait=true")
 
     def pod(self) -> dict[str, Any] | None:
-        found = self.stack.get("pods", namespace=CLIENTS, label_selector={"job-name": self.name})
-        return found[0] if found else None
+        pods = self.stack.get("pods", namespace=CLIENTS, label_selector={"job-name": self.name})
+        return pods[0] if pods else None
 
     def state(self) -> dict[str, Any]:
         """Its container's state; nothing before there is one."""
@@ -128,7 +128,7 @@ class Job:
         return states[0]["state"] if states else {}
 
     def ended(self, seconds: float) -> dict[str, Any]:
-        """How its container ended."""
+        """End of its container."""
         return wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
 
     def log(self) -> str:
@@ -144,7 +144,7 @@ class Job:
             yield from (json.loads(line) for line in following.stdout if line.startswith("{"))
 
 
-def limits(percentage: int | None = None, memory: str | None = None) -> dict[str, str]:
-    """What a pod sets for itself; memory as MPS writes it."""
-    found = {PERCENTAGE: str(percentage)} if percentage else {}
-    return found | ({MEMORY: f"0={memory}"} if memory else {})
+def limit_variables(percentage: int | None = None, memory: str | None = None) -> dict[str, str]:
+    """Variables by which a pod limits itself; memory as MPS writes it."""
+    variables = {PERCENTAGE: str(percentage)} if percentage else {}
+    return variables | ({MEMORY: f"0={memory}"} if memory else {})

@@ -31,7 +31,7 @@ class AdminAccess(pulumi.ComponentResource):
                 if site.driver.shared:
                     request_least_memory(document)
             if kind == "Deployment":
-                set_image(document, site.images.gpu_probe)
+                set_image(document, site.images["gpu-probe"])
                 set_node(document, site.node)
                 annotate_gpus(document, site.gpus_digest)
                 options.custom_timeouts = site.rollout

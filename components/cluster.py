@@ -7,8 +7,10 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi import Input, Output, ResourceOptions
 
+from toolchain import versions
+
 # The plugin that set-up installs. The SDK asks for its own version, which may be newer.
-PROVIDER_VERSION = "4.25.0"
+PROVIDER_VERSION = versions.PULUMI_KUBERNETES_PROVIDER
 # The workshop's own mark keeps its DaemonSets on the nodes that the stack names; NVIDIA's is what the chart looks for.
 GPU_NODE_SELECTOR = {"dra-workshop/gpus": "true"}
 GPU_NODE_LABELS = {**GPU_NODE_SELECTOR, "nvidia.com/gpu.present": "true"}

@@ -14,6 +14,7 @@ from components.manifests import manifest
 from components.objects import register
 from components.simulated_gpus import SimulatedGpus
 from gpus.quantity import quantity_mib
+from settings import catalog
 from toolchain.paths import CHECKOUT
 from toolchain.versions import DRA_DRIVER, of_driver
 
@@ -36,7 +37,7 @@ class DriverOptions:
     version: str = DRA_DRIVER
     """One of `toolchain.versions.DRA_DRIVERS`."""
     consumable_shares: str | None = None
-    """None leaves it to the chart; 0.4.1 does not have it."""
+    """None leaves it to the chart; versions without the gate ConsumableShares do not have it."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def gpu_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> Mapping
         count = f"{len(of_node)} GPU{'s' if len(of_node) != 1 else ''}"
         raise pulumi.RunError(
             f"node {node} has {count}, and the modules of the stack use {number + 1}; switch one of them off "
-            '("03" holds one for itself), or use a node with more GPUs'
+            f'("{catalog.WORKLOADS.number}" holds one for itself), or use a node with more GPUs'
         )
     return of_node[number]
 

@@ -30,11 +30,10 @@ class GpuExporter(pulumi.ComponentResource):
         *,
         site: Site,
         exporter: str,
-        image: str | None = None,
         daemon: MpsDaemon | None = None,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`image` is None for the one that set-up made or the manifest names; `daemon` has the clients to be counted.
+        """`daemon` has the clients to be counted.
 
         Raises `ValueError` for an unknown exporter.
         """
@@ -42,8 +41,7 @@ class GpuExporter(pulumi.ComponentResource):
             raise ValueError(f"exporter: {exporter!r} is none of the exporters; use {' or '.join(EXPORTERS)}")
         super().__init__("dra-workshop:gpu:GpuExporter", name, None, opts)
         documents = exporter_documents(exporter, mps=daemon is not None, gpus_digest=site.gpus_digest)
-        if image := image or (site.images.gpu_agents if exporter == "nvml" else None):
-            set_image(documents["DaemonSet"], image)
+        set_image(documents["DaemonSet"], site.images["gpu-agents" if exporter == "nvml" else "dcgm-exporter"])
         if site.driver.shared:
             request_least_memory(documents["ResourceClaimTemplate"])
         self.namespace = register(documents["Namespace"], f"{name}-namespace", site.inside(self, site.driver.ready))

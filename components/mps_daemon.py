@@ -61,7 +61,7 @@ class MpsDaemon(pulumi.ComponentResource):
         documents["ConfigMap"]["data"] = given
         if site.driver.shared:
             request_least_memory(documents["ResourceClaimTemplate"])
-        set_image(documents["DaemonSet"], site.images.mps_daemon)
+        set_image(documents["DaemonSet"], site.images["mps-daemon"])
         annotate_gpus(documents["DaemonSet"], site.gpus_digest)
         namespace = register(documents["Namespace"], f"{name}-namespace", site.inside(self, site.driver.ready))
         config = register(documents["ConfigMap"], f"{name}-config", site.inside(self, [namespace]))
@@ -93,7 +93,7 @@ class MpsDaemon(pulumi.ComponentResource):
         self.clients = MpsByDaemon(
             limits=options.limits,
             classes=options.classes,
-            daemon=NodeDaemon(site.images.mps_daemon, site.gpus_digest, self.ready),
+            daemon=NodeDaemon(site.images["mps-daemon"], site.gpus_digest, self.ready),
             clients_carry_limits=options.most_memory is not None,
             claimed_memory=options.claimed_memory,
         )

@@ -1,6 +1,6 @@
 """Policy on what pods may ask of MPS, by the class of their namespace."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -15,6 +15,8 @@ from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS
 POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"
 POLICY_KIND = "ValidatingAdmissionPolicy"
 BINDING_KIND = f"{POLICY_KIND}Binding"
+# Every namespace has it, with its own name.
+NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ class MpsPolicy(pulumi.ComponentResource):
         documents: Sequence[Document],
         classes: Mapping[str, ClassParameters],
         pipe: str,
+        pipe_namespaces: Sequence[str],
         opts: ResourceOptions | None = None,
     ) -> None:
         """`documents` are the policies, the binding of the pipe's, and a class's objects as the model of each.
 
         `pipe` is `node` where clients mount the pipe of the node's daemon, `claim` where the driver does it for them.
+        Pods of `pipe_namespaces` mount it without being clients.
         """
         super().__init__("dra-workshop:gpu:MpsPolicy", name, None, opts)
         self._name, self._site = name, site
@@ -88,7 +92,7 @@ class MpsPolicy(pulumi.ComponentResource):
         bindings = {d["spec"]["policyName"]: d for d in documents if d["kind"] == BINDING_KIND}
         rest = by_kind(document for document in documents if document["kind"] in ("Namespace", "ConfigMap"))
         namespace = register(rest["Namespace"], f"{name}-namespace", site.inside(self))
-        pipe_binding = pipe_binding_document(bindings[PIPE_POLICY], classes)
+        pipe_binding = pipe_binding_document(bindings[PIPE_POLICY], classes, pipe_namespaces)
         options = site.inside(self, [policies[PIPE_POLICY]])
         self.objects: list[Resource] = [register(pipe_binding, f"{name}-mps-pipe-binding", options)]
         """Resources that must exist before the policies hold."""
@@ -111,13 +115,10 @@ def class_documents(config: Document, binding: Document, class_name: str) -> tup
     return config, binding
 
 
-def pipe_binding_document(binding: Document, classes: Mapping[str, ClassParameters]) -> Document:
-    """New binding of the pipe's policy to namespaces without a label, or with one that is none of these classes."""
+def pipe_binding_document(binding: Document, classes: Iterable[str], namespaces: Iterable[str]) -> Document:
+    """New binding of the pipe's policy to namespaces without one of these classes, but for those that are named."""
     binding = copied(binding)
-    (known,) = (
-        expression
-        for expression in binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
-        if expression["key"] == CLASS_LABEL
-    )
-    known["values"] = sorted(classes)
+    excepted = {CLASS_LABEL: sorted(classes), NAME_LABEL: sorted(namespaces)}
+    for expression in binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]:
+        expression["values"] = excepted[expression["key"]]
     return binding

@@ -41,11 +41,9 @@ class Prometheus(pulumi.ComponentResource):
         *,
         site: Site,
         exporter: GpuExporter,
-        prometheus_image: str | None = None,
-        grafana_image: str | None = None,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """Images are None for those that the manifests name. Raises `ValueError` if the dashboard is none."""
+        """Raises `ValueError` if the dashboard is none."""
         dashboard = find("dashboard.json").read_text()
         check_dashboard(dashboard)
         super().__init__("dra-workshop:monitoring:Prometheus", name, None, opts)
@@ -56,9 +54,9 @@ class Prometheus(pulumi.ComponentResource):
             prometheus["Namespace"], f"{name}-namespace", site.inside(self, [exporter.daemon_set])
         )
         account = register(prometheus["ServiceAccount"], f"{name}-account", site.inside(self, [self.namespace]))
-        self._serve(PROMETHEUS, prometheus, prometheus_image, self._access(account))
+        self._serve(PROMETHEUS, prometheus, self._access(account))
         grafana["ConfigMap"]["data"]["gpus.json"] = dashboard
-        self._serve(GRAFANA, grafana, grafana_image)
+        self._serve(GRAFANA, grafana)
         self.register_outputs({"prometheus": PROMETHEUS_PORT, "grafana": GRAFANA_PORT})
 
     def _access(self, account: Resource) -> list[Resource]:
@@ -74,13 +72,10 @@ class Prometheus(pulumi.ComponentResource):
                 roles[namespace] = register(document, resource_name, self._site.inside(self, [account]))
         return bindings
 
-    def _serve(
-        self, program: str, documents: dict[str, Document], image: str | None, access: list[Resource] | None = None
-    ) -> None:
+    def _serve(self, program: str, documents: dict[str, Document], access: list[Resource] | None = None) -> None:
         """Register a ConfigMap, a Deployment that reads it, and a Service."""
         config, deployment = documents["ConfigMap"], documents["Deployment"]
-        if image:
-            set_image(deployment, image)
+        set_image(deployment, self._site.images[program])
         digest = hashlib.sha256(json.dumps(config["data"], sort_keys=True).encode()).hexdigest()[:12]
         annotate(deployment, CONFIG_ANNOTATION, digest)
         inside = self._site.inside(self, [self.namespace])
@@ -92,7 +87,7 @@ class Prometheus(pulumi.ComponentResource):
 
 def check_dashboard(dashboard: str) -> None:
     """Raise `ValueError` where the text is no JSON of a Grafana dashboard."""
-    remedy = "give the JSON model of a Grafana dashboard, such as manifests/08-observability/dashboard.json"
+    remedy = "give the JSON model of a Grafana dashboard, such as the dashboard.json of manifests/"
     try:
         model = json.loads(dashboard)
     except json.JSONDecodeError as error:

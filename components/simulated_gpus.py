@@ -12,10 +12,9 @@ from components.manifests import Document, by_kind, manifest
 from components.objects import register
 from components.pods import annotate_gpus, set_image
 from gpus.models import load_models, render_node_config
+from machine.nvidia_driver import SIMULATED_DRIVER_ROOT as DRIVER_ROOT
 
 NAMESPACE = "gpu-sim"
-# As manifests/01-cluster/simulated-gpus.yaml has it.
-DRIVER_ROOT = "/var/lib/gpu-sim/driver"
 
 
 class SimulatedGpus(pulumi.ComponentResource):

@@ -23,7 +23,7 @@ class TaintKeeper(pulumi.ComponentResource):
     def __init__(self, name: str, *, site: Site, opts: ResourceOptions | None = None) -> None:
         super().__init__("dra-workshop:gpu:TaintKeeper", name, None, opts)
         documents = by_kind(manifest("taint-keeper.yaml"))
-        set_image(documents["Deployment"], site.images.gpu_agents)
+        set_image(documents["Deployment"], site.images["gpu-agents"])
         namespace = register(documents["Namespace"], f"{name}-namespace", site.inside(self, site.driver.ready))
         account = register(documents["ServiceAccount"], f"{name}-account", site.inside(self, [namespace]))
         role = register(documents["ClusterRole"], f"{name}-role", site.inside(self, [account]))

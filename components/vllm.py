@@ -16,9 +16,6 @@ from components.site import Site
 from components.workload import Workload
 from toolchain.paths import CHECKOUT
 
-VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.26.0"
-# Where a folder of the host is in a Kind node; elsewhere nodes have it at its own path.
-NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"
 MODEL_FOLDER = "/models/model"
 LOAD = "vllm-load"
 LOADGEN = CHECKOUT / "images" / "loadgen"

@@ -97,7 +97,7 @@ def placed(document: Document, site: Site, gpu: Input[str] | None, sharing: Shar
     if document["kind"] in CLAIM_KINDS and gpu is not None:
         select_gpu(document, gpu)
     if document["kind"] == "Deployment":
-        set_image(document, site.images.gpu_probe)
+        set_image(document, site.images["gpu-probe"])
         set_node(document, site.node)
     return shared(document, sharing) if sharing else document
 

@@ -4,74 +4,110 @@ The facts live in images/gpu-sim/models/*.ini, one file a model. This module rea
 self-contained file a node, so that the C library needs no table of its own. It does not install anything.
 """
 
-from __future__ import annotations
-
 import configparser
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from toolchain.paths import CHECKOUT
 
 MODELS_FOLDER = CHECKOUT / "images" / "gpu-sim" / "models"
 MAX_GPUS_PER_NODE = 16
 MAX_MIG_PROFILES = 16
-MAX_PLACEMENTS = 8
+MEMORY_SLICES = 8
 # One GPU-instance ID stands for one profile at one placement (see images/gpu-sim/src/config.h).
 MAX_MIG_INSTANCE_IDS = 31
-BRANDS = ("GeForce", "NVIDIA", "Tesla")
-ARCHITECTURES = ("Ampere", "Ada Lovelace", "Hopper", "Blackwell")
 
 _UUID_NAMESPACE = uuid.UUID("6f9c8f4e-2d0b-5e0a-9a55-0d7c9f1b6a11")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_MODEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
-_PROFILE_NAME = re.compile(r"[1-8]g\.[1-9][0-9]{0,2}gb(\+me)?")
 
 
 class ModelError(ValueError):
     """A model file or a node's request breaks a rule; the text names file, key, value, rule and remedy."""
 
 
-@dataclass(frozen=True)
-class MigProfile:
-    """One GPU-instance profile; memory in MiB, placements in memory slices."""
-
-    name: str
-    profile_id: int
-    profile_index: int
-    slices: int
-    multiprocessors: int
-    memory_mib: int
-    instances: int
-    placements: tuple[int, ...]
-    placement_size: int
-    copy_engines: int
-    decoders: int
-    jpeg_engines: int
-    ofa_engines: int
+def _whole_number(text: str) -> int:
+    try:
+        return int(text, 16 if text.startswith("0x") else 10)
+    except ValueError:
+        raise ValueError("must be a whole number; write digits, or 0x and hex digits") from None
 
 
-@dataclass(frozen=True)
-class GpuModel:
+def _rising_numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(f"[0-{MEMORY_SLICES - 1}]", part) for part in parts):
+        raise ValueError(f"must be numbers 0 to {MEMORY_SLICES - 1} joined by commas; correct the list")
+    if parts != sorted(set(parts)):
+        raise ValueError("must be different numbers in rising order; sort the list")
+    return tuple(map(int, parts))
+
+
+Whole = Annotated[int, BeforeValidator(_whole_number)]
+Multiprocessors = Annotated[Whole, Field(ge=1, le=1024)]
+MemoryMib = Annotated[Whole, Field(ge=1, le=2**22)]
+Engines = Annotated[Whole, Field(ge=0, le=64)]
+
+
+class Section(BaseModel):
+    """Section of a model file, one field a key.
+
+    A field with an alias in brackets is no key: in a file such a line starts a section.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MigProfile(Section):
+    """GPU-instance profile of MIG; memory in MiB, placements and their size in memory slices."""
+
+    name: str = Field(
+        alias="[section]",
+        pattern=r"^[1-8]g\.[1-9][0-9]{0,2}gb(\+me)?$",
+        description="must read like 1g.10gb or 1g.10gb+me; correct the profile's name",
+    )
+    profile_id: Whole = Field(ge=0, le=255)
+    profile_index: Whole = Field(ge=0, le=17)
+    slices: Whole = Field(ge=1, le=8)
+    multiprocessors: Multiprocessors
+    memory_mib: MemoryMib
+    instances: Whole = Field(ge=1, le=8)
+    placements: Annotated[tuple[int, ...], BeforeValidator(_rising_numbers)]
+    placement_size: Whole = Field(ge=1, le=MEMORY_SLICES)
+    copy_engines: Engines
+    decoders: Engines
+    jpeg_engines: Engines
+    ofa_engines: Engines
+
+
+class GpuModel(Section):
     """What a GPU of this model reports; memory in MiB as nvidia-smi shows it.
 
     The driver keeps reserved_memory_mib of memory_mib for itself; CUDA's total is what is left.
     """
 
-    key: str
-    product_name: str
-    brand: str
-    architecture: str
-    cuda_compute_capability: str
-    memory_mib: int
-    multiprocessors: int
-    pci_device_id: int
-    power_limit_watts: int
-    mps_minimum_multiprocessors: int
-    reserved_memory_mib: int = 0
-    mig_profiles: tuple[MigProfile, ...] = ()
+    key: str = Field(
+        alias="[file]",
+        pattern="^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$",
+        description="must be 1 to 32 lower-case letters, digits and dashes; rename it",
+    )
+    product_name: str = Field(
+        pattern="^[ -~]{1,63}$", description="must be 1 to 63 printable ASCII characters; shorten or correct it"
+    )
+    brand: Literal["GeForce", "NVIDIA", "Tesla"]
+    architecture: Literal["Ampere", "Ada Lovelace", "Hopper", "Blackwell"]
+    cuda_compute_capability: str = Field(pattern=r"^[1-9][0-9]?\.[0-9]$", description="must read like 9.0; correct it")
+    memory_mib: MemoryMib
+    multiprocessors: Multiprocessors
+    pci_device_id: Whole = Field(ge=1, le=0xFFFFFFFF)
+    power_limit_watts: Whole = Field(ge=1, le=10000)
+    mps_minimum_multiprocessors: Multiprocessors
+    reserved_memory_mib: Whole = Field(default=0, ge=0, le=2**22)
+    mig_profiles: tuple[MigProfile, ...] = Field(alias="[mig]")
 
     def mig_profile(self, name: str) -> MigProfile:
         """The profile of that name; ModelError if the model has none."""
@@ -94,63 +130,6 @@ class SimulatedGpu:
     model: GpuModel
 
 
-class _Section:
-    """One section of a model file, read key by key so that a leftover key is an error."""
-
-    def __init__(self, file: Path, name: str, values: dict[str, str]) -> None:
-        self._file, self._name, self._values = file, name, dict(values)
-
-    def error(self, key: str, value: str, rule: str, remedy: str) -> ModelError:
-        return ModelError(f'{self._file}: [{self._name}] {key} = "{value}": {rule}; {remedy}')
-
-    def text(self, key: str) -> str:
-        value = self._values.pop(key, "")
-        if not value:
-            raise self.error(key, "", "the key is required", f'add "{key} = ..." to this section')
-        if len(value) > 63 or not value.isascii() or not value.isprintable():
-            raise self.error(key, value, "must be 1 to 63 printable ASCII characters", "shorten or correct it")
-        return value
-
-    def optional_number(self, key: str, low: int, high: int, default: int) -> int:
-        return self.number(key, low, high) if key in self._values else default
-
-    def choice(self, key: str, allowed: Sequence[str]) -> str:
-        value = self.text(key)
-        if value not in allowed:
-            raise self.error(key, value, f"must be one of {', '.join(allowed)}", "write it exactly like that")
-        return value
-
-    def number(self, key: str, low: int, high: int) -> int:
-        value = self.text(key)
-        try:
-            number = int(value, 16 if value.startswith("0x") else 10)
-        except ValueError:
-            raise self.error(key, value, "must be a whole number", "write digits, or 0x and hex digits") from None
-        if not low <= number <= high:
-            raise self.error(key, value, f"must be {low} to {high}", "correct the figure")
-        return number
-
-    def numbers(self, key: str, low: int, high: int, most: int) -> tuple[int, ...]:
-        value = self.text(key)
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and low <= int(part) <= high for part in parts):
-            raise self.error(key, value, f"must be numbers {low} to {high} joined by commas", "correct the list")
-        numbers = tuple(int(part) for part in parts)
-        if len(numbers) > most or list(numbers) != sorted(set(numbers)):
-            raise self.error(key, value, f"must be at most {most} different numbers in rising order", "sort the list")
-        return numbers
-
-    def matching(self, key: str, pattern: str, rule: str) -> str:
-        value = self.text(key)
-        if not re.fullmatch(pattern, value):
-            raise self.error(key, value, rule, "correct it")
-        return value
-
-    def done(self) -> None:
-        for key, value in self._values.items():
-            raise self.error(key, value, "is not a key of this section", "remove it or correct its spelling")
-
-
 def _read_sections(file: Path) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(
         delimiters=("=",), comment_prefixes=("#",), interpolation=None, strict=True, default_section="\0"
@@ -163,83 +142,67 @@ def _read_sections(file: Path) -> dict[str, dict[str, str]]:
     return {name: dict(parser.items(name)) for name in parser.sections()}
 
 
-def _mig_profile(file: Path, section_name: str, values: dict[str, str], model_memory_mib: int) -> MigProfile:
-    section = _Section(file, section_name, values)
-    name = section_name.removeprefix("mig ")
-    if not _PROFILE_NAME.fullmatch(name):
-        raise section.error("section", name, "must read like 1g.10gb or 1g.10gb+me", "correct the profile's name")
-    profile = MigProfile(
-        name=name,
-        profile_id=section.number("profile_id", 0, 255),
-        profile_index=section.number("profile_index", 0, 17),
-        slices=section.number("slices", 1, 8),
-        multiprocessors=section.number("multiprocessors", 1, 1024),
-        memory_mib=section.number("memory_mib", 1, model_memory_mib),
-        instances=section.number("instances", 1, 8),
-        placements=section.numbers("placements", 0, 7, MAX_PLACEMENTS),
-        placement_size=section.number("placement_size", 1, 8),
-        copy_engines=section.number("copy_engines", 0, 64),
-        decoders=section.number("decoders", 0, 64),
-        jpeg_engines=section.number("jpeg_engines", 0, 64),
-        ofa_engines=section.number("ofa_engines", 0, 64),
-    )
-    section.done()
-    if profile.placements[-1] + profile.placement_size > 8:
-        rule = f"the last placement with placement_size {profile.placement_size} ends behind memory slice 8"
-        raise section.error("placements", str(profile.placements[-1]), rule, "lower one of the two")
-    return profile
-
-
 def _load_model(file: Path) -> GpuModel:
-    if not _MODEL_KEY.fullmatch(file.stem):
-        raise ModelError(f'{file}: file name "{file.stem}" must be lower-case letters, digits and dashes; rename it')
     sections = _read_sections(file)
-    for name in sections:
-        if name != "model" and not name.startswith("mig "):
+    profiles = [name for name in sections if name != "model"]
+    for name in profiles:
+        if not name.startswith("mig "):
             raise ModelError(f"{file}: [{name}] is neither [model] nor [mig PROFILE]; rename or remove it")
-    section = _Section(file, "model", sections.get("model", {}))
-    memory_mib = section.number("memory_mib", 1, 2**22)
-    profiles = tuple(
-        _mig_profile(file, name, values, memory_mib) for name, values in sections.items() if name != "model"
-    )
-    model = GpuModel(
-        key=file.stem,
-        product_name=section.text("product_name"),
-        brand=section.choice("brand", BRANDS),
-        architecture=section.choice("architecture", ARCHITECTURES),
-        cuda_compute_capability=section.matching(
-            "cuda_compute_capability", r"[1-9][0-9]?\.[0-9]", "must read like 9.0"
-        ),
-        memory_mib=memory_mib,
-        multiprocessors=section.number("multiprocessors", 1, 1024),
-        pci_device_id=section.number("pci_device_id", 1, 0xFFFFFFFF),
-        power_limit_watts=section.number("power_limit_watts", 1, 10000),
-        mps_minimum_multiprocessors=section.number("mps_minimum_multiprocessors", 1, 1024),
-        reserved_memory_mib=section.optional_number("reserved_memory_mib", 0, memory_mib - 1, 0),
-        mig_profiles=profiles,
-    )
-    section.done()
-    _check_profiles(file, profiles)
+    mig = [{"[section]": name.removeprefix("mig "), **sections[name]} for name in profiles]
+    try:
+        model = GpuModel.model_validate({"[file]": file.stem, "[mig]": mig, **sections.get("model", {})})
+    except ValidationError as error:
+        raise ModelError("\n".join(_wrong_key(file, sections, detail) for detail in error.errors())) from None
+    if problems := list(_contradictions(file, model)):
+        raise ModelError("\n".join(problems))
     return model
 
 
-def _check_profiles(file: Path, profiles: tuple[MigProfile, ...]) -> None:
-    unique: tuple[tuple[str, Callable[[MigProfile], int]], ...] = (
-        ("profile_id", lambda profile: profile.profile_id),
-        ("profile_index", lambda profile: profile.profile_index),
-    )
-    for key, get in unique:
-        seen: dict[int, str] = {}
-        for profile in profiles:
-            if other := seen.get(get(profile)):
-                raise ModelError(
-                    f'{file}: [mig {profile.name}] {key} = "{get(profile)}": already used by [mig {other}]; '
-                    f"NVML tells profiles apart by it, so correct one of the two"
-                )
-            seen[get(profile)] = profile.name
+def _wrong_key(file: Path, sections: Mapping[str, Mapping[str, str]], detail: Any) -> str:
+    """Problem that one of pydantic's errors means."""
+    section, kind, path = "model", GpuModel, detail["loc"]
+    if path[0] == "[mig]":
+        section, kind = [name for name in sections if name != "model"][path[1]], MigProfile
+    key, limits = path[-1].strip("[]"), kind.model_json_schema()["properties"].get(path[-1], {})
+    # As the file has it: pydantic's own is a number already.
+    value = sections.get(section, {}).get(key, detail["input"])
+    match detail["type"]:
+        case "missing":
+            value, rule, remedy = "", "the key is required", f'add "{key} = ..." to this section'
+        case "extra_forbidden":
+            rule, remedy = "is not a key of this section", "remove it or correct its spelling"
+        case "value_error":
+            rule, _, remedy = str(detail["ctx"]["error"]).partition("; ")
+        case "literal_error":
+            rule, remedy = f"must be one of {', '.join(limits['enum'])}", "write it exactly like that"
+        case "greater_than_equal" | "less_than_equal":
+            rule, remedy = f"must be {limits['minimum']} to {limits['maximum']}", "correct the figure"
+        case _:
+            rule, _, remedy = limits["description"].partition("; ")
+    return f'{file}: [{section}] {key} = "{value}": {rule}; {remedy}'
+
+
+def _contradictions(file: Path, model: GpuModel) -> Iterator[str]:
+    """Problems of values that are right by themselves, and not beside each other."""
+    memory, profiles = model.memory_mib, model.mig_profiles
+    if model.reserved_memory_mib >= memory:
+        value = f'[model] reserved_memory_mib = "{model.reserved_memory_mib}"'
+        yield f"{file}: {value}: must be 0 to {memory - 1}; correct the figure"
+    for number, profile in enumerate(profiles):
+        section, start, size = f"{file}: [mig {profile.name}]", profile.placements[-1], profile.placement_size
+        if profile.memory_mib > memory:
+            yield f'{section} memory_mib = "{profile.memory_mib}": must be 1 to {memory}; correct the figure'
+        if start + size > MEMORY_SLICES:
+            rule = f"the last placement with placement_size {size} ends behind memory slice {MEMORY_SLICES}"
+            yield f'{section} placements = "{start}": {rule}; lower one of the two'
+        for key in ("profile_id", "profile_index"):
+            value = getattr(profile, key)
+            if other := next((other.name for other in profiles[:number] if getattr(other, key) == value), None):
+                remedy = "NVML tells profiles apart by it, so correct one of the two"
+                yield f'{section} {key} = "{value}": already used by [mig {other}]; {remedy}'
     places = sum(len(profile.placements) for profile in profiles)
     if len(profiles) > MAX_MIG_PROFILES or places > MAX_MIG_INSTANCE_IDS:
-        raise ModelError(
+        yield (
             f"{file}: {len(profiles)} MIG profiles with {places} placements; at most {MAX_MIG_PROFILES} and "
             f"{MAX_MIG_INSTANCE_IDS} are simulated, so remove some"
         )
@@ -255,7 +218,7 @@ def load_models(folder: Path = MODELS_FOLDER) -> dict[str, GpuModel]:
 
 def model_of(product_name: str) -> GpuModel | None:
     """The model that reports this product name; None for one that is not known here."""
-    return next((model for model in load_models().values() if model.product_name == product_name), None)
+    return next((model for model in GPU_MODELS.values() if model.product_name == product_name), None)
 
 
 def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu, ...]:
@@ -281,38 +244,23 @@ def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu
 
 
 def _model_lines(model: GpuModel) -> list[str]:
-    lines = [
-        f"[model {model.key}]",
-        f"product_name = {model.product_name}",
-        f"brand = {model.brand}",
-        f"architecture = {model.architecture}",
-        f"cuda_compute_capability = {model.cuda_compute_capability}",
-        f"memory_mib = {model.memory_mib}",
-        f"multiprocessors = {model.multiprocessors}",
-        f"pci_device_id = 0x{model.pci_device_id:08x}",
-        f"power_limit_watts = {model.power_limit_watts}",
-        f"mps_minimum_multiprocessors = {model.mps_minimum_multiprocessors}",
-    ]
-    if model.reserved_memory_mib:
-        lines.append(f"reserved_memory_mib = {model.reserved_memory_mib}")
+    lines = [f"[model {model.key}]", *_key_lines(model)]
     for profile in model.mig_profiles:
-        lines += [
-            "",
-            f"[mig {model.key} {profile.name}]",
-            f"profile_id = {profile.profile_id}",
-            f"profile_index = {profile.profile_index}",
-            f"slices = {profile.slices}",
-            f"multiprocessors = {profile.multiprocessors}",
-            f"memory_mib = {profile.memory_mib}",
-            f"instances = {profile.instances}",
-            f"placements = {','.join(str(start) for start in profile.placements)}",
-            f"placement_size = {profile.placement_size}",
-            f"copy_engines = {profile.copy_engines}",
-            f"decoders = {profile.decoders}",
-            f"jpeg_engines = {profile.jpeg_engines}",
-            f"ofa_engines = {profile.ofa_engines}",
-        ]
+        lines += ["", f"[mig {model.key} {profile.name}]", *_key_lines(profile)]
     return lines
+
+
+def _key_lines(section: Section) -> Iterator[str]:
+    """Lines of a section's keys, without those that have their defaults."""
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if field.alias or value == field.default:
+            continue
+        if key == "pci_device_id":
+            value = f"0x{value:08x}"
+        elif key == "placements":
+            value = ",".join(map(str, value))
+        yield f"{key} = {value}"
 
 
 def _check_static_mig(model: GpuModel, static_mig: Sequence[str]) -> None:
@@ -368,3 +316,6 @@ def render_node_config(
         if static_mig:
             lines.append(f"mig = {','.join(static_mig)}")
     return "\n".join(lines) + "\n"
+
+
+GPU_MODELS = load_models()

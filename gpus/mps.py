@@ -1,7 +1,7 @@
 """Limits of MPS' clients, and what they grant: multiprocessors for a thread percentage, memory under a limit.
 
-The rules are those measured on an H100 with driver 580.159.04 (docs/05-mps-limits.md has the table); the simulated
-driver follows the same ones, and Settings uses them to refuse a limit before anything is touched.
+The rules are those measured on an H100 with driver 580.159.04 (docs/learn/05-mps-limits.md has the table); the
+simulated driver follows the same ones, and Settings uses them to refuse a limit before anything is touched.
 """
 
 import math

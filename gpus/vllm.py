@@ -2,7 +2,8 @@
 
 vLLM takes `gpu_memory_utilization` of the GPU's total memory, and refuses to start where less is free
 (request_memory() in vllm/v1/worker/utils.py of 0.26.0). Under a limit of MPS `cuMemGetInfo` shows as free what the
-limit leaves, and as total the whole GPU (measured, docs/05-mps-limits.md). So the fraction follows from the limit.
+limit leaves, and as total the whole GPU (measured, docs/learn/05-mps-limits.md). So the fraction follows from the
+limit.
 """
 
 import json
@@ -16,7 +17,7 @@ from gpus.mps import context_mib
 from gpus.quantity import MIB
 from toolchain.paths import CHECKOUT
 
-MODELS = CHECKOUT / "manifests" / "06-vllm" / "models"
+MODELS = CHECKOUT / "gpus" / "vllm_models"
 # For what vLLM takes beyond its share: CUDA graphs, kernels that load later, what the allocator cannot use. A model of
 # 1.5B parameters took 0.5 GiB for its graphs alone on an H100, and ran out of memory with 512 MiB.
 SPARE_MIB = 1536

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from gpus.models import GpuModel, model_of
 from machine import nvidia_driver as host_driver
 from machine.nvidia_driver import THIS_MACHINE, HostDriver, Machine, Mount
+from settings import Settings
+from settings.catalog import Module
 
 # nvidia-smi: "infoROM is corrupted"; what it was asked is answered all the same.
 INFO_ROM_EXIT = 14
@@ -160,3 +163,36 @@ def _minor(bus: str, machine: Machine) -> int | None:
         if key.strip() == "Device Minor" and value.strip().isdigit():
             return int(value)
     return None
+
+
+def discover_host(settings: Settings) -> HostGpus | None:
+    """Driver and GPUs of this machine, where a stack uses them; None where GPUs are simulated or of other machines."""
+    if settings.gpu.source != "host" or settings.cluster.provider != "kind":
+        return None
+    return discover(settings.gpu.driver_root, settings.gpu.devices)
+
+
+def host_gpu(settings: Settings, module: Module) -> HostGpu | None:
+    """GPU of this machine that a module has or shares; None where it is not known before it is published."""
+    host = discover_host(settings)
+    # By the names that NVIDIA's driver gives them.
+    gpus = sorted(host.published, key=lambda gpu: f"gpu-{gpu.minor}") if host else []
+    index = settings.gpu_index(module)
+    return gpus[index] if index < len(gpus) else None
+
+
+def gpu_model(settings: Settings) -> GpuModel | None:
+    """Model of the first GPU node's GPUs, also of this machine's where it is a known one."""
+    host = discover_host(settings)
+    if host is None or not host.published:
+        return settings.gpu_model
+    return model_of(host.published[0].name)
+
+
+def driver_root(settings: Settings) -> str:
+    """Folder of a node below which NVIDIA's driver is."""
+    if settings.gpu.source == "simulated":
+        return host_driver.SIMULATED_DRIVER_ROOT
+    if host := discover_host(settings):
+        return host.driver.node_root
+    return settings.gpu.driver_root or "/"

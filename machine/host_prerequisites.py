@@ -7,17 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.version import Version
+
 from machine.findings import Finding
 from machine.gpus import HostGpu, HostGpus, names_of
 from machine.nvidia_driver import ARCHITECTURES, LIBRARIES, PROGRAMS, THIS_MACHINE, Machine, default_runtime
+from machine.releases import is_at_least
 from settings import Settings
+from settings.catalog import MPS
 
 # NVIDIA's DRA driver: https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/dra-intro-install.html. What
 # the modules use of MPS came earlier: limits of pinned memory with 495 (CUDA 11.5).
-MINIMUM_DRIVER = (565,)
-MPS_MODULE = "04"
-# Those with claims on whole GPUs, which one that is divided by MIG is not.
-WHOLE_GPU_MODULES = {"03", "04", "05", "06", "06.5", "07", "08", "09"}
+MINIMUM_DRIVER = Version("565")
 DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 # The kernel keeps 15 characters: the control daemon's and the server's names are the same in them.
 MPS_PROCESS = "nvidia-cuda-mps-control"[:15]
@@ -37,13 +38,12 @@ def look(settings: Settings, host: HostGpus, machine: Machine = THIS_MACHINE) ->
 
 def _driver(host: HostGpus) -> Iterator[Finding]:
     driver = host.driver
-    wanted = ".".join(map(str, MINIMUM_DRIVER))
-    remedy = f"NVIDIA's DRA driver needs driver {wanted} or newer; install one"
+    remedy = f"NVIDIA's DRA driver needs driver {MINIMUM_DRIVER} or newer; install one"
     if driver.version is None:
         yield Finding("driver", "no NVIDIA driver", False, remedy)
         return
-    number = tuple(int(part) for part in driver.version.split("."))
-    yield Finding("driver", f"{driver.version} ({driver.version_from})", number >= MINIMUM_DRIVER, remedy)
+    enough = is_at_least(driver.version, MINIMUM_DRIVER)
+    yield Finding("driver", f"{driver.version} ({driver.version_from})", enough, remedy)
     if driver.architecture not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
         yield Finding("architecture", driver.architecture, False, f"Kind's nodes get the driver of {known} only")
@@ -57,7 +57,7 @@ def _driver(host: HostGpus) -> Iterator[Finding]:
 
 def _files(settings: Settings, host: HostGpus) -> Iterator[Finding]:
     remedy = "install NVIDIA's driver, or set gpu.driverRoot to the folder that holds its bin and lib64"
-    by_mps = PROGRAMS if MPS_MODULE in settings.modules else PROGRAMS[:1]
+    by_mps = PROGRAMS if settings.has(MPS) else PROGRAMS[:1]
     for name in (*LIBRARIES, *by_mps):
         found = host.driver.file(name)
         where = f"below {settings.gpu.driver_root}" if settings.gpu.driver_root else "by the loader nor in usual roots"
@@ -89,7 +89,10 @@ def _gpus(settings: Settings, host: HostGpus) -> Iterator[Finding]:
             yield Finding("gpus", f"{gpu} is not to be touched, and its device file is not known", False, remedy)
     needed = settings.gpus_used
     seen = "; ".join(map(str, host.published)) or "no whole GPU"
-    rule = f"the modules use {needed}: switch some off, or name more in gpu.devices; docs/gpu.md says what fits on one"
+    rule = (
+        f"the modules use {needed}: switch some off, or name more in gpu.devices; "
+        "docs/reference/gpu.md says what fits on one"
+    )
     yield Finding("gpus", seen, len(host.published) >= needed, rule)
     # nvidia-smi's exit 14 is one: the GPU computes all the same.
     for line in host.warnings:
@@ -112,7 +115,7 @@ def _settings_of(gpu: HostGpu, settings: Settings) -> Iterator[Finding]:
     )
     off = gpu.persistence == "Disabled"
     yield Finding(f"persistence of {name}", gpu.persistence, True, remedy, warning=off)
-    needed = sorted(WHOLE_GPU_MODULES & set(settings.modules))
+    needed = [row.number for row in settings.rows if row.needs_whole_gpu]
     remedy = f"modules {', '.join(needed)} use whole GPUs: name others in gpu.devices, or "
     remedy += f"`nvidia-smi -i {gpu.index} -mig 0` as root, which ends what runs on it"
     seen = f"{gpu.mig}: NVIDIA's driver publishes its parts only" if gpu.has_mig else gpu.mig
@@ -123,8 +126,9 @@ def _mps(settings: Settings, machine: Machine) -> Finding:
     """MPS of the host's own. Processes of a Kind node are in another PID namespace, and are not meant."""
     found = [process for process in machine.at("/proc").glob("[0-9]*") if _is_hosts_mps(process, machine)]
     pids = ", ".join(sorted((process.name for process in found), key=int))
-    used = MPS_MODULE in settings.modules
-    remedy = "module 04 brings a daemon of its own: `echo quit | nvidia-cuda-mps-control` as its user ends this one"
+    used = settings.has(MPS)
+    remedy = f"module {MPS.number} brings a daemon of its own: "
+    remedy += "`echo quit | nvidia-cuda-mps-control` as its user ends this one"
     if not used:
         remedy = "its clients share the GPUs with the stack's pods"
     warning = bool(found) and not used

@@ -16,6 +16,9 @@ from pathlib import Path
 
 # The driver's root in a node; NVIDIA's chart calls it nvidiaDriverRoot.
 NODE_DRIVER_ROOT = "/driver"
+# That of simulated GPUs: on the node's disk, not below /run, so that it outlives a restart of the node.
+SIMULATED_DRIVER_FOLDER = "/var/lib/gpu-sim"
+SIMULATED_DRIVER_ROOT = f"{SIMULATED_DRIVER_FOLDER}/driver"
 # What NVIDIA's MPS daemon (mode claim) has on its LD_LIBRARY_PATH below a root without a shell; the CDI generator does
 # not look there. https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, templates/mps-control-daemon.tmpl.yaml.
 NODE_MPS_LIBRARIES = f"{NODE_DRIVER_ROOT}/lib"

@@ -6,7 +6,6 @@ Looks only: nothing is created, started or changed. Simulated GPUs ask for no dr
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -14,22 +13,25 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from packaging.version import Version
+
 from machine import gpus as host_gpus
 from machine import host_prerequisites
 from machine import kind as kind_cluster
 from machine.findings import Finding
 from machine.images import Images
+from machine.releases import is_at_least
 from settings import Settings
 from toolchain import versions
 
 GIB = 2**30
-MINIMUM_ENGINE = (20, 10)
-MINIMUM_KERNEL = (5, 4)  # containerd's overlayfs and nftables' fib expressions as the node image uses them
+MINIMUM_ENGINE = Version("20.10")
+MINIMUM_KERNEL = Version("5.4")  # containerd's overlayfs and nftables' fib expressions as the node image uses them
 MINIMUM_FREE_GIB = 5
 # A node's systemd, kubelet and containerd each take some; kind's known issues name 512 as enough for some nodes.
 MINIMUM_INOTIFY_INSTANCES = 128
 MAX_LISTED_IMAGES = 50  # the kubelet's nodeStatusMaxImages
-DRA_SINCE = (1, 34)  # resource.k8s.io/v1
+DRA_SINCE = Version("1.34")  # resource.k8s.io/v1
 
 
 class PrerequisiteError(Exception):
@@ -50,15 +52,16 @@ def require(settings: Settings, images: Images) -> list[Finding]:
     return [finding for finding in findings if finding.warning]
 
 
-def look(settings: Settings, images: Images) -> Iterator[Finding]:
-    """Everything that this stack needs of the machine, met or not."""
+def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
+    """Everything that this stack needs of the machine, met or not; `images` None: set-up has not made them yet."""
+    images = images or Images("", {})
     if settings.cluster.provider == "existing":
         yield from _together(_kind, _kubectl, partial(_existing_cluster, settings, images))
         return
     findings = _together(_kind, _kubectl, _machine, _engine)
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
-        refs = (settings.cluster.node_image or images.node, *images.to_load)
+        refs = [ref for ref in (settings.cluster.node_image or images.node, *images.to_load) if ref]
         yield from _gates(settings, images)
         yield from _together(*(partial(_image, ref) for ref in refs), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
@@ -82,10 +85,6 @@ def _run(*argv: str) -> tuple[bool, str]:
     return True, done.stdout.strip()
 
 
-def _number(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
-
-
 def _kind() -> Iterator[Finding]:
     yield _tool("kind", versions.KIND, "kind", "version")
 
@@ -104,8 +103,8 @@ def _tool(name: str, wanted: str, *argv: str) -> Finding:
 
 def _machine() -> Iterator[Finding]:
     kernel = platform.release()
-    wanted = ".".join(map(str, MINIMUM_KERNEL))
-    yield Finding("kernel", f"Linux {kernel}", _number(kernel) >= MINIMUM_KERNEL, f"Linux {wanted} or newer is needed")
+    remedy = f"Linux {MINIMUM_KERNEL} or newer is needed"
+    yield Finding("kernel", f"Linux {kernel}", is_at_least(kernel, MINIMUM_KERNEL), remedy)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     yield Finding("memory", f"{memory:.1f} GiB", memory >= 3, "at least 3 GiB are needed; use a larger machine")
     instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
@@ -122,9 +121,9 @@ def _engine() -> Iterator[Finding]:
         yield Finding("docker", text or "no engine answers", False, "run `make setup`, which starts or explains it")
         return
     cgroup, storage, root = rest
-    wanted = ".".join(map(str, MINIMUM_ENGINE))
     seen = f"Docker Engine {version}, cgroup v{cgroup}, {storage}"
-    yield Finding("docker", seen, _number(version) >= MINIMUM_ENGINE, f"Docker Engine {wanted} or newer is needed")
+    remedy = f"Docker Engine {MINIMUM_ENGINE} or newer is needed"
+    yield Finding("docker", seen, is_at_least(version, MINIMUM_ENGINE), remedy)
     if Path(root).is_dir():
         free = shutil.disk_usage(root).free / GIB
         remedy = f"{MINIMUM_FREE_GIB} GiB are needed for the nodes; `docker system df` shows what takes space"
@@ -139,7 +138,7 @@ def _image(ref: str) -> Iterator[Finding]:
 
 def _gates(settings: Settings, images: Images) -> Iterator[Finding]:
     if settings.driver.feature_gates.get("FabricManagerPartitioning"):
-        ours = images.dra_driver.startswith("localhost/")
+        ours = images.references.get("dra-driver", "").startswith("localhost/")
         seen = "FabricManagerPartitioning is on" + (", but go-nvfm is a stub in the driver built here" if ours else "")
         yield Finding("gates", seen, not ours, "drop it from driver.featureGates, or name upstream's images.draDriver")
 
@@ -166,11 +165,10 @@ def _existing_cluster(settings: Settings, images: Images) -> Iterator[Finding]:
         yield Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} version`")
         return
     server = json.loads(text)["serverVersion"]
-    release = (int(server["major"]), int(re.sub(r"\D", "", server["minor"])))
-    remedy = "resource.k8s.io/v1 is served from v1.34 on; upgrade the cluster"
-    yield Finding(
-        "cluster", f"Kubernetes {server['gitVersion']} at context {settings.context}", release >= DRA_SINCE, remedy
-    )
+    seen = f"Kubernetes {server['gitVersion']} at context {settings.context}"
+    # Some providers' minor numbers end with a plus: 34+.
+    served = is_at_least(f"{server['major']}.{server['minor']}", DRA_SINCE)
+    yield Finding("cluster", seen, served, f"resource.k8s.io/v1 is served from v{DRA_SINCE} on; upgrade the cluster")
     ok, text = _run(*kubectl, "get", "nodes", "--output=json")
     if not ok:
         yield Finding("nodes", text, False, f"check it with `{' '.join(kubectl)} get nodes`")

@@ -4,12 +4,13 @@ Reads the outputs of the stack's last update from the backend; asks no cluster.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
+from packaging.version import Version
 
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import CONSUMABLE_CAPACITY
 
 READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
 # Those of them that are set; the others follow, from the GPU's model too.
@@ -44,7 +45,7 @@ class ChangeError(Exception):
     """The running stack cannot become the one that the config describes; the message has the remedy."""
 
 
-def refuse(before: Mapping[str, Any], settings: "Settings") -> None:
+def refuse(before: Mapping[str, Any], settings: Settings) -> None:
     """Raise `ChangeError` for a change that would end in a time-out: claims share, and the driver no longer does.
 
     The scheduler does not give a GPU out again while a claim has a share of it and the driver no longer publishes it as
@@ -52,7 +53,7 @@ def refuse(before: Mapping[str, Any], settings: "Settings") -> None:
     """
     old, new = before.get("driver", {}).get("consumableShares", "disabled"), settings.consumable_shares
     if new == "disabled" and _number(old) != new:
-        why = "" if "07" in settings.modules else " (its default without module 07)"
+        why = "" if settings.has(CONSUMABLE_CAPACITY) else f" (its default without module {CONSUMABLE_CAPACITY.number})"
         raise ChangeError(
             f"driver.consumableShares: {_number(old)} -> {new}{why} cannot be done under the claims that share a GPU; "
             f"set it to {_number(old)}, or run `make down STACK={settings.stack}` first"
@@ -65,12 +66,8 @@ def driver_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | 
         return
     old, new = before["version"], after["version"]
     yield f"version: {old} -> {new}; pods with claims run on, new ones wait until the plugin is registered again"
-    if _release(new) < _release(old):
+    if Version(new) < Version(old):
         yield "that is a downgrade, which NVIDIA does not test: delete pods with claims first, or their claims may stay"
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Module 04: one GPU for two pods, by MPS."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 
@@ -10,33 +10,27 @@ from components.mps_clients import Mps, MpsByClaim
 from components.mps_daemon import DaemonOptions, MpsDaemon
 from components.site import Site
 from components.workload import Workload
-from gpus.mps import VLLM_CLASS, Limits, context_mib, granted_multiprocessors
+from gpus.mps import context_mib, granted_multiprocessors
 from gpus.quantity import mib_quantity, quantity_mib
+from machine.gpus import gpu_model
 from modules import changes
 from modules.consumable_capacity import most_memory_mib
 from modules.context import Context, SharedGpu
-from modules.gpus import gpu, gpu_model
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from modules.gpus import uuid_for
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     site, daemon = context.get(Site), None
-    classes = dict(settings.mps.classes)
-    if "06" in settings.modules:
-        classes[VLLM_CLASS] = Limits(
-            active_thread_percentage=settings.vllm.active_thread_percentage,
-            pinned_device_memory_limit=settings.vllm_limit,
-        )
+    plan = settings.mps_plan
     if settings.mps.mode == "daemon":
         most = most_memory_mib(settings, context)
         options = DaemonOptions(
-            limits=settings.mps,
-            classes=classes,
+            limits=plan.limits,
+            classes=plan.classes,
             most_memory=None if most is None else mps_size(most),
-            claimed_memory=mib_quantity(settings.shared_claim_mib) if settings.shared_claim_mib else None,
+            claimed_memory=mib_quantity(plan.claimed_mib) if plan.claimed_mib else None,
             # Another cluster's Kubernetes may be older.
             restart_pods=settings.cluster.provider == "kind",
         )
@@ -44,21 +38,21 @@ def build(module: Module, settings: "Settings", context: Context) -> None:
         mps: Mps = daemon.clients
     else:
         on_host = settings.gpu.source == "host"
-        mps = MpsByClaim(settings.mps, classes, needs_claim_deleted_first=on_host)
+        mps = MpsByClaim(plan.limits, plan.classes, needs_claim_deleted_first=on_host)
         if on_host:
             pulumi.log.warn(changes.COMPUTE_MODE)
     workload = Workload(
         "shared-gpu",
         site=site,
         documents=load(module.name, "namespace.yaml", "clients.yaml"),
-        gpu=gpu(settings, context, module.number),
+        gpu=uuid_for(module, settings, context),
         sharing=mps,
     )
     context.add(SharedGpu(mps, workload, daemon))
     context.outputs["mps"] = mps_outputs(settings)
 
 
-def mps_outputs(settings: "Settings") -> dict[str, Any]:
+def mps_outputs(settings: Settings) -> dict[str, Any]:
     """Meaning of the limits on the first node's GPU model; a preview shows how they change."""
     mps, model = settings.mps, gpu_model(settings)
     outputs: dict[str, Any] = {

@@ -1,20 +1,16 @@
 """Module 05: the limits of MPS, and who wins."""
 
-from typing import TYPE_CHECKING
-
 from components.manifests import load
 from components.mps_policy import MpsPolicy, class_parameters
 from components.site import Site
 from components.workload import Dependencies, Workload
 from modules.consumable_capacity import most_memory_mib
 from modules.context import Context, SharedGpu
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     site, shared_gpu = context.get(Site), context.get(SharedGpu)
     policy = MpsPolicy(
         "mps-policy",
@@ -22,6 +18,7 @@ def build(module: Module, settings: "Settings", context: Context) -> None:
         documents=load(module.name, "policy.yaml", "class.yaml"),
         classes=class_parameters(shared_gpu.mps, most_memory_mib(settings, context)),
         pipe="node" if shared_gpu.daemon else "claim",
+        pipe_namespaces=settings.mps_plan.pipe_namespaces,
     )
     Workload(
         "limited-client",

@@ -1,26 +1,21 @@
 """Module 08: who looks on at the GPUs, and what is to be seen."""
 
-from typing import TYPE_CHECKING
-
 from components.admin_access import AdminAccess
 from components.gpu_exporter import GpuExporter
 from components.prometheus import Prometheus
 from components.site import Site
 from modules.context import Context, SharedGpu
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     site, shared_gpu, observability = context.get(Site), context.find(SharedGpu), settings.observability
     AdminAccess("admin-access", site=site)
     exporter = GpuExporter(
         "gpu-exporter",
         site=site,
         exporter=observability.exporter,
-        image=settings.images.dcgm_exporter if observability.exporter == "dcgm" else None,
         daemon=shared_gpu.daemon if shared_gpu else None,
     )
     if observability.prometheus:
@@ -28,7 +23,5 @@ def build(module: Module, settings: "Settings", context: Context) -> None:
             "prometheus",
             site=site,
             exporter=exporter,
-            prometheus_image=settings.images.prometheus,
-            grafana_image=settings.images.grafana,
         )
     context.outputs["observability"] = {"exporter": observability.exporter, "prometheus": observability.prometheus}

@@ -1,18 +1,14 @@
 """Module 00: the prerequisites that the machine has to meet."""
 
-from typing import TYPE_CHECKING
-
 import pulumi
 
 from machine import prerequisites
 from modules.context import Context
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     """Check the prerequisites, and warn of those that could be better met."""
     for finding in prerequisites.require(settings, context.images):
         pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")

@@ -1,15 +1,11 @@
 """Module 09: what keeps new pods off a GPU that broke. Its checks make the faults."""
 
-from typing import TYPE_CHECKING
-
 from components.site import Site
 from components.taint_keeper import TaintKeeper
 from modules.context import Context
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     TaintKeeper("taint-keeper", site=context.get(Site))

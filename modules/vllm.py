@@ -1,15 +1,11 @@
 """Module 06: a vLLM server as a client of MPS."""
 
 import json
-from typing import TYPE_CHECKING
 
 from pulumi import Input
 
 from components.site import Site
 from components.vllm import (
-    NODE_ENVIRONMENT,
-    NODE_MODEL,
-    VLLM_IMAGE,
     Environment,
     Model,
     Resources,
@@ -19,45 +15,24 @@ from components.vllm import (
 from gpus import vllm as vllm_memory
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import quantity_mib
-from machine.nvidia_driver import Mount
+from machine.gpus import gpu_model
 from modules.context import Context, SharedGpu
-from modules.gpus import gpu_model
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.blocks import NODE_ENVIRONMENT, NODE_MODEL
+from settings.catalog import MPS, Module
 
 
-def image_of(settings: "Settings") -> str:
-    """The image for the GPU's compute capability where the stack has one, else the one for any."""
-    model = gpu_model(settings)
-    image = settings.vllm.images.get(model.cuda_compute_capability) if model else None
-    return image or settings.images.vllm or VLLM_IMAGE
-
-
-def images_to_load(settings: "Settings") -> list[str]:
-    """vLLM's image, where a Kind cluster cannot pull it, since it is only on this machine."""
-    image = image_of(settings) if "06" in settings.modules else ""
-    return [image] if image.startswith("localhost/") else []
-
-
-def mounts(settings: "Settings") -> list[Mount]:
-    """The folders of this machine that vLLM reads, for the GPU nodes of a Kind cluster."""
-    folders = ((settings.vllm.model.path, NODE_MODEL), (settings.vllm.python_environment, NODE_ENVIRONMENT))
-    return [Mount(path, node) for path, node in folders if path and "06" in settings.modules]
-
-
-def _utilization(settings: "Settings", context: Context) -> Input[str]:
+def _utilization(settings: Settings, context: Context) -> Input[str]:
     """gpu_memory_utilization under the limit of MPS. Another cluster's GPU is known once it is published."""
     limit, model = quantity_mib(settings.vllm_limit), gpu_model(settings)
     if model:
         granted = granted_multiprocessors(model, settings.vllm.active_thread_percentage)
         return vllm_memory.utilization(limit, granted, model.memory_mib - model.reserved_memory_mib)
-    memory = context.driver.memory_mib(settings.gpu_nodes[0].node, settings.place("04"))
+    memory = context.driver.memory_mib(settings.gpu_nodes[0].node, settings.gpu_index(MPS))
     return memory.apply(lambda total: vllm_memory.utilization(limit, None, total))
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     site, shared_gpu = context.get(Site), context.get(SharedGpu)
     vllm, chosen, on_kind = settings.vllm, settings.vllm.model, settings.cluster.provider == "kind"
     folder = vllm.python_environment
@@ -70,7 +45,7 @@ def build(module: Module, settings: "Settings", context: Context) -> None:
         revision=chosen.revision,
     )
     server = ServerOptions(
-        image=image_of(settings),
+        image=context.images["vllm"],
         model=model,
         gpu_memory_utilization=_utilization(settings, context),
         max_model_len=vllm.max_model_len,

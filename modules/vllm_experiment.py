@@ -1,16 +1,12 @@
 """Module 06.5: vLLM's speed by thread percentage."""
 
-from typing import TYPE_CHECKING
-
 from images.loadgen.plan import PROFILES
 from modules.context import Context
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     """Nothing lasts of it: the checks make the Job that measures."""
     sweep = settings.vllm.sweep
     plan = PROFILES[sweep.profile]

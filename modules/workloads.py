@@ -1,23 +1,19 @@
 """Module 03: GPUs that one pod has alone, by a claim."""
 
-from typing import TYPE_CHECKING
-
 from components.manifests import load
 from components.site import Site
 from components.workload import Workload
 from modules.context import Context
-from modules.gpus import gpu
-from modules.module import Module
-
-if TYPE_CHECKING:
-    from settings import Settings
+from modules.gpus import uuid_for
+from settings import Settings
+from settings.catalog import Module
 
 
-def build(module: Module, settings: "Settings", context: Context) -> None:
+def build(module: Module, settings: Settings, context: Context) -> None:
     Workload(
         "exclusive-gpu",
         site=context.get(Site),
         documents=load(module.name, "namespace.yaml", "holder.yaml", "waiter.yaml"),
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
-        gpu=gpu(settings, context, module.number),
+        gpu=uuid_for(module, settings, context),
     )

@@ -1,24 +1,31 @@
-"""The blocks of a stack's config as types. Field names are those of the YAML."""
+"""Types of a stack's configuration, block by block. Field names are those of the YAML in snake_case."""
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from gpus.models import MAX_GPUS_PER_NODE
 from gpus.mps import Limits, Percentage
+from toolchain.versions import DRA_DRIVER, DRA_DRIVERS
 
 MAX_WORKERS = 8
+B = TypeVar("B", bound=BaseModel)
+# Where folders of this machine are in a Kind node; elsewhere nodes have them at their own paths.
+NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
+    """Block of a stack's config, or a part of one."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
 
 
-class Cluster(_Block):
-    """Where the workshop runs: a Kind cluster of its own, or an existing cluster."""
+class Cluster(Block):
+    """Cluster of the stack: a Kind cluster of its own, or an existing one."""
 
     provider: Literal["kind", "existing"] = "kind"
     name: str | None = None
@@ -28,8 +35,8 @@ class Cluster(_Block):
     context: str | None = None
 
 
-class GpuNode(_Block):
-    """What differs on one GPU node: on Kind the workers in order, on an existing cluster named nodes."""
+class GpuNode(Block):
+    """One GPU node where it differs from the others: on Kind the workers in order, else by name."""
 
     name: str | None = None
     model: str | None = None
@@ -45,8 +52,8 @@ def _device(value: Any) -> Any:
     raise ValueError("names no GPU; use its index (0) or UUID (GPU-...), as `nvidia-smi -L` has them")
 
 
-class Gpu(_Block):
-    """The GPUs: simulated ones of a model, or the host's.
+class Gpu(Block):
+    """GPUs of the stack: simulated ones of a model, or the host's.
 
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
     driver change the compute mode and time slice of the host's GPUs.
@@ -61,7 +68,7 @@ class Gpu(_Block):
     allow_compute_mode_change: bool = False
 
 
-# What a claim takes of a GPU that several claims share; an integer is a number of shares.
+# Values of the chart's consumableShares; an integer is a number of shares.
 SHARES = ("memory", "unlimited", "disabled")
 
 
@@ -71,13 +78,20 @@ def _shares(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(SHARES)} or a number of shares, at least 1; give one of them")
 
 
-class Driver(_Block):
-    """NVIDIA's DRA driver: version, feature gates, how claims share a GPU, log verbosity.
+def _version(value: str) -> str:
+    if value in DRA_DRIVERS:
+        return value
+    known = " or ".join(map(repr, DRA_DRIVERS))
+    raise ValueError(f"must be {known}; set driver.version to that or drop it for the default")
 
-    `consumable_shares` is the chart's value of that name; None leaves it to the modules: module 07 needs `memory`.
+
+class Driver(Block):
+    """NVIDIA's DRA driver: version, feature gates, way in which claims share a GPU, log verbosity (0 to 10).
+
+    `consumable_shares` is the chart's value of that name; None leaves it to the modules that are on.
     """
 
-    version: Literal["0.5.0", "0.4.1"] = "0.5.0"
+    version: Annotated[str, AfterValidator(_version)] = DRA_DRIVER
     feature_gates: dict[str, bool] = {}
     consumable_shares: Annotated[Any, AfterValidator(_shares)] = None
     log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
@@ -101,8 +115,8 @@ class Mps(Limits):
         return self.per_device_pinned_memory_limit
 
 
-class CapacityRequests(_Block):
-    """What module 07's pods ask of a GPU's memory; None leaves it to what the GPU has."""
+class CapacityRequests(Block):
+    """Memory that each claim of the shared GPU requests, as a quantity; None is a part of what the GPU has."""
 
     small: str | None = None
     medium: str | None = None
@@ -110,39 +124,25 @@ class CapacityRequests(_Block):
     waiting: str | None = None
 
 
-class ConsumableCapacity(_Block):
-    """How module 07 shares a GPU among independent claims, and who sees to it that they keep to their requests.
+class ConsumableCapacity(Block):
+    """Independent claims that share a GPU: their requests, and the one who holds them to these.
 
-    `enforcement` None is `mps` where module 04's daemon runs, and `none` elsewhere.
+    `enforcement` None is `mps` where the stack's MPS daemon runs, and `none` elsewhere.
     """
 
     enforcement: Literal["mps", "none"] | None = None
     requests: CapacityRequests = CapacityRequests()
 
 
-class Observability(_Block):
-    """What module 08 measures GPUs with, and whether it brings Prometheus and Grafana."""
+class Observability(Block):
+    """Metrics of GPUs: the exporter, and whether Prometheus and Grafana come with it."""
 
     exporter: Literal["nvml", "dcgm"] = "nvml"
     prometheus: bool = False
 
 
-class Images(_Block):
-    """References to use instead of those that set-up made or upstream publishes."""
-
-    dra_driver: str | None = None
-    gpu_sim: str | None = None
-    gpu_probe: str | None = None
-    mps_daemon: str | None = None
-    gpu_agents: str | None = None
-    dcgm_exporter: str | None = None
-    prometheus: str | None = None
-    grafana: str | None = None
-    vllm: str | None = None
-
-
-class VllmDimensions(_Block):
-    """What differs from a preset's dimensions; the names are those of Hugging Face's config.json."""
+class VllmDimensions(Block):
+    """Dimensions of a model that differ from a preset's; the names are those of Hugging Face's config.json."""
 
     hidden_size: Annotated[int, Field(ge=1)] | None = None
     intermediate_size: Annotated[int, Field(ge=1)] | None = None
@@ -153,8 +153,8 @@ class VllmDimensions(_Block):
     max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
 
 
-class VllmModel(_Block):
-    """Where vLLM's model is: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
+class VllmModel(Block):
+    """Model that vLLM serves: one of a folder, a claim for a volume, a hub with a revision, or dimensions.
 
     A model of dimensions has random weights. It is what there is if nothing is named.
     """
@@ -168,25 +168,25 @@ class VllmModel(_Block):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Those of path, claim and hub that are set."""
-        found = {"path": self.path, "claim": self.claim, "hub": self.hub}
-        return {name: value for name, value in found.items() if value is not None}
+        """Sources with weights that are set, by key."""
+        sources = {"path": self.path, "claim": self.claim, "hub": self.hub}
+        return {name: value for name, value in sources.items() if value is not None}
 
     @property
     def is_dummy(self) -> bool:
         return not self.sources
 
 
-class VllmSweep(_Block):
-    """How module 06.5 measures; what is empty or None is the profile's."""
+class VllmSweep(Block):
+    """Sweep over thread percentages; a value that is empty or None is the profile's."""
 
     profile: Literal["quick", "full"] = "quick"
     percentages: tuple[Percentage, ...] = ()
     repeats: Annotated[int, Field(ge=1, le=20)] | None = None
 
 
-class Vllm(_Block):
-    """The vLLM server of module 06 and what it may use of its GPU.
+class Vllm(Block):
+    """vLLM server, and the part of its GPU that it may use.
 
     `pinned_device_memory_limit` None is that of `mps`. `images` are by compute capability, `images.vllm` for any
     other. `python_environment` is a folder with vLLM installed, for an image that has only Python. `memory` and
@@ -208,26 +208,52 @@ class Vllm(_Block):
     extra_args: tuple[str, ...] = ()
     sweep: VllmSweep = VllmSweep()
 
+    @property
+    def node_folders(self) -> dict[str, str]:
+        """Folders of this machine with model and Python environment, by their places in a Kind node."""
+        folders = {NODE_MODEL: self.model.path, NODE_ENVIRONMENT: self.python_environment}
+        return {place: folder for place, folder in folders.items() if folder}
 
-class Timeouts(_Block):
-    """How long to wait, in seconds: for Kind's cluster, the driver's GPUs, a workload."""
+
+class Timeouts(Block):
+    """Longest waits in seconds: for Kind's cluster, the driver's GPUs, a workload."""
 
     cluster: Annotated[int, Field(ge=10, le=3600)] = 240
     driver: Annotated[int, Field(ge=10, le=3600)] = 180
     workload: Annotated[int, Field(ge=10, le=3600)] = 180
 
 
-BLOCKS: dict[str, Any] = {
-    "cluster": Cluster,
-    "gpu": Gpu,
-    "driver": Driver,
-    "mps": Mps,
-    "consumableCapacity": ConsumableCapacity,
-    "observability": Observability,
-    "images": Images,
-    "timeouts": Timeouts,
-    "vllm": Vllm,
-    "modules": tuple[str, ...],
-}
-# A sequence is a tuple here, and a list in YAML and JSON, which pydantic's strict mode tells apart.
-ADAPTERS = {name: TypeAdapter(block) for name, block in BLOCKS.items()}
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of a complete configuration, each of them well-formed."""
+
+    modules: tuple[str, ...]
+    cluster: Cluster
+    gpu: Gpu
+    driver: Driver
+    images: Mapping[str, str]
+    """References to use instead of those that set-up made or upstream publishes, by the names of the catalog."""
+    timeouts: Timeouts
+    of_modules: Mapping[str, BaseModel]
+    """Blocks that single modules use, by their keys."""
+
+    def block(self, kind: type[B]) -> B:
+        """Block of that type, which a module of the catalog brings."""
+        return next(block for block in self.of_modules.values() if isinstance(block, kind))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Blocks of a configuration that is being checked; None for one that is not well-formed, which is reported."""
+
+    modules: tuple[str, ...] | None = None
+    cluster: Cluster | None = None
+    gpu: Gpu | None = None
+    driver: Driver | None = None
+    images: Mapping[str, str] | None = None
+    timeouts: Timeouts | None = None
+    of_modules: Mapping[str, BaseModel] = field(default_factory=dict)
+
+    def block(self, kind: type[B]) -> B | None:
+        """Block of that type, which a module of the catalog brings; None for one that is not well-formed."""
+        return next((block for block in self.of_modules.values() if isinstance(block, kind)), None)

@@ -1,26 +1,19 @@
-"""What can be wrong with a configuration, and how it is said."""
+"""Problems of a configuration, and the words for them."""
 
 import difflib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from gpus.models import MAX_GPUS_PER_NODE
-from gpus.mps import Limits
-from settings.blocks import (
-    BLOCKS,
-    MAX_WORKERS,
-    CapacityRequests,
-    GpuNode,
-    VllmDimensions,
-    VllmModel,
-    VllmSweep,
-)
+from settings.blocks import MAX_WORKERS
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the configuration."""
+    """Problem of a configuration: the key, its value, the rule that it breaks, and the remedy."""
 
     key: str
     value: Any
@@ -41,31 +34,31 @@ class SettingsError(Exception):
 
 
 def suggest(word: str, known: Any) -> str:
-    """The remedy for a word that is not one of `known`."""
+    """Remedy for a word that is not one of `known`."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{close[0]}"?' if close else f"use one of {', '.join(known)}"
 
 
-def explain(block: str, detail: Any) -> Problem:
-    """Turn one of pydantic's findings into ours."""
-    path, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+def explain(block: str, kind: Any, detail: Any) -> Problem:
+    """Problem that one of pydantic's findings in a block of that type means."""
+    path, error, context = detail["loc"], detail["type"], detail.get("ctx", {})
     key, value = block, detail["input"]
     for part in path:
         key += f"[{part}]" if isinstance(part, int) else f".{part}"
-    if kind == "extra_forbidden":
+    if error == "extra_forbidden":
         where = key.removesuffix(f".{path[-1]}")
-        return Problem(key, value, f"is not a key of {where}", suggest(str(path[-1]), _keys(block, path[:-1])))
-    if kind == "value_error":
+        return Problem(key, value, f"is not a key of {where}", suggest(str(path[-1]), _keys(path[:-1], kind)))
+    if error == "value_error":
         rule, _, remedy = str(context["error"]).partition("; ")
         return Problem(key, value, rule, remedy)
-    if kind == "literal_error":
+    if error == "literal_error":
         return Problem(key, value, f"must be {context['expected']}", f"set {key} to that or drop it for the default")
-    if kind in ("greater_than_equal", "less_than_equal"):
+    if error in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
         return Problem(key, value, f"must be {bound}", _range_remedy(key))
     names = {"int": "a whole number", "string": "a text", "bool": "true or false", "dict": "a mapping of keys"}
     names |= {"tuple": "a list", "model": "a mapping of keys"}
-    wanted = names.get(kind.partition("_")[0], detail["msg"])
+    wanted = names.get(error.partition("_")[0], detail["msg"])
     remedy = f"give {wanted}"
     if wanted == "a text" and isinstance(value, bool | int | float):
         remedy = f"quote it, since YAML reads it as {'true or false' if isinstance(value, bool) else 'a number'}"
@@ -86,16 +79,19 @@ def _range_remedy(key: str) -> str:
     return "use a value in that range"
 
 
-def _keys(block: str, path: tuple[Any, ...]) -> list[str]:
-    model = BLOCKS[block]
-    if "nodes" in path:
-        model = GpuNode
-    elif "classes" in path:
-        model = Limits
-    elif "requests" in path:
-        model = CapacityRequests
-    elif "dimensions" in path:
-        model = VllmDimensions
-    elif block == "vllm" and path:
-        model = {"model": VllmModel, "sweep": VllmSweep}[str(path[0])]
+def _keys(path: tuple[Any, ...], kind: type[BaseModel]) -> list[str]:
+    """Keys that the YAML may have at a path of a block."""
+    model = kind
+    for part in path:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        # A part that is no field is the key or index of a collection, whose items were found with its field.
+        if part in fields:
+            model = _model_in(fields[part].annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Model that an annotation is or holds, such as that of a tuple's items or a mapping's values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)

@@ -1,41 +1,56 @@
-"""One stack's configuration, complete and consistent."""
+"""Settings of one stack: its configuration, complete and consistent, and what follows from it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pulumi
-from pydantic import ValidationError
-from pydantic.alias_generators import to_snake
+import yaml
+from pydantic import TypeAdapter, ValidationError, create_model
 
-import modules as module_graph
-from gpus.models import GpuModel, simulated_gpus
-from settings import capacity as capacity_rules
-from settings import rules
-from settings import vllm as vllm_rules
+from gpus.models import GPU_MODELS, GpuModel, simulated_gpus
+from settings import catalog, plan, rules
 from settings.blocks import (
-    ADAPTERS,
-    BLOCKS,
+    Block,
+    Blocks,
     Cluster,
     ConsumableCapacity,
+    Draft,
     Driver,
     Gpu,
     GpuNode,
-    Images,
     Mps,
     Observability,
     Timeouts,
     Vllm,
 )
 from settings.problems import Problem, SettingsError, explain, suggest
-from settings.rules import PROJECT, broken, default_name
+from settings.project import PROJECT, default_name
+from settings.rules.vllm import dummy_config
+from toolchain.paths import CHECKOUT, STATE
+
+FIELD_BY_IMAGE = {name: name.replace("-", "_") for name in catalog.images()}
+OPTIONAL_TEXT: Any = (str | None, None)
+IMAGES = create_model("Images", __base__=Block, **dict.fromkeys(FIELD_BY_IMAGE.values(), OPTIONAL_TEXT))
+# A sequence is a tuple here, and a list in YAML and JSON, which pydantic's strict mode tells apart.
+TYPES: dict[str, Any] = {
+    "cluster": Cluster,
+    "gpu": Gpu,
+    "driver": Driver,
+    **catalog.blocks(),
+    "images": IMAGES,
+    "timeouts": Timeouts,
+    "modules": tuple[str, ...],
+}
+ADAPTERS = {key: TypeAdapter(kind) for key, kind in TYPES.items()}
 
 
 @dataclass(frozen=True)
 class NodeGpus:
-    """The GPUs that one node is to have. `model` and `count` are None where they are the host's."""
+    """GPUs of one node. `model` and `count` are None where they are the host's."""
 
     node: str
     model: str | None
@@ -43,20 +58,10 @@ class NodeGpus:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What one stack is to be, complete and consistent."""
+class Settings(Blocks):
+    """Configuration of one stack, complete and consistent."""
 
     stack: str
-    modules: tuple[str, ...]
-    cluster: Cluster
-    gpu: Gpu
-    driver: Driver
-    mps: Mps
-    consumable_capacity: ConsumableCapacity
-    observability: Observability
-    images: Images
-    timeouts: Timeouts
-    vllm: Vllm
 
     @classmethod
     def from_pulumi(cls) -> "Settings":
@@ -69,100 +74,165 @@ class Settings:
         return cls.parse(raw, pulumi.get_stack())
 
     @classmethod
+    def of_stack(cls, stack: str, checkout: Path = CHECKOUT) -> "Settings":
+        """Read a stack's file as Pulumi would. Raises `SettingsError`; `FileNotFoundError` where there is no file."""
+        file = checkout / "stacks" / f"Pulumi.{stack}.yaml"
+        config: dict[str, Any] = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+        prefix = f"{PROJECT}:"
+        raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+        return cls.parse(raw, stack)
+
+    @classmethod
     def parse(cls, raw: Mapping[str, Any], stack: str) -> "Settings":
-        """Check `raw` (block name -> plain data). Raises `SettingsError` with every problem found."""
+        """Check `raw` (key -> plain data). Raises `SettingsError` with every problem found."""
         problems = [
-            Problem(key, raw[key], "is not a key of this project", suggest(key, BLOCKS))
+            Problem(key, raw[key], "is not a key of this project", suggest(key, TYPES))
             for key in raw
-            if key not in BLOCKS
+            if key not in TYPES
         ]
-        blocks: dict[str, Any] = {}
-        for name, adapter in ADAPTERS.items():
-            # Modules have no default in the model: Pulumi.yaml declares theirs, where readers look for it.
-            default: Any = list(module_graph.DEFAULT) if name == "modules" else {}
+        parsed: dict[str, Any] = {}
+        for key, adapter in ADAPTERS.items():
+            # Pulumi.yaml declares this default too, where readers of a stack's file look for it.
+            default: Any = list(catalog.DEFAULT) if key == "modules" else {}
             try:
-                blocks[name] = adapter.validate_json(json.dumps(raw.get(name, default)), by_alias=True, by_name=False)
+                text = json.dumps(raw.get(key, default))
+                parsed[key] = adapter.validate_json(text, by_alias=True, by_name=False)
             except ValidationError as error:
-                problems += (explain(name, detail) for detail in error.errors())
-        problems += broken(blocks, stack)
+                problems += (explain(key, TYPES[key], detail) for detail in error.errors())
+        if "images" in parsed:
+            references = {name: getattr(parsed["images"], field) for name, field in FIELD_BY_IMAGE.items()}
+            parsed["images"] = {name: text for name, text in references.items() if text is not None}
+        of_modules = {key: parsed.pop(key) for key in catalog.blocks() if key in parsed}
+        problems += rules.problems(Draft(**parsed, of_modules=of_modules), stack)
         if problems:
             raise SettingsError(problems)
-        blocks["modules"] = module_graph.in_order(blocks["modules"])
-        return cls(stack=stack, **{to_snake(name): block for name, block in blocks.items()})
+        parsed["modules"] = catalog.in_order(parsed["modules"])
+        return cls(**parsed, of_modules=of_modules, stack=stack)
+
+    @property
+    def mps(self) -> Mps:
+        return self.block(Mps)
+
+    @property
+    def consumable_capacity(self) -> ConsumableCapacity:
+        return self.block(ConsumableCapacity)
+
+    @property
+    def observability(self) -> Observability:
+        return self.block(Observability)
+
+    @property
+    def vllm(self) -> Vllm:
+        return self.block(Vllm)
+
+    @property
+    def rows(self) -> list[catalog.Module]:
+        """Rows of the modules that are on, in order."""
+        return catalog.rows(self.modules)
+
+    def has(self, module: catalog.Module) -> bool:
+        """Whether a module is on."""
+        return module.number in self.modules
+
+    @property
+    def feature_gates(self) -> dict[str, bool]:
+        """Gates of NVIDIA's driver: those that the modules need, and the stack's own choices over them."""
+        gates = {gate.name: True for row in self.rows for gate in row.gates if gate.needed(self)}
+        if self.consumable_shares != plan.DISABLED:
+            gates["ConsumableShares"] = True
+        return {**gates, **self.driver.feature_gates}
+
+    @property
+    def images_used(self) -> dict[str, catalog.Image]:
+        """Images that the modules' pods run, by name."""
+        return {image.name: image for row in self.rows for image in row.images if image.used(self)}
+
+    @property
+    def node_folders(self) -> dict[str, str]:
+        """Folders of this machine that modules' pods read on a Kind cluster, by their places in the GPU nodes."""
+        return {place: folder for row in self.rows for place, folder in row.node_folders(self).items()}
+
+    @cached_property
+    def mps_plan(self) -> plan.MpsPlan:
+        """Plan of the limits that MPS gives."""
+        return plan.MpsPlan.of(self)
 
     @property
     def cluster_name(self) -> str:
-        """The Kind cluster's name, or the context of an existing one."""
+        """Name of the Kind cluster, or the context of an existing one."""
         return self.cluster.context or self.cluster.name or default_name(self.stack)
 
     @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig file: of the user's cluster, or the one that the Kind cluster's creation writes."""
+        """Kubeconfig file: of the user's cluster, or the one that the Kind cluster's creation writes."""
         if self.cluster.kubeconfig:
             return Path(self.cluster.kubeconfig).expanduser()
-        return rules.CHECKOUT / ".state" / self.stack / "kubeconfig"
+        return self.state_folder / "kubeconfig"
 
     @property
     def context(self) -> str:
-        """The context of the kubeconfig to use; never the current one."""
+        """Context of the kubeconfig to use; never the current one."""
         return self.cluster.context or f"kind-{self.cluster_name}"
 
     @property
     def consumable_shares(self) -> str:
-        """How claims share a GPU: memory, unlimited, disabled or a number of shares."""
-        return capacity_rules.shares(self.driver, self.modules)
+        """Way in which claims share a GPU: memory, unlimited, disabled or a number of shares."""
+        return plan.consumable_shares(self.driver, self.modules)
 
     @property
     def capacity_enforced(self) -> bool:
-        """Whether MPS holds module 07's pods to the memory that they requested."""
-        return capacity_rules.enforced(self.consumable_capacity, self.driver, self.mps, self.modules)
+        """Whether MPS holds clients of claims that request memory to what they requested."""
+        return plan.capacity_enforced(self.consumable_capacity, self.driver, self.mps, self.modules)
 
-    def place(self, module: str) -> int:
-        """Which GPU of the first node a module uses, counted from 0."""
-        return capacity_rules.places(self.modules, self.consumable_shares)[module]
+    def gpu_index(self, module: catalog.Module) -> int:
+        """Index of the GPU of the first node that a module has or shares."""
+        return plan.gpu_index_by_module(self.modules, self.consumable_shares)[module.number]
 
     @property
     def gpus_used(self) -> int:
-        """How many GPUs of the first node the modules use."""
-        return max(capacity_rules.places(self.modules, self.consumable_shares).values(), default=0) + 1
+        """Number of GPUs of the first node that the modules use."""
+        return max(plan.gpu_index_by_module(self.modules, self.consumable_shares).values(), default=0) + 1
 
     @property
     def is_up(self) -> bool:
         """Whether the Kind cluster was made, and not taken down since."""
-        return (rules.CHECKOUT / ".state" / self.stack / "incarnation").exists()
+        return (self.state_folder / "incarnation").exists()
+
+    @property
+    def state_folder(self) -> Path:
+        """Folder with what the stack's Kind cluster leaves on this machine."""
+        return STATE / self.stack
 
     @property
     def shared_claim_mib(self) -> int | None:
-        """What module 04's claim requests of its GPU's memory; None where it is to have all of it."""
-        if self.consumable_shares == "disabled":
-            return None
-        return capacity_rules.taken_mib(self.mps, self.modules, self.vllm) or None
+        """MiB that the shared claim requests of its GPU; None where it is to have all of it."""
+        return self.mps_plan.claimed_mib
 
     @property
     def vllm_limit(self) -> str:
-        """What vLLM may use of its GPU's memory, as a quantity."""
+        """Memory of its GPU that vLLM may use, as a quantity."""
         return self.vllm.pinned_device_memory_limit or self.mps.effective_memory_limit
 
     @property
     def vllm_dummy(self) -> dict[str, Any] | None:
-        """The config.json of vLLM's model where it has no weights; None for a real one."""
-        return vllm_rules.dummy_config(self.vllm.model) if self.vllm.model.is_dummy else None
+        """Content of config.json of a model without weights; None for a real model."""
+        return dummy_config(self.vllm.model) if self.vllm.model.is_dummy else None
 
     @property
     def vllm_model_name(self) -> str:
-        """The name that vLLM serves its model under: one without weights says so."""
+        """Name that vLLM serves its model under: that of one without weights says so."""
         model = self.vllm.model
         default = f"dummy-{model.dummy}" if model.is_dummy else model.hub or "model"
         return self.vllm.served_model_name or default
 
     @property
     def gpu_model(self) -> GpuModel | None:
-        """The model of the first GPU node's GPUs; None where they are the host's."""
+        """Model of the first GPU node's GPUs; None where they are the host's."""
         name = self.gpu_nodes[0].model
-        return rules.GPU_MODELS[name] if name else None
+        return GPU_MODELS[name] if name else None
 
     def gpu_uuid(self, number: int) -> str | None:
-        """The UUID of one GPU of the first GPU node, where it is known before it is there: simulated ones are."""
+        """UUID of one GPU of the first GPU node, where it is known before the GPU is there: simulated ones are."""
         first, model = self.gpu_nodes[0], self.gpu_model
         if model is None or first.count is None:
             return None
@@ -170,7 +240,7 @@ class Settings:
 
     @property
     def gpu_nodes(self) -> tuple[NodeGpus, ...]:
-        """The nodes that have GPUs, in order."""
+        """Nodes that have GPUs, in order."""
         names = [node.name for node in self.gpu.nodes if node.name]
         if self.cluster.provider == "kind":
             names = kind_gpu_nodes(self.cluster_name, self.cluster.workers)
@@ -184,14 +254,14 @@ class Settings:
 
 
 def kind_gpu_nodes(cluster: str, workers: int) -> list[str]:
-    """Kind's names of the nodes that have GPUs: the workers, or the control plane where there is none."""
+    """Names that kind gives the nodes with GPUs: the workers, or the control plane where there is none."""
     if workers == 0:
         return [f"{cluster}-control-plane"]
     return [f"{cluster}-worker{'' if number == 1 else number}" for number in range(1, workers + 1)]
 
 
 def _decode(text: str) -> Any:
-    """Pulumi hands plain strings over as they are and everything else as JSON."""
+    """Value of a config text: Pulumi hands plain strings over as they are and everything else as JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

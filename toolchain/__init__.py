@@ -1,4 +1,4 @@
-"""Makes the tools, plugins and images that the stack needs, once, and keeps them by content.
+"""Set-up: the tools, plugins and images that a stack needs, made once and kept by content.
 
-Owns what `make setup` does. Knows nothing of stacks, modules or Pulumi programs.
+Owns what `make setup` and `make bundle` do. Knows nothing of stacks, modules or Pulumi programs.
 """

@@ -1,4 +1,4 @@
-"""`python -m toolchain`: what the Makefile's targets call: set-up, bundle, engine, store, helm, image of vLLM."""
+"""Command line of the toolchain, for the Makefile: set-up, bundle, engine, store, helm, browser, image of vLLM."""
 
 import argparse
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolchain import bundle, bundled, debian, engine, golang, images, plan, programs, source, versions
+from toolchain import debian, engine, golang, images, plan, programs, source, versions
+from toolchain.bundle import archive, unpacked
 from toolchain.paths import CHECKOUT, SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
 from toolchain.steps import Interrupted, Runner, StepError, Store
@@ -18,6 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> int:
+    """Run the command that the arguments name; returns the exit code: 1 for a failed step, 130 for an interruption."""
     parser = argparse.ArgumentParser(prog="python -m toolchain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
@@ -32,9 +34,9 @@ def main() -> int:
     bundle_options.add_argument("--out", type=Path, default=CHECKOUT / "dist", help="the folder to write to")
     bundle_options.add_argument("--piece-size", help="cut the file in pieces of so many bytes, such as 60M")
     bundle_options.add_argument(
-        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(bundle.OPTIONAL)}"
+        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(archive.OPTIONAL)}"
     )
-    bundle_options.add_argument("--level", type=int, default=bundle.LEVEL, help="of Zstandard, 1 to 19")
+    bundle_options.add_argument("--level", type=int, default=archive.LEVEL, help="of Zstandard, 1 to 19")
     arguments = parser.parse_args()
     chosen = arguments.command
     console = Console(highlight=False, soft_wrap=True)
@@ -72,8 +74,8 @@ def setup(console: Console) -> None:
     """Choose the source, bring up the engine, make what is missing, lay the links."""
     started = time.monotonic()
     # SOURCE asks for another way than the bundle, on a machine that may have a network after all.
-    if bundled.here() and not os.environ.get("SOURCE"):
-        bundled.setup(console)
+    if unpacked.here() and not os.environ.get("SOURCE"):
+        unpacked.setup(console)
         return
     store = Store(store_root())
     store.root.mkdir(parents=True, exist_ok=True)
@@ -84,14 +86,14 @@ def setup(console: Console) -> None:
     console.print(f"source: {chosen.way}, because {chosen.reason} (SOURCE=stock or SOURCE=built overrides)")
     _require_packages(console, chosen.way)
     go = golang.find(store)
-    found = _engine(console, runner, go)
+    docker = _engine(console, runner, go)
 
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
     made = runner.run(wanted.steps)
     plan.lay(wanted, store)
     console.print(
         f"setup: {f'{len(made)} steps made' if made else 'everything is there'} in "
-        f"{duration(time.monotonic() - started)}; Docker Engine {found.version} (cgroup v{found.cgroup_version}), "
+        f"{duration(time.monotonic() - started)}; Docker Engine {docker.version} (cgroup v{docker.cgroup_version}), "
         f"Kubernetes v{versions.NODE_KUBERNETES[chosen.way]}, NVIDIA DRA driver v{versions.DRA_DRIVER}"
     )
     for substitution in versions.SUBSTITUTIONS[chosen.way]:
@@ -100,30 +102,30 @@ def setup(console: Console) -> None:
 
 def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
     """Make what is missing of a stack's needs and write the bundle; `make setup` has chosen the source before."""
-    if bundled.here():
+    if unpacked.here():
         raise StepError("bundle: this is an unpacked bundle; make one from a checkout of the repository")
-    piece_size = bundle.parse_size(arguments.piece_size) if arguments.piece_size else None
+    piece_size = archive.parse_size(arguments.piece_size) if arguments.piece_size else None
     store = Store(store_root())
     go = golang.find(store)
     chosen = source.choose(None, SOURCE_FILE)
     debian.require_for_bundle()
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
-    wanted = bundle.without_optional(wanted, tuple(arguments.optional))
+    wanted = archive.without_optional(wanted, tuple(arguments.optional))
     runner = Runner(store, Progress(console))
     runner.run(wanted.steps)
-    bundle.make(console, runner, go, wanted, chosen, arguments.out, piece_size, arguments.level)
+    archive.make(console, runner, go, wanted, chosen, archive.Shape(arguments.out, piece_size, arguments.level))
 
 
 def _browser(console: Console) -> None:
-    """Chromium from Debian's packages. Elsewhere the tests that need a browser say so when they are skipped."""
-    if any(map(shutil.which, BROWSERS)) or bundled.here() or not (engine.is_debian() and os.geteuid() == 0):
+    """Install Chromium, as root on Debian. Elsewhere the tests that need a browser say so when they are skipped."""
+    if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (engine.is_debian() and os.geteuid() == 0):
         return
     console.print("browser: installing chromium, for the tests that look at the report")
     debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
 
 
 def _require_packages(console: Console, way: source.Way) -> None:
-    """Compilers and packages that the steps call; every missing one at once, installed where that is possible."""
+    """Install the compilers and packages that the steps call, or refuse with the names of all that are missing."""
     if way == "built" and not (engine.is_debian() and os.geteuid() == 0):
         raise StepError(
             "source: the built way makes root filesystems of Debian packages, which needs root on Debian 12 or newer; "
@@ -147,8 +149,9 @@ def _require_packages(console: Console, way: source.Way) -> None:
 
 
 def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
-    if found := engine.find():
-        return found
+    """Find the Docker Engine, or start the installed one."""
+    if docker := engine.find():
+        return docker
     if os.geteuid() != 0 or not (shutil.which("dockerd") or engine.installable()):
         raise StepError(engine.explain_missing())
     bounded: Path | None = None
@@ -156,9 +159,9 @@ def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
         step = programs.RUNC_BOUNDED.step(go)
         runner.run([step])
         bounded = runner.store.path(step) / "runc-bounded"
-    found = engine.start(bounded)
-    console.print(f"docker: started Docker Engine {found.version}; `make stop-engine` stops it")
-    return found
+    docker = engine.start(bounded)
+    console.print(f"docker: started Docker Engine {docker.version}; `make stop-engine` stops it")
+    return docker
 
 
 if __name__ == "__main__":

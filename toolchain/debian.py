@@ -1,4 +1,4 @@
-"""Debian packages: those that the machine needs, and root filesystems for images."""
+"""Debian packages that the machine needs, and root filesystems for images."""
 
 import os
 import shutil
@@ -28,23 +28,22 @@ PYTHON_HOOKS = (
     # CDI's update-ldcache hook reads this file.
     ': >"$1"/etc/ld.so.conf',
 )
-PYTHON = "3.11"  # bookworm's
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:
-    """Those of `packages` that are not installed."""
-    found = subprocess.run(
+    """Names of `packages` that are not installed."""
+    listing = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\n", *packages],
         capture_output=True,
         text=True,
         check=False,
     ).stdout
-    installed = {line.split()[0] for line in found.splitlines() if line.split()[1:] == ["ii"]}
+    installed = {line.split()[0] for line in listing.splitlines() if line.split()[1:] == ["ii"]}
     return [package for package in packages if package not in installed]
 
 
 def require_for_bundle() -> None:
-    """What making a bundle calls beyond what building does."""
+    """Refuse to make a bundle where a program for it is missing; building does not need them."""
     programs = {"mmdebstrap": "mmdebstrap", "zstd": "zstd", "readelf": "binutils", "git": "git"}
     missing = sorted(package for program, package in programs.items() if not shutil.which(program))
     if missing or os.geteuid() != 0:
@@ -73,7 +72,7 @@ def root_filesystem(
     only_extract: bool = False,
     more_hooks: tuple[str, ...] = (),
 ) -> Step:
-    """A tar of a minimal Debian with `packages`, from the machine's own apt sources.
+    """Step of a tar of a minimal Debian with `packages`, from the machine's own apt sources.
 
     `only_extract`: the packages and what they depend on and nothing else, without running their scripts.
     """

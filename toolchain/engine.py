@@ -1,4 +1,4 @@
-"""The Docker Engine: found if one answers, installed and started on Debian and Ubuntu as root, else explained."""
+"""Docker Engine: found if one answers, installed and started on Debian and Ubuntu as root, else explained."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ class Engine:
 
 
 def find() -> Engine | None:
-    """The engine that `docker` reaches, or None."""
+    """Engine that `docker` reaches, or None."""
     if not shutil.which("docker"):
         return None
     answer = subprocess.run(
@@ -45,16 +45,18 @@ def find() -> Engine | None:
 
 
 def debian_like() -> bool:
+    """True on Debian, Ubuntu and what derives from them."""
     release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
     return bool({release.get("ID"), *release.get("ID_LIKE", "").split()} & {"debian", "ubuntu"})
 
 
 def is_debian() -> bool:
+    """True on Debian itself, whose root filesystems the built way makes."""
     return platform.freedesktop_os_release().get("ID") == "debian" if Path("/etc/os-release").exists() else False
 
 
 def explain_missing() -> str:
-    """What to do where this machine's engine cannot be set up for the user."""
+    """Message for a machine whose engine set-up cannot start: cause and remedy."""
     if shutil.which("dockerd") or Path("/run/docker.sock").exists():
         return (
             "docker: no Docker Engine answers this user; start it (`sudo systemctl start docker`) and let this user "
@@ -67,6 +69,7 @@ def explain_missing() -> str:
 
 
 def installable() -> bool:
+    """True if set-up can install an engine: as root, with apt."""
     return os.geteuid() == 0 and debian_like()
 
 
@@ -104,7 +107,7 @@ def _start_detached(bounded_runtime: Path | None, env: Mapping[str, str]) -> Non
 
 
 def stop() -> str:
-    """Stop the engine if this toolchain started it; says what it did."""
+    """Stop the engine if this toolchain started it; returns a line that says what was done."""
     if not PID_FILE.exists():
         return "engine: not started by `make setup`, left alone"
     pid = int(PID_FILE.read_text())
@@ -120,7 +123,7 @@ def stop() -> str:
 
 
 def needs_bounded_runtime() -> bool:
-    """Whether this machine cannot grant every capability, so that engines before 23 need a wrapper."""
+    """True if this machine cannot grant every capability, so that engines before 23 need a wrapper."""
     bounding = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd"))
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     full = (1 << (last + 1)) - 1

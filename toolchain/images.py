@@ -1,4 +1,4 @@
-"""How each image is made: what goes into the build context of its Dockerfile in `images/`.
+"""Steps of the images: what goes into the build context of each Dockerfile in `images/`.
 
 Images carry the key of their content in the tag, so a changed image has a new name and a stack that
 runs the old one shows the difference in its preview.
@@ -16,10 +16,9 @@ from pathlib import Path
 
 from toolchain import debian, programs, versions
 from toolchain.golang import Go
-from toolchain.paths import CHECKOUT
+from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.steps import Step, StepError, Work
 
-IMAGES = CHECKOUT / "images"
 PREFIX = "localhost/dra-workshop"
 CONTAINERD_SECONDS = 30
 
@@ -33,15 +32,17 @@ def image_step(
     shared: tuple[Path, ...] = (),
     folder: str = "",
 ) -> Step:
-    """An image built from `images/<folder>/Dockerfile`; `fill` adds to its context what the folder does not hold.
+    """Step of an image built from `images/<folder>/Dockerfile`.
 
-    `shared` are the files of other images that `fill` reads. `folder` is the name, where it is not given.
+    `fill` adds to the build context what the folder does not hold, and reads `shared`, files of other images.
+    `folder` is the name, where it is not given.
     """
     source = IMAGES / (folder or name)
+    separate = go_programs(source)
 
     def build(work: Work) -> None:
         context = work.scratch / "context"
-        shutil.copytree(source, context)
+        shutil.copytree(source, context, ignore=lambda at, names: {n for n in names if Path(at, n) in separate})
         fill(work, context)
         ref = f"{PREFIX}/{source.name}:{version}-{work.step.key}"
         _docker_build(work, context, context / "Dockerfile", ref)
@@ -50,12 +51,17 @@ def image_step(
     def present(path: Path) -> bool:
         return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
 
-    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present)
+    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present, without=separate)
+
+
+def go_programs(folder: Path) -> tuple[Path, ...]:
+    """Folders of Go programs beside a Dockerfile. Each is a step of its own, and the image gets its binary only."""
+    return tuple(sorted(file.parent for file in folder.rglob("go.mod")))
 
 
 @cache
 def docker_images() -> frozenset[str]:
-    """The tags that the engine had when it was first asked."""
+    """Tags that the engine had when it was first asked."""
     listed = subprocess.run(
         ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
     )
@@ -73,7 +79,7 @@ def _copy(sources: list[Path], folder: Path) -> None:
 
 
 def node(go: Go, base: Step) -> Step:
-    """The node image: systemd, the kubelet, containerd, and the control plane's images in its store."""
+    """Step of the node image: systemd, the kubelet, containerd, and the control plane's images in its store."""
     rootfs = debian.root_filesystem("rootfs-node", debian.NODE_PACKAGES, expected_seconds=35)
     needs = (*(p.step(go) for p in (programs.KUBERNETES, *programs.NODE)), rootfs, _control_plane(go, base))
 
@@ -101,7 +107,7 @@ def node(go: Go, base: Step) -> Step:
 
 
 def _control_plane(go: Go, base: Step) -> Step:
-    """A containerd store with the images that kubeadm starts in a node, so that no node has to pull or load them."""
+    """Step of a containerd store with the images that kubeadm starts in a node, so that no node has to pull them."""
     components = IMAGES / "node" / "components"
 
     def build(work: Work) -> None:
@@ -116,7 +122,7 @@ def _control_plane(go: Go, base: Step) -> Step:
 
 
 def _control_plane_refs(work: Work, kubeadm: Path) -> dict[str, str]:
-    """The names that kubeadm will ask the node's runtime for, by the image's last path element."""
+    """References that kubeadm will ask the node's runtime for, by the image's last path element."""
     listed = work.run(kubeadm, "config", "images", "list", f"--kubernetes-version=v{versions.KUBERNETES}")
     refs = {ref.rpartition(":")[0].rpartition("/")[2]: ref for ref in listed.decode().split()}
     if not refs["pause"].endswith(f":{versions.PAUSE}"):
@@ -189,7 +195,7 @@ def _wait_for(socket: Path, server: subprocess.Popen) -> None:
 
 
 def dra_driver(go: Go, base: Step, version: str) -> Step:
-    """NVIDIA's DRA driver, built from its Go module, with its own templates and start script."""
+    """Step of the image of NVIDIA's DRA driver, built from its Go module, with its own templates and start script."""
     program = programs.DRA_DRIVERS[version].step(go)
 
     def fill(work: Work, context: Path) -> None:
@@ -204,7 +210,7 @@ def dra_driver(go: Go, base: Step, version: str) -> Step:
 
 
 def gpu_sim(go: Go) -> Step:
-    """The simulated driver root and the program that installs it on a node."""
+    """Step of the image of the simulated driver root and of the program that installs it on a node."""
 
     def fill(work: Work, context: Path) -> None:
         header = go.module("github.com/NVIDIA/go-nvml", versions.GO_NVML) / "pkg/nvml"
@@ -216,12 +222,12 @@ def gpu_sim(go: Go) -> Step:
 
 
 def gpu_probe() -> Step:
-    """The workload image: reports what a container can see of its GPUs."""
+    """Step of the workload image, which reports what a container can see of its GPUs."""
     return image_step("gpu-probe", "v1", _make_in_place, (), expected_seconds=5)
 
 
 def mps_daemon(go: Go) -> Step:
-    """The supervisor of NVIDIA's MPS daemon, on what NVIDIA's programs need of a root filesystem."""
+    """Step of the image of the MPS daemon's supervisor, on what NVIDIA's programs need of a root filesystem."""
     program = programs.MPS_DAEMON.step(go)
     probe = IMAGES / "gpu-probe"
 
@@ -234,20 +240,14 @@ def mps_daemon(go: Go) -> Step:
 
 
 def gpu_agents(python: Step | None) -> Step:
-    """gpu-exporter and taint-keeper, on the Python of `python`; None for upstream's image of Python."""
+    """Step of the image of gpu-exporter and taint-keeper, on `python`, or without it on upstream's image of Python."""
 
     def fill(work: Work, context: Path) -> None:
         if python:
             shutil.copy(work.need(python.name) / "rootfs.tar", context)
         else:
             (context / "stock.Dockerfile").replace(context / "Dockerfile")
-        packages = context / "packages"
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages, "--python-version", debian.PYTHON),
-            *("--python-platform", f"{platform.machine()}-manylinux_2_36", "--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
-        for compiled in (packages / "box").glob("*.so"):
+        for compiled in (_install_wheels(work, context) / "box").glob("*.so"):
             compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
 
     needs = (python,) if python else ()
@@ -255,19 +255,25 @@ def gpu_agents(python: Step | None) -> Step:
 
 
 def vllm() -> Step:
-    """vLLM from wheels, with CUDA's libraries as wheels too, and the C compiler that Triton calls. 8 GB."""
+    """Step of the image of vLLM from wheels, with CUDA's libraries as wheels too, and Triton's C compiler. 8 GB."""
     base = debian.root_filesystem("rootfs-vllm", debian.VLLM_PACKAGES, expected_seconds=60, only_extract=True)
 
     def fill(work: Work, context: Path) -> None:
         shutil.copy(work.need(base.name) / "rootfs.tar", context)
-        work.run(
-            *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", context / "packages"),
-            *("--python-version", debian.PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
-            *("--only-binary", ":all:", "--no-deps"),
-            *("--require-hashes", "--requirements", context / "requirements.lock"),
-        )
+        _install_wheels(work, context)
 
     return image_step("vllm", versions.VLLM, fill, (base,), expected_seconds=540)
+
+
+def _install_wheels(work: Work, context: Path) -> Path:
+    """Fill the context's folder `packages` with the wheels of its requirements.lock, for the image's own Python."""
+    packages = context / "packages"
+    work.run(
+        *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages),
+        *("--python-version", versions.DEBIAN_PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
+        *("--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirements", context / "requirements.lock"),
+    )
+    return packages
 
 
 def _make_in_place(work: Work, context: Path, *options: str) -> None:
@@ -276,7 +282,7 @@ def _make_in_place(work: Work, context: Path, *options: str) -> None:
 
 
 def chart(go: Go, version: str) -> Step:
-    """The Helm chart of NVIDIA's DRA driver, from the driver's own Go module."""
+    """Step of the Helm chart of NVIDIA's DRA driver, from the driver's own Go module."""
 
     def build(work: Work) -> None:
         module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{version}")
@@ -288,7 +294,7 @@ def chart(go: Go, version: str) -> Step:
 
 
 def pulled(name: str, ref: str) -> Step:
-    """An upstream image, pulled from its registry."""
+    """Step of an upstream image, pulled from its registry."""
 
     def build(work: Work) -> None:
         work.run("docker", "pull", ref)
@@ -302,12 +308,12 @@ def pulled(name: str, ref: str) -> Step:
 
 
 def base() -> Step:
-    """The small Debian below kube-proxy and NVIDIA's driver."""
+    """Step of the small Debian below kube-proxy and NVIDIA's driver."""
     return debian.root_filesystem("rootfs-base", debian.BASE_PACKAGES, expected_seconds=40)
 
 
 def python() -> Step:
-    """The Python below our own programs in the cluster."""
+    """Step of the Python below our own programs in the cluster."""
     return debian.root_filesystem(
         "rootfs-python", debian.PYTHON_PACKAGES, expected_seconds=15, only_extract=True, more_hooks=debian.PYTHON_HOOKS
     )

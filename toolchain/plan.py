@@ -1,4 +1,4 @@
-"""What a checkout needs, by source: the steps to make and the links to lay once they are made."""
+"""Plan of what a checkout needs, by source: the steps to make and the links to lay once they are made."""
 
 import os
 import shutil
@@ -26,6 +26,7 @@ class Plan:
 
     @property
     def steps(self) -> list[Step]:
+        """All steps; those that only other steps need are not among them."""
         return [*self.tools, *self.plugins.values(), *self.images, *self.charts.values()]
 
     def links(self, store: Store) -> dict[Path, Path]:
@@ -47,7 +48,7 @@ class Plan:
 
 
 def built(go: Go) -> Plan:
-    """Everything from package registries."""
+    """Plan of source built: everything from package registries."""
     cli, host, kubernetes, command = (program.step(go) for program in programs.PULUMI)
     base = images.base()
     return Plan(
@@ -71,7 +72,7 @@ def built(go: Go) -> Plan:
 
 
 def stock(go: Go) -> Plan:
-    """Upstream's tools, plugins and images; only our own images are built."""
+    """Plan of source stock: upstream's tools, plugins and images; only our own images are built."""
     pulumi = source.stock_pulumi()
     return Plan(
         tools={
@@ -99,7 +100,7 @@ def stock(go: Go) -> Plan:
 
 
 def _beside_each_other(name: str, parts: tuple[Step, ...]) -> Step:
-    """The programs of several steps in one folder: Pulumi looks for its language hosts beside its own file."""
+    """Step of several steps' programs in one folder: Pulumi looks for its language hosts beside its own file."""
 
     def build(work: Work) -> None:
         for part in parts:
@@ -110,7 +111,7 @@ def _beside_each_other(name: str, parts: tuple[Step, ...]) -> Step:
 
 
 def _go(go: Go) -> dict[Step, tuple[str, ...]]:
-    """Where no Go was on PATH, ours goes there: tests of our Go programs call it."""
+    """Tools of the plan where no Go was on PATH: ours goes there, since tests of our Go programs call it."""
     return dict.fromkeys(go.needs, ("go/bin/go",))
 
 

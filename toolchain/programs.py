@@ -1,7 +1,10 @@
-"""How each program is built from Go modules: module folder, packages, flags, measured build time.
+"""Recipes of the programs that are built from Go modules: module folder, packages, flags, measured build time.
 
 The modules' go.mod and go.sum pin everything. Versions that show in a program's own `--version` are
 set by the linker, because a module that is a dependency carries none.
+
+A folder in PINS names an upstream program and its dependencies, and holds no source. Our programs are beside PINS, or
+in `images/` if they run in a node or pod.
 """
 
 import json
@@ -10,19 +13,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packaging.version import Version
+
 from toolchain import versions
 from toolchain.golang import Go
-from toolchain.paths import CHECKOUT
+from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.steps import Step, Work
 
-MODULES = CHECKOUT / "toolchain" / "go"
+PROGRAMS = CHECKOUT / "toolchain" / "go"
+PINS = PROGRAMS / "pins"
 
 
 @dataclass(frozen=True)
 class Program:
-    """One Go module folder and the binaries that come out of it."""
+    """A Go module folder and the binaries that come out of it.
+
+    `replacements` are the folders outside it that its go.mod names in a `replace`.
+    """
 
     name: str
+    folder: Path
     packages: tuple[str, ...] = (".",)
     variables: Mapping[str, str] = field(default_factory=dict)
     tags: str = ""
@@ -32,30 +42,28 @@ class Program:
     rename: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Path, Go], None] | None = None
     finish: Callable[[Path, Go], None] | None = None
+    replacements: tuple[Path, ...] = ()
     expected_seconds: int = 5
-    module: str = ""  # its folder, where the name is taken by an image's step
 
     def step(self, go: Go) -> Step:
-        """The step that builds it with `go`."""
+        """Step that builds it with `go`."""
         flags = [self.packages, dict(self.variables), self.tags, self.ldflags, self.cgo, dict(self.env)]
         return Step(
             name=self.name,
             recipe=json.dumps([*flags, dict(self.rename), go.version], sort_keys=True),
-            files=(self._source,),
+            files=(self.folder, *self.replacements),
             needs=go.needs,
             build=lambda work: self._build(work, go),
             expected_seconds=self.expected_seconds,
             compiles=True,
         )
 
-    @property
-    def _source(self) -> Path:
-        return MODULES / (self.module or self.name)
-
     def _build(self, work: Work, go: Go) -> None:
-        # In a copy, so that what a recipe adds to the folder never lands in the checkout.
-        module = work.scratch / "module"
-        shutil.copytree(self._source, module)
+        # In a copy, so that what a recipe adds to the folder never lands in the checkout. Paths are those of the
+        # checkout, so that a `replace` finds its folder.
+        for folder in (self.folder, *self.replacements):
+            shutil.copytree(folder, work.scratch / folder.relative_to(CHECKOUT))
+        module = work.scratch / self.folder.relative_to(CHECKOUT)
         if self.prepare:
             self.prepare(module, go)
         ldflags = " ".join([self.ldflags, *(f"-X {name}={value}" for name, value in self.variables.items())])
@@ -91,12 +99,12 @@ def _add_language_exec(out: Path, go: Go) -> None:
 
 
 def _kubernetes_variables() -> dict[str, str]:
-    major, minor, _ = versions.KUBERNETES.split(".")
+    release = Version(versions.KUBERNETES)
     # kubeadm refuses a version of its own that it cannot parse.
     values = {
         "gitVersion": f"v{versions.KUBERNETES}",
-        "gitMajor": major,
-        "gitMinor": minor,
+        "gitMajor": str(release.major),
+        "gitMinor": str(release.minor),
         "gitTreeState": "clean",
         "gitCommit": "unknown",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -108,12 +116,14 @@ def _kubernetes_variables() -> dict[str, str]:
 PULUMI = (
     Program(
         "pulumi",
+        PINS / "pulumi",
         ("github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",),
         {"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{versions.PULUMI}"},
         expected_seconds=237,
     ),
     Program(
         "pulumi-language-python",
+        PINS / "pulumi-language-python",
         ("github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",),
         {"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{versions.PULUMI_LANGUAGE_PYTHON}"},
         finish=_add_language_exec,
@@ -121,6 +131,7 @@ PULUMI = (
     ),
     Program(
         "pulumi-resource-kubernetes",
+        PROGRAMS / "pulumi-resource-kubernetes",
         variables={
             "github.com/pulumi/pulumi-kubernetes/provider/v4/pkg/version.Version": versions.PULUMI_KUBERNETES_PROVIDER
         },
@@ -129,15 +140,17 @@ PULUMI = (
     ),
     Program(
         "pulumi-resource-command",
+        PROGRAMS / "pulumi-resource-command",
         variables={"main.version": versions.PULUMI_COMMAND_PROVIDER},
         expected_seconds=30,
     ),
 )
 
-KIND = Program("kind", ("sigs.k8s.io/kind",), expected_seconds=10)
+KIND = Program("kind", PINS / "kind", ("sigs.k8s.io/kind",), expected_seconds=10)
 
 KUBERNETES = Program(
     "kubernetes",
+    PINS / "kubernetes",
     tuple(
         f"k8s.io/kubernetes/cmd/{name}"
         for name in (
@@ -155,9 +168,10 @@ KUBERNETES = Program(
 )
 
 NODE = (
-    Program("etcd", ("go.etcd.io/etcd/server/v3",), rename={"server": "etcd"}, expected_seconds=20),
+    Program("etcd", PINS / "etcd", ("go.etcd.io/etcd/server/v3",), rename={"server": "etcd"}, expected_seconds=20),
     Program(
         "containerd",
+        PINS / "containerd",
         tuple(
             f"github.com/containerd/containerd/v2/cmd/{name}"
             for name in ("containerd", "containerd-shim-runc-v2", "ctr")
@@ -168,6 +182,7 @@ NODE = (
     ),
     Program(
         "runc",
+        PINS / "runc",
         ("github.com/opencontainers/runc",),
         {"main.version": versions.RUNC},
         tags="seccomp,netgo,osusergo",
@@ -177,6 +192,7 @@ NODE = (
     ),
     Program(
         "cni-plugins",
+        PINS / "cni-plugins",
         tuple(
             f"github.com/containernetworking/plugins/plugins/{name}"
             for name in ("ipam/host-local", "main/bridge", "main/loopback", "main/ptp", "meta/portmap")
@@ -186,19 +202,24 @@ NODE = (
     ),
     Program(
         "cri-tools",
+        PINS / "cri-tools",
         ("sigs.k8s.io/cri-tools/cmd/crictl",),
         {"sigs.k8s.io/cri-tools/pkg/version.Version": f"v{versions.CRICTL}"},
         expected_seconds=60,
     ),
-    Program("coredns", expected_seconds=60),
-    Program("nodenet", expected_seconds=30),
-    Program("pause", expected_seconds=3),
+    Program("coredns", IMAGES / "node" / "coredns", expected_seconds=60),
+    Program("nodenet", IMAGES / "node" / "nodenet", expected_seconds=30),
+    Program("pause", IMAGES / "node" / "pause", expected_seconds=3),
 )
 
 
-def _dra_driver(version: str, names: tuple[str, ...], expected_seconds: int) -> Program:
+def _dra_driver(
+    version: str, names: tuple[str, ...], expected_seconds: int, replacements: tuple[Path, ...] = ()
+) -> Program:
+    name = versions.of_driver("dra-driver-nvidia-gpu", version)
     return Program(
-        versions.of_driver("dra-driver-nvidia-gpu", version),
+        name,
+        PINS / name,
         (
             *(f"sigs.k8s.io/dra-driver-nvidia-gpu/cmd/{name}" for name in names),
             "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-cdi-hook",
@@ -207,14 +228,15 @@ def _dra_driver(version: str, names: tuple[str, ...], expected_seconds: int) -> 
         cgo=True,
         # go-nvml leaves NVML's symbols to be found at run time, in the driver of the node.
         env={"CGO_CFLAGS": "-w", "CGO_LDFLAGS_ALLOW": "-Wl,--unresolved-symbols=ignore-in-object-files"},
+        replacements=replacements,
         expected_seconds=expected_seconds,
     )
 
 
 # ComputeDomains and the webhook are off, so of the older one only what runs is compiled.
 DRA_DRIVERS = {
-    "0.5.0": _dra_driver(
-        "0.5.0",
+    versions.DRA_DRIVER: _dra_driver(
+        versions.DRA_DRIVER,
         (
             "compute-domain-controller",
             "compute-domain-daemon",
@@ -223,16 +245,20 @@ DRA_DRIVERS = {
             "webhook",
         ),
         expected_seconds=150,
+        replacements=(PROGRAMS / "go-nvfm-stub",),
     ),
-    "0.4.1": _dra_driver("0.4.1", ("gpu-kubelet-plugin",), expected_seconds=110),
+    versions.DRA_DRIVER_BEFORE: _dra_driver(versions.DRA_DRIVER_BEFORE, ("gpu-kubelet-plugin",), expected_seconds=110),
 }
 
-MPS_DAEMON = Program("mps-daemon-program", variables={"main.version": "v1"}, module="mps-daemon", expected_seconds=5)
+# The image's step has the name without an ending.
+MPS_DAEMON = Program(
+    "mps-daemon-program", IMAGES / "mps-daemon" / "src", variables={"main.version": "v1"}, expected_seconds=5
+)
 
-RUNC_BOUNDED = Program("runc-bounded", expected_seconds=3)
+RUNC_BOUNDED = Program("runc-bounded", PROGRAMS / "runc-bounded", expected_seconds=3)
 
 # Travels beside the bundle, for machines without zstd.
-UNZSTD = Program("unzstd", expected_seconds=3)
+UNZSTD = Program("unzstd", PROGRAMS / "unzstd", expected_seconds=3)
 
 # For the benchmark only: nothing else calls helm.
-HELM = Program("helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=120)
+HELM = Program("helm", PINS / "helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=120)

@@ -13,7 +13,7 @@ HEARTBEAT_SECONDS = 60
 
 
 def duration(seconds: float) -> str:
-    """`8.3s`, `45s` or `3m05s`."""
+    """Text of a duration: `8.3s`, `45s` or `3m05s`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     if seconds < 60:
@@ -23,21 +23,22 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Progress:
-    """What runs, since when, what was expected, how much is left."""
+    """Display of the steps that run: since when, what was expected, how many are done."""
 
     console: Console
     _expected: dict[str, int] = field(default_factory=dict)
     _running: dict[str, float] = field(default_factory=dict)
     _finished: list[str] = field(default_factory=list)
     _began: float = 0
-    _said: float = 0
+    _last_line: float = 0
     _live: Live | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, steps: list[tuple[str, int]]) -> None:
+        """Begin with steps, each a name and its expected seconds."""
         self._expected = dict(steps)
         self._finished.clear()
-        self._began = self._said = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self.console.print(
             f"{len(steps)} steps to do; measured on 2 cores, one after the other, they take "
             f"{duration(sum(self._expected.values()))}"
@@ -47,12 +48,14 @@ class Progress:
             self._live.start()
 
     def start(self, name: str) -> None:
+        """Show that a step begins."""
         with self._lock:
             self._running[name] = time.monotonic()
         if not self._live:
             self.console.print(f"  start  {name} (expected {duration(self._expected.get(name, 1))})")
 
     def done(self, name: str, seconds: float) -> None:
+        """Show that a step is done, and how long it took."""
         with self._lock:
             self._running.pop(name, None)
             self._finished.append(name)
@@ -62,11 +65,11 @@ class Progress:
         )
 
     def tick(self) -> None:
-        """Called about every second; says on a plain output that long work goes on."""
+        """Say once a minute on a plain output that work goes on; to be called about every second."""
         now = time.monotonic()
-        if self._live or now - self._said < HEARTBEAT_SECONDS or not self._running:
+        if self._live or now - self._last_line < HEARTBEAT_SECONDS or not self._running:
             return
-        self._said = now
+        self._last_line = now
         with self._lock:
             what = ", ".join(
                 f"{name} {duration(now - since)} of {duration(self._expected.get(name, 1))}"
@@ -75,6 +78,7 @@ class Progress:
         self.console.print(f"  running {what}; {duration(now - self._began)} elapsed")
 
     def end(self) -> None:
+        """End the live display."""
         if self._live:
             self._live.stop()
             self._live = None

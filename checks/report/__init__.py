@@ -1,1 +1,1 @@
-"""`make report`: what the last `make verify` found, as one page for people and one file for machines."""
+"""`make report`: the results of the last `make verify`, as one page for people and one file for machines."""

@@ -1,7 +1,7 @@
 """`make report`: writes report.html and report.json of the last `make verify` to results/<stack>.
 
 With `--faults-to` also the table of faults into a page of the docs. With `--results` it writes what `make measure`
-measured into docs/results.md instead. Ends with 2 if there is nothing to report on.
+measured into docs/measured/results.md instead. Ends with 2 if there is nothing to report on.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from checks.measured import Measured
+from checks.measured import Measurement
 from checks.report.document import document
 from checks.results import ReportError, Results
 from toolchain.paths import CHECKOUT
@@ -25,18 +25,18 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
     parser.add_argument("--results-doc", type=Path, metavar="PAGE", help="put it between the markers of this page")
     chosen = parser.parse_args(words)
     if bool(chosen.results) != bool(chosen.results_doc):
-        parser.error("--results and --results-doc need each other: name the file and the page docs/results.md")
+        parser.error("--results and --results-doc need each other: name the file and the page docs/measured/results.md")
     if chosen.results:
         return _write_results(chosen.results, chosen.results_doc)
     if chosen.faults_to and not chosen.machine:
         parser.error("--faults-to: figures need the machine that they are of; add --machine 'two cores, 8 GiB'")
     folder = checkout / "results" / chosen.stack
     try:
-        found = document(Results.read(folder / "verify.json", chosen.stack), folder)
+        report = document(Results.read(folder / "verify.json", chosen.stack), folder)
         if chosen.faults_to:
             from checks.report.markdown import write_faults
 
-            write_faults(found, chosen.faults_to, chosen.machine)
+            write_faults(report, chosen.faults_to, chosen.machine)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,8 +44,8 @@ def main(words: Sequence[str] | None = None, checkout: Path = CHECKOUT) -> int:
     from checks.report.page import render
 
     written = {
-        "report.html": render(found),
-        "report.json": json.dumps(found, indent=2, ensure_ascii=False) + "\n",
+        "report.html": render(report),
+        "report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -59,7 +59,7 @@ def _write_results(file: Path, page: Path) -> int:
     from checks.report.results_page import write_page
 
     try:
-        written = write_page(Measured.read(file), page, f"results/{file.name}")
+        written = write_page(Measurement.read(file), page, f"results/{file.name}")
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The report as plain data: what report.json holds and what the page shows. docs/report.md has its keys."""
+"""Report as plain data: content of report.json and of the page. docs/reference/report.md has its keys."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ def document(results: Results, folder: Path) -> dict[str, Any]:
 
 
 def _counts(checks: Iterable[Check]) -> dict[str, int]:
-    found = Counter(check.result for check in checks)
-    return {"checks": found.total(), **{result: found[result] for result in ("passed", "failed", "skipped")}}
+    counts = Counter(check.result for check in checks)
+    return {"checks": counts.total(), **{result: counts[result] for result in ("passed", "failed", "skipped")}}
 
 
 def _module(results: Results, number: str, title: str, folder: Path) -> dict[str, Any]:
@@ -54,11 +54,11 @@ def _module(results: Results, number: str, title: str, folder: Path) -> dict[str
 
 def _check(check: Check, folder: Path) -> dict[str, Any]:
     diagnostics = Path("diagnostics") / check.name
-    found = str(diagnostics) if check.result == "failed" and (folder / diagnostics).is_dir() else None
+    diagnostics_folder = str(diagnostics) if check.result == "failed" and (folder / diagnostics).is_dir() else None
     return {
         **check.model_dump(include={"name", "result", "seen", "seconds"}),
         "title": check.title,
-        "diagnostics": found,
+        "diagnostics": diagnostics_folder,
     }
 
 

@@ -1,4 +1,4 @@
-"""The table of faults in Markdown, and its place between two marker lines of a page in docs/."""
+"""Table of faults in Markdown, and its place between two marker lines of a page in docs/."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ def write_faults(document: Mapping[str, Any], page: Path, machine: str) -> None:
 
 def _only(marker: str, lines: Sequence[str], page: Path) -> int:
     """The number of the line that is the marker."""
-    found = [number for number, line in enumerate(lines) if line.strip() == marker]
-    if len(found) != 1:
+    numbers = [number for number, line in enumerate(lines) if line.strip() == marker]
+    if len(numbers) != 1:
         raise ReportError(
-            f"{page}: {len(found)} lines are {marker}, and one has to be; write it where the table of faults "
+            f"{page}: {len(numbers)} lines are {marker}, and one has to be; write it where the table of faults "
             f"{'begins' if marker == BEGIN else 'ends'}"
         )
-    return found[0]
+    return numbers[0]
 
 
 def fault_table(document: Mapping[str, Any], machine: str) -> list[str]:
@@ -49,7 +49,7 @@ def fault_table(document: Mapping[str, Any], machine: str) -> list[str]:
             f"{', '.join(failed)}: failed, and a page shows figures of passed checks only; {remedy} again"
         )
     versions = document["versions"]
-    substitutions = f" ({'; '.join(map(_cell, versions['substitutions']))})" if versions["substitutions"] else ""
+    substitutions = f" ({'; '.join(map(cell, versions['substitutions']))})" if versions["substitutions"] else ""
     origin = (
         f"Measured on {day(document['finished'])}, on {'simulated' if document['simulated'] else 'real'} GPUs: "
         f"Kubernetes {versions['kubernetes']}, NVIDIA DRA driver v{versions['draDriver']}{substitutions}; {machine}."
@@ -59,11 +59,11 @@ def fault_table(document: Mapping[str, Any], machine: str) -> list[str]:
 
 
 def _row(fault: Mapping[str, Any]) -> str:
-    what, noticed, broke, lost = (_cell(fault[key]) for key in ("fault", "noticed", "broke", "lost"))
+    what, noticed, broke, lost = (cell(fault[key]) for key in ("fault", "noticed", "broke", "lost"))
     return f"| {what} | {noticed} | {broke} | {fault['seconds']:.1f} | {lost} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """One line in which Markdown finds no column and no tag; code in backquotes stays code."""
     pieces = re.split(r"(`[^`]*`)", " ".join(text.split()).replace("|", "\\|"))
     return "".join(piece if piece.startswith("`") else escape(piece, quote=False) for piece in pieces)

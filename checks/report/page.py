@@ -1,4 +1,4 @@
-"""report.html: the document as one page that needs nothing beside it, and no JavaScript."""
+"""Page report.html: the document in one file that needs nothing beside it, and no JavaScript."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -38,7 +38,7 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def capital(text: str) -> str:
-    """With a large first letter, and the others as they are."""
+    """Text with a large first letter, and the others as they are."""
     return text[:1].upper() + text[1:]
 
 
@@ -47,15 +47,15 @@ def day(finished: str) -> str:
     return datetime.fromisoformat(finished).strftime("%-d %B %Y, %H:%M UTC")
 
 
-def value(found: str | float) -> str:
+def value(content: str | float) -> str:
     """A number in six digits, or in all of its whole ones; a text as it is."""
-    if isinstance(found, float):
-        return f"{found:.0f}" if abs(found) >= 1e6 else f"{found:.6g}"
-    return str(found)
+    if isinstance(content, float):
+        return f"{content:.0f}" if abs(content) >= 1e6 else f"{content:.6g}"
+    return str(content)
 
 
 def line_plot(plot: Mapping[str, Any], key: str) -> Markup:
-    """What `plots` returns is escaped there."""
+    """Plot of lines as markup; `plots` has escaped it."""
     return Markup(plots.lines(key, plot["title"], plot["x"], plot["y"], plot["series"]))
 
 

@@ -153,5 +153,5 @@ def _own(name: str, value: str, key: str) -> str:
     value = re.sub(r"url\(#", f"url(#{key}-", value)
     if name == "style":
         value = re.sub(r"font-family: [^;]+; ?", "", value)
-        value = re.sub(r"#0000[01]\d", lambda found: PROPERTIES[found[0]], value)
+        value = re.sub(r"#0000[01]\d", lambda match: PROPERTIES[match[0]], value)
     return value

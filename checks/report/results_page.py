@@ -1,4 +1,4 @@
-"""docs/results.md: what was measured on a real GPU, in tables and plots, beside the original workshop's figures.
+"""Page docs/measured/results.md: what a real GPU was measured to do, in tables and plots, beside the original workshop.
 
 The same file gives the same page and plots. What stands outside the two marker lines is a person's.
 """
@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from checks import measured as sheets
-from checks.aims import Repeats, aims, peak, rules, together
-from checks.measured import Machine, Measured, Sheet
+from checks.aims import Repeats, aims, clients_of, peak, rules
+from checks.measured import Machine, Measurement, Sheet
 from checks.report import plots
-from checks.report.markdown import _cell
+from checks.report.markdown import cell
 from checks.report.page import day
 from checks.results import Fault, Plot, ReportError
 from toolchain.progress import duration
@@ -37,13 +37,13 @@ STYLE = (
 )
 
 
-def write_page(found: Measured, page: Path, source: str) -> list[Path]:
+def write_page(measurement: Measurement, page: Path, source: str) -> list[Path]:
     """Replace what stands between the page's markers, and the plots beside it; returns the files.
 
     `source` is the measurement's file as the page shall name it. Raises `ReportError`, and then changes nothing.
     """
-    text = replaced(page, generated(found, source))
-    drawn = drawings(found)
+    text = replaced(page, generated(measurement, source))
+    drawn = drawings(measurement)
     folder = page.parent / PLOTS
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.svg"):
@@ -72,34 +72,34 @@ def replaced(page: Path, lines: Sequence[str]) -> str:
     return "\n".join([*old[: begin + 1], "", *lines, "", *old[end:]])
 
 
-def generated(found: Measured | None, source: str = "") -> list[str]:
+def generated(measurement: Measurement | None, source: str = "") -> list[str]:
     """The lines between the markers. Raises `ReportError` for simulated GPUs, which have no performance."""
-    if found is None:
+    if measurement is None:
         return [NOTHING]
-    if found.simulated:
+    if measurement.simulated:
         raise ReportError(f"{source}: is of simulated GPUs, and the page shows figures of real ones; measure on one")
     sections = (
-        _origin(found, source),
-        _aims(found),
-        _throughput(found),
-        _original(found),
-        _limits(found),
-        _rules(found),
-        _capacity(found),
-        _metrics(found),
-        _faults(found),
-        _vllm(found),
-        _times(found),
-        _checks(found),
+        _origin(measurement, source),
+        _aims(measurement),
+        _throughput(measurement),
+        _original(measurement),
+        _limits(measurement),
+        _rules(measurement),
+        _capacity(measurement),
+        _metrics(measurement),
+        _faults(measurement),
+        _vllm(measurement),
+        _times(measurement),
+        _checks(measurement),
     )
     lines = [line for section in sections for line in ["", *section] if section]
     return lines[1:]
 
 
-def drawings(found: Measured) -> dict[str, str]:
+def drawings(measurement: Measurement) -> dict[str, str]:
     """Name -> plot, each a picture of its own."""
     drawn = {}
-    rows = sorted(found.rows(sheets.THROTTLE))
+    rows = sorted(measurement.rows(sheets.THROTTLE))
     if rows:
         percentages = [float(row[0]) for row in rows]
         means = [_of(row).mean for row in rows]
@@ -113,21 +113,21 @@ def drawings(found: Measured) -> dict[str, str]:
         )
     bars = [
         (f"{who}, client {number}" if len(clients) > 1 else who, client.mean)
-        for who, clients in _ways(found)
+        for who, clients in _ways(measurement)
         for number, client in enumerate(clients, 1)
     ]
     if bars:
         drawn["together"] = _picture(plots.bars("together", sheets.TOGETHER.title, "FP32 TFLOPS", bars))
-    if faults := _passed_faults(found):
+    if faults := _passed_faults(measurement):
         values = [(fault.fault, fault.seconds) for fault in faults]
         drawn["faults"] = _picture(plots.bars("faults", "Seconds to recover", "seconds to recover", values))
-    for plot in found.plots(sheets.VLLM_MODULE):
+    for plot in measurement.plots(sheets.VLLM_MODULE):
         drawn[_key(plot)] = _picture(plots.lines(_key(plot), plot.title, plot.x, plot.y, plot.series))
     return drawn
 
 
 def _key(plot: Plot) -> str:
-    """What the picture of a check's own plot is called."""
+    """Name of the picture of a check's own plot."""
     return "vllm-" + re.sub(r"[^a-z0-9]+", "-", plot.title.lower()).strip("-")
 
 
@@ -140,52 +140,52 @@ def _picture(svg: str) -> str:
     return opened.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
 
 
-def _origin(found: Measured, source: str) -> list[str]:
-    gpu = found.gpu
-    _, first = next(found.parts)
-    stacks = ", ".join(f"`{run.stack}`" for run in found.runs)
-    substitutions = f" ({'; '.join(map(_cell, first.substitutions))})" if first.substitutions else ""
+def _origin(measurement: Measurement, source: str) -> list[str]:
+    gpu = measurement.gpu
+    _, first = next(measurement.parts)
+    stacks = ", ".join(f"`{run.stack}`" for run in measurement.runs)
+    substitutions = f" ({'; '.join(map(cell, first.substitutions))})" if first.substitutions else ""
     rows = (
         ("GPU", f"{gpu.product_name}, {gpu.memory_mib} MiB, compute capability {gpu.compute_capability}"),
         ("NVIDIA's driver", f"{gpu.driver_version}, CUDA {gpu.cuda_driver_version}"),
-        *(("machine", _machine(found, machine)) for machine in found.machines),
+        *(("machine", _machine(measurement, machine)) for machine in measurement.machines),
         ("Kubernetes", f"{first.kubernetes}, {', '.join(first.container_runtimes)}"),
         ("NVIDIA's DRA driver", f"v{first.driver_version}{substitutions}"),
         ("stacks", stacks),
-        ("end of the measurement", day(found.finished)),
-        ("file", f"[{source}](../{source})"),
+        ("end of the measurement", day(measurement.finished)),
+        ("file", f"[{source}](../../{source})"),
     )
     return ["## What was measured on", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
 
 
-def _machine(found: Measured, machine: Machine) -> str:
+def _machine(measurement: Measurement, machine: Machine) -> str:
     words = f"{machine.cores} cores ({machine.processor}), {machine.memory_mib} MiB, Linux {machine.kernel}"
-    if len(found.machines) == 1:
+    if len(measurement.machines) == 1:
         return words
-    return f"{words}: {', '.join(f'`{stack}`' for stack in found.machines[machine])}"
+    return f"{words}: {', '.join(f'`{stack}`' for stack in measurement.machines[machine])}"
 
 
-def _aims(found: Measured) -> list[str]:
-    rows = [(aim.aim, aim.found, aim.verdict) for aim in aims(found)]
+def _aims(measurement: Measurement) -> list[str]:
+    rows = [(aim.aim, aim.measured, aim.verdict) for aim in aims(measurement)]
     return ["## Aims", "", *_table(("aim", "measured", "result"), rows)]
 
 
-def _throughput(found: Measured) -> list[str]:
+def _throughput(measurement: Measurement) -> list[str]:
     lines = ["## Throughput", ""]
-    exclusive, most = together(found, sheets.EXCLUSIVE), peak(found)
-    ways = _ways(found)
-    if not ways and not found.rows(sheets.THROTTLE):
+    exclusive, most = clients_of(measurement, sheets.EXCLUSIVE), peak(measurement)
+    ways = _ways(measurement)
+    if not ways and not measurement.rows(sheets.THROTTLE):
         return [*lines, "Not measured."]
     if ways:
         columns = ("who", "SMs of each", "FP32 TFLOPS of each", "spread", "together", "of exclusive", "of the peak")
         rows = [
-            _way(who, clients, _sms(found, who), exclusive[0].mean if exclusive else None, most)
+            _way(who, clients, _sms(measurement, who), exclusive[0].mean if exclusive else None, most)
             for who, clients in ways
         ]
         lines += _table(columns, rows, right=range(1, len(columns)))
         lines += ["", "Each figure is the mean of three repeats; the spread is from the least to the most of them."]
         lines += ["", f"![{sheets.TOGETHER.title}]({PLOTS}/together.svg)"]
-    if rows := found.rows(sheets.THROTTLE):
+    if rows := measurement.rows(sheets.THROTTLE):
         whole = _of(rows[0]).mean
         curve = [
             (f"{float(row[0]):g}", *row[1:3], f"{of.mean:.2f}", f"{of.spread:.2%}", f"{of.mean / whole:.1%}")
@@ -197,13 +197,13 @@ def _throughput(found: Measured) -> list[str]:
     return lines
 
 
-def _ways(found: Measured) -> list[tuple[str, list[Repeats]]]:
+def _ways(measurement: Measurement) -> list[tuple[str, list[Repeats]]]:
     names = (sheets.EXCLUSIVE, sheets.WHOLE, sheets.HALVES, sheets.FIFTHS)
-    return [(who, clients) for who in names if (clients := together(found, who))]
+    return [(who, clients) for who in names if (clients := clients_of(measurement, who))]
 
 
-def _sms(found: Measured, who: str) -> str:
-    return " / ".join(str(row[2]) for row in found.rows(sheets.TOGETHER) if row[0] == who)
+def _sms(measurement: Measurement, who: str) -> str:
+    return " / ".join(str(row[2]) for row in measurement.rows(sheets.TOGETHER) if row[0] == who)
 
 
 def _way(who: str, clients: list[Repeats], sms: str, exclusive: float | None, most: float | None) -> tuple[str, ...]:
@@ -219,13 +219,13 @@ def _way(who: str, clients: list[Repeats], sms: str, exclusive: float | None, mo
     )
 
 
-def _original(found: Measured) -> list[str]:
+def _original(measurement: Measurement) -> list[str]:
     """The original workshop's figures beside these."""
-    curve = {float(row[0]): _of(row).mean for row in found.rows(sheets.THROTTLE)}
-    whole, hundredth, fifths = curve.get(100), curve.get(1), together(found, sheets.FIFTHS)
+    curve = {float(row[0]): _of(row).mean for row in measurement.rows(sheets.THROTTLE)}
+    whole, hundredth, fifths = curve.get(100), curve.get(1), clients_of(measurement, sheets.FIFTHS)
     if whole is None or hundredth is None or not fifths:
         return []
-    most = peak(found)
+    most = peak(measurement)
     rows = [
         (
             "100 %",
@@ -242,7 +242,7 @@ def _original(found: Measured) -> list[str]:
             *_parts(ORIGINAL_FIFTHS, fifths[0].mean, whole),
         ),
     ]
-    columns = ("FP32 TFLOPS", ORIGINAL_GPU, found.gpu.product_name, f"{ORIGINAL_GPU}, share", "here, share")
+    columns = ("FP32 TFLOPS", ORIGINAL_GPU, measurement.gpu.product_name, f"{ORIGINAL_GPU}, share", "here, share")
     return [
         "## Beside the original workshop",
         "",
@@ -256,11 +256,11 @@ def _parts(original: float, here: float, whole: float) -> tuple[str, str]:
     return f"{original / ORIGINAL_WHOLE:.1%} of its 100 %", f"{here / whole:.1%} of 100 %"
 
 
-def _limits(found: Measured) -> list[str]:
+def _limits(measurement: Measurement) -> list[str]:
     lines: list[str] = []
     for sheet in (sheets.MEMORY, sheets.NEIGHBOUR, sheets.LIVE):
-        lines += _sheet(found, sheet)
-    if rows := found.rows(sheets.USERS):
+        lines += _sheet(measurement, sheet)
+    if rows := measurement.rows(sheets.USERS):
         columns = ("user", "percentage", "SMs", "FP32 TFLOPS", "spread")
         users = [
             (str(row[0]), f"{float(row[1]):g}", str(row[2]), f"{of.mean:.2f}", f"{of.spread:.2%}")
@@ -270,9 +270,9 @@ def _limits(found: Measured) -> list[str]:
     return ["## Limits", *lines] if lines else []
 
 
-def _rules(found: Measured) -> list[str]:
+def _rules(measurement: Measurement) -> list[str]:
     lines = ["## Rules of the simulated GPU", ""]
-    compared = rules(found)
+    compared = rules(measurement)
     if not compared:
         return [*lines, "Not compared: the simulated models have none of this name, or nothing was measured."]
     rows = [(rule.rule, rule.simulated, rule.real, "yes" if rule.same else "**no**") for rule in compared]
@@ -281,28 +281,28 @@ def _rules(found: Measured) -> list[str]:
     return [*lines, words, "", *_table(("rule", "simulated", "measured", "same"), rows, right=(1, 2))]
 
 
-def _capacity(found: Measured) -> list[str]:
-    lines = _sheet(found, sheets.CAPACITY)
+def _capacity(measurement: Measurement) -> list[str]:
+    lines = _sheet(measurement, sheets.CAPACITY)
     return ["## Consumable capacity with MPS", *lines] if lines else []
 
 
-def _metrics(found: Measured) -> list[str]:
-    lines = _sheet(found, sheets.BESIDE_SMI)
+def _metrics(measurement: Measurement) -> list[str]:
+    lines = _sheet(measurement, sheets.BESIDE_SMI)
     return ["## Metrics", *lines] if lines else []
 
 
-def _passed_faults(found: Measured) -> list[Fault]:
-    """Those of checks that passed: another one's seconds are not until all was well."""
+def _passed_faults(measurement: Measurement) -> list[Fault]:
+    """Faults of checks that passed: in another one the seconds do not end when all was well."""
     return [
         fault
-        for _, results in found.parts
+        for _, results in measurement.parts
         for fault in results.faults
         if any((c.module, c.name, c.result) == (fault.module, fault.check, "passed") for c in results.checks)
     ]
 
 
-def _faults(found: Measured) -> list[str]:
-    faults = _passed_faults(found)
+def _faults(measurement: Measurement) -> list[str]:
+    faults = _passed_faults(measurement)
     if not faults:
         return []
     columns = ("fault", "who noticed", "what broke", "seconds to recover", "what was lost")
@@ -310,20 +310,22 @@ def _faults(found: Measured) -> list[str]:
     return ["## Faults", "", *_table(columns, rows, right=(3,)), "", f"![Seconds to recover]({PLOTS}/faults.svg)"]
 
 
-def _vllm(found: Measured) -> list[str]:
-    """Every load of module 06.5, and what the checks drew of them."""
+def _vllm(measurement: Measurement) -> list[str]:
+    """Section on module 06.5: every load, and the plots of the checks."""
     lines: list[str] = []
     for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS):
-        lines += _sheet(found, sheet)
+        lines += _sheet(measurement, sheet)
     if not lines:
         return []
-    pictures = [f"![{plot.title}]({PLOTS}/{_key(plot)}.svg)" for plot in found.plots(sheets.VLLM_MODULE)]
-    words = "How it is measured, what the columns are and what follows: [module 06.5](06.5-vllm-experiment.md)."
+    pictures = [f"![{plot.title}]({PLOTS}/{_key(plot)}.svg)" for plot in measurement.plots(sheets.VLLM_MODULE)]
+    words = (
+        "How it is measured, what the columns are and what follows: [module 06.5](../learn/06.5-vllm-experiment.md)."
+    )
     return ["## vLLM", "", words, *lines, *(line for picture in pictures for line in ("", picture))]
 
 
-def _times(found: Measured) -> list[str]:
-    timed = [(run.stack, run.timeline, sum(r.seconds for r in run.results)) for run in found.runs]
+def _times(measurement: Measurement) -> list[str]:
+    timed = [(run.stack, run.timeline, sum(r.seconds for r in run.results)) for run in measurement.runs]
     columns = ("stack", "from nothing to the first pod on a GPU", "`pulumi up`", "checks", "`pulumi destroy`")
     rows = [
         (f"`{stack}`", _seconds(t.first_gpu_pod), _seconds(t.up), duration(checks), _seconds(t.down))
@@ -331,7 +333,7 @@ def _times(found: Measured) -> list[str]:
     ]
     lines = ["## Times", "", *_table(columns, rows, right=range(1, 5))]
     lines += ["", "Programs and images were made before; nothing of the cluster was there."]
-    if starts := found.rows(sheets.START):
+    if starts := measurement.rows(sheets.START):
         totals = sorted(float(row[-1]) for row in starts)
         middle = totals[len(totals) // 2]
         lines += ["", f"### {sheets.START.title}", ""]
@@ -347,14 +349,14 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else duration(value)
 
 
-def _checks(found: Measured) -> list[str]:
+def _checks(measurement: Measurement) -> list[str]:
     rows, failed = [], []
-    for run in found.runs:
+    for run in measurement.runs:
         checks = [check for results in run.results for check in results.checks]
         counts = [sum(check.result == result for check in checks) for result in ("passed", "failed", "skipped")]
         rows.append((f"`{run.stack}`", *map(str, counts)))
         failed += [
-            f"- `{run.stack}` {check.module}, {check.title}: {_cell(check.seen.splitlines()[0])}"
+            f"- `{run.stack}` {check.module}, {check.title}: {cell(check.seen.splitlines()[0])}"
             for check in checks
             if check.result == "failed" and check.seen
         ]
@@ -366,9 +368,9 @@ def _of(row: Sequence[str | int | float]) -> Repeats:
     return Repeats(tuple(float(value) for value in row[-len(sheets.REPEATS) :]))
 
 
-def _sheet(found: Measured, sheet: Sheet) -> list[str]:
+def _sheet(measurement: Measurement, sheet: Sheet) -> list[str]:
     """A table as it was recorded; nothing if it was not."""
-    rows = found.rows(sheet)
+    rows = measurement.rows(sheet)
     if not rows:
         return []
     numeric = [n for n in range(len(sheet.columns)) if all(isinstance(row[n], int | float) for row in rows)]
@@ -388,4 +390,4 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iter
 
 def _marked(text: str) -> str:
     """A cell; what this module itself marks as strong or as a link stays so."""
-    return text if text.startswith(("**", "[")) else _cell(text)
+    return text if text.startswith(("**", "[")) else cell(text)

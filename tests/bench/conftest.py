@@ -1,4 +1,4 @@
-"""Benchmarks print what they measured and keep it in results/bench.json."""
+"""Fixture by which benchmarks print figures and keep them in results/bench.json."""
 
 import json
 from collections.abc import Callable

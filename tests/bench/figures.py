@@ -1,4 +1,4 @@
-"""What benchmarks compute from what they saw: percentiles, stages of a pod's start, the driver's metrics, processes."""
+"""Figures that benchmarks compute: percentiles, stages of a pod's start, the driver's metrics, processes."""
 
 import json
 import math
@@ -15,14 +15,13 @@ import rich.table
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from checks.live import DRIVER, HOPELESS
+from checks.live import DRIVER
+from checks.timeline import STAGES, Moments
 from toolchain.paths import CHECKOUT
 
 RESULTS = CHECKOUT / "results" / "bench"
 PLAIN_WIDTH = 140  # of a log, which has no width of its own
 MIB = 1024 * 1024
-# The stages of a pod's start, in order; a pod without a claim has none of the first.
-STAGES = ("claim made", "scheduled", "started")
 DURATION = "nvidia_dra_request_duration_seconds"
 ERRORS = "nvidia_dra_node_prepare_errors"
 
@@ -35,7 +34,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """How values are spread: their number, mean, p50, p99, greatest."""
+    """Summary of values: their number, mean, p50, p99, greatest."""
     p50, p99 = percentile(values, 50), percentile(values, 99)
     return {"count": len(values), "mean": statistics.fmean(values), "p50": p50, "p99": p99, "max": max(values)}
 
@@ -71,68 +70,6 @@ def save(name: str, figures: Mapping[str, Any]) -> Path:
     return file
 
 
-@dataclass
-class Moments:
-    """When a pod reached each stage, in seconds of the client's monotonic clock; None is not yet, or never."""
-
-    created: float | None = None
-    claimed: float | None = None
-    scheduled: float | None = None
-    running: float | None = None
-
-    @property
-    def total(self) -> float:
-        """Seconds from created to running."""
-        assert self.created is not None and self.running is not None, f"the pod was not seen to run: {self}"
-        return self.running - self.created
-
-    @property
-    def stages(self) -> tuple[float, float, float]:
-        """Seconds that each of `STAGES` took; they add up to `total`.
-
-        Under load the first may be below 0: the controller can make a claim before the answer to the pod's creation
-        is with the client.
-        """
-        assert self.created is not None and self.scheduled is not None and self.running is not None, f"{self}"
-        claimed = self.created if self.claimed is None else self.claimed
-        return claimed - self.created, self.scheduled - claimed, self.running - self.scheduled
-
-
-class Timeline:
-    """The moments of pods, by the events of a watch."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.moments = {name: Moments() for name in names}
-
-    @property
-    def awaited(self) -> list[str]:
-        """Pods that do not run yet, or whose create call has not returned."""
-        return [name for name, at in self.moments.items() if at.running is None or at.created is None]
-
-    def created(self, name: str, at: float) -> None:
-        """The call that creates the pod has returned."""
-        self.moments[name].created = at
-
-    def note(self, at: float, event: Mapping[str, Any]) -> None:
-        """Take in an event that arrived at `at`. AssertionError for a pod that will not run, and a watch's error."""
-        assert event["type"] != "ERROR", f"the watch on pods broke: {event['object']}"
-        pod = event["object"]
-        moments = self.moments.get(pod["metadata"]["name"])
-        if moments is None or event["type"] == "BOOKMARK":
-            return
-        status = pod.get("status", {})
-        if moments.claimed is None and status.get("resourceClaimStatuses"):
-            moments.claimed = at
-        if moments.scheduled is None and pod["spec"].get("nodeName"):
-            moments.scheduled = at
-        states = [found["state"] for found in status.get("containerStatuses", [])]
-        if moments.running is None and states and all("running" in state for state in states):
-            moments.running = at
-        for state in states:
-            broken = "terminated" in state or state.get("waiting", {}).get("reason") in HOPELESS
-            assert not broken or moments.running is not None, f"pod {pod['metadata']['name']} does not run: {state}"
-
-
 def breakdown(claim: Sequence[Moments], plain: Sequence[Moments]) -> dict[str, tuple[float, float, float]]:
     """Stage -> mean seconds with a claim, mean seconds without one, their difference.
 
@@ -148,7 +85,7 @@ def _mean_stages(pods: Sequence[Moments]) -> list[float]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a driver's plugins say of the claims that they prepared, since they started or between two looks.
+    """Counts of claims that a driver's plugins prepared, since they started or between two looks.
 
     The seconds of a request include its wait for the plugin's lock: a node's claims are prepared one by one. A request
     that failed is among the errors only; the kubelet asks again.
@@ -160,21 +97,21 @@ class Prepared:
 
     @classmethod
     def parse(cls, text: str) -> "Prepared":
-        """Of one plugin's metrics. Raises ValueError where it has not those of NVIDIA's driver."""
-        found: dict[str, float] = {}
+        """Counts in one plugin's metrics. Raises ValueError where they are not those of NVIDIA's driver."""
+        totals: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.labels.get("driver") == DRIVER and sample.labels.get("operation", "prepare") == "prepare":
-                    found[sample.name] = found.get(sample.name, 0) + sample.value
-        if f"{DURATION}_count" not in found:
+                    totals[sample.name] = totals.get(sample.name, 0) + sample.value
+        if f"{DURATION}_count" not in totals:
             raise ValueError(f"no {DURATION}_count of {DRIVER} for prepare; look what the driver's version calls it")
-        return cls(int(found[f"{DURATION}_count"]), found[f"{DURATION}_sum"], int(found.get(f"{ERRORS}_total", 0)))
+        return cls(int(totals[f"{DURATION}_count"]), totals[f"{DURATION}_sum"], int(totals.get(f"{ERRORS}_total", 0)))
 
     def __add__(self, other: "Prepared") -> "Prepared":
         return Prepared(self.requests + other.requests, self.seconds + other.seconds, self.errors + other.errors)
 
     def since(self, before: "Prepared") -> "Prepared":
-        """What came after `before`. AssertionError if a plugin has started again in between."""
+        """Counts since `before`. AssertionError if a plugin has started again in between."""
         later = Prepared(self.requests - before.requests, self.seconds - before.seconds, self.errors - before.errors)
         assert min(later.requests, later.errors) >= 0, f"a plugin started again: {before} became {self}"
         return later
@@ -209,8 +146,8 @@ def program(arguments: Sequence[str]) -> str:
 
 
 def processes(text: str, programs: Iterable[str]) -> list[Process]:
-    """Those of `programs` in what `test_at_rest.READ` prints; one that ended while it was read is left out."""
-    wanted, found = set(programs), []
+    """Processes of `programs` in the output of `test_at_rest.READ`; without those that ended while it was read."""
+    wanted, running = set(programs), []
     for block in re.split(r"^process\t", text, flags=re.MULTILINE)[1:]:
         head, *lines = block.splitlines()
         pid, *arguments = head.split("\t")
@@ -222,8 +159,8 @@ def processes(text: str, programs: Iterable[str]) -> list[Process]:
         # The second field is in parentheses, and may hold any letter; man 5 proc counts the state as the third.
         fields = stat.rpartition(")")[2].split()
         ticks = sum(int(field) for field in fields[11:15])
-        found.append(Process(name, int(pid), int(fields[19]), ticks, sizes["VmRSS:"], sizes.get("Pss:")))
-    return found
+        running.append(Process(name, int(pid), int(fields[19]), ticks, sizes["VmRSS:"], sizes.get("Pss:")))
+    return running
 
 
 @dataclass(frozen=True)
@@ -237,12 +174,12 @@ class Container:
 
 def containers(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], Container]:
     """(namespace, pod, container) -> what a node's summary says of it; without those that it has no figures of."""
-    found = {}
+    by_key = {}
     for pod in summary["pods"]:
         for container in pod.get("containers", []):
             cpu, memory = container.get("cpu", {}), container.get("memory", {})
             if "usageCoreNanoSeconds" in cpu and "workingSetBytes" in memory:
                 key = (pod["podRef"]["namespace"], pod["podRef"]["name"], container["name"])
                 at = datetime.fromisoformat(cpu["time"])
-                found[key] = Container(at, cpu["usageCoreNanoSeconds"] / 1e9, memory["workingSetBytes"] / MIB)
-    return found
+                by_key[key] = Container(at, cpu["usageCoreNanoSeconds"] / 1e9, memory["workingSetBytes"] / MIB)
+    return by_key

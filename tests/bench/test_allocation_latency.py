@@ -1,34 +1,26 @@
-"""How long a pod with a claim takes from created to running, beside one without, and which stage takes the difference.
+"""Time of a pod with a claim from created to running, beside one without, and the stages that make the difference.
 
-Times are those of the client: of its monotonic clock when a create call returns and when an event of one watch on
-pods arrives. The API's own timestamps are whole seconds, which is as much as a pod takes. The kubelet looks at its
-containers once a second, so either kind of pod is seen to run up to a second late.
+Times are those of `checks.timeline`: of the client's clock.
 """
 
-import base64
-import http.client
-import json
-import ssl
 import statistics
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import kr8s
 import pytest
 import yaml
 
-from checks.live import LiveStack, mebibytes, wait_for
+from checks.live import LiveStack, wait_for
+from checks.timeline import CLAIM_TEMPLATE, STAGES, Api, Moments, Timeline, follow, pod_manifest
 from components.dra_driver import NAMESPACE
-from modules import images_of
+from gpus.quantity import quantity_mib
+from machine.images import images_of
 from settings import PROJECT
-from tests.bench.figures import STAGES, Moments, Prepared, Timeline, breakdown, percentile, save, show, spread
+from tests.bench.figures import Prepared, breakdown, percentile, save, show, spread
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -45,85 +37,10 @@ ROUNDS = {1: 5, 10: 2, 50: 2, 200: 2}
 KINDS = ("claim", "plain")
 MEMORY_MIB = 256
 CREATORS = 8
-RUN_SECONDS = 600
-# Some pod goes on more often than this, however many there are.
-SILENT_SECONDS = 120
 CLEAN_SECONDS = 600
 METRICS_PORT = 8080
 AIM_DIFFERENCE_OF_ONE = 3.0
 AIM_RATIO_OF_MOST = 3.0
-
-
-class Api:
-    """The cluster's API by bare HTTPS: what a full client does with every answer would show in the times."""
-
-    def __init__(self, kubeconfig: Path, context: str) -> None:
-        """Reads the certificates that Kind writes into a kubeconfig."""
-        config: Any = yaml.safe_load(kubeconfig.read_text())
-        (names,) = [found["context"] for found in config["contexts"] if found["name"] == context]
-        (cluster,) = [found["cluster"] for found in config["clusters"] if found["name"] == names["cluster"]]
-        (user,) = [found["user"] for found in config["users"] if found["name"] == names["user"]]
-        self.server = urlsplit(cluster["server"])
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.tls.load_verify_locations(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile() as file:  # readable by this user only
-            for key in ("client-certificate-data", "client-key-data"):
-                file.write(base64.b64decode(user[key]))
-            file.flush()
-            self.tls.load_cert_chain(file.name)
-
-    def connect(self) -> http.client.HTTPSConnection:
-        assert self.server.hostname
-        return http.client.HTTPSConnection(
-            self.server.hostname, self.server.port, timeout=SILENT_SECONDS, context=self.tls
-        )
-
-    @contextmanager
-    def pod_events(self, namespace: str) -> Iterator[Iterator[tuple[float, dict[str, Any]]]]:
-        """All that happens to pods from now on, each event with the time of its arrival.
-
-        The watch is open once the block begins. An AssertionError ends it when `RUN_SECONDS` are over, a TimeoutError
-        when nothing has happened for `SILENT_SECONDS`.
-        """
-        path = f"/api/v1/namespaces/{namespace}/pods"
-        connection = self.connect()
-        try:
-            version = _answer(connection, "GET", path)["metadata"]["resourceVersion"]
-            connection.request("GET", f"{path}?watch=1&resourceVersion={version}&timeoutSeconds={10 * RUN_SECONDS}")
-            response = connection.getresponse()
-            assert response.status == 200, f"GET {path}: {response.status} {response.read().decode()}"
-            yield _events(response)
-        finally:
-            connection.close()
-
-    def create_pods(self, manifests: Sequence[dict[str, Any]], timeline: Timeline) -> None:
-        """One after another, noting when each call has returned."""
-        connection = self.connect()
-        try:
-            for manifest in manifests:
-                metadata = manifest["metadata"]
-                _answer(connection, "POST", f"/api/v1/namespaces/{metadata['namespace']}/pods", manifest)
-                timeline.created(metadata["name"], time.monotonic())
-        finally:
-            connection.close()
-
-
-def _answer(connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    text = None if body is None else json.dumps(body)
-    connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
-    response = connection.getresponse()
-    answer = response.read()
-    assert response.status in (200, 201), f"{method} {path}: {response.status} {answer.decode()}"
-    return json.loads(answer)
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[tuple[float, dict[str, Any]]]:
-    deadline = time.monotonic() + RUN_SECONDS
-    while line := response.readline():
-        at = time.monotonic()
-        assert at < deadline, f"after {RUN_SECONDS} s not every pod runs"
-        yield at, json.loads(line)
-    raise AssertionError("the API ended the watch on pods before every pod ran")
 
 
 @dataclass(frozen=True)
@@ -136,7 +53,7 @@ class Round:
 
     @property
     def seconds(self) -> float:
-        """From the first pod created to the last one running."""
+        """Seconds from the first pod created to the last one running."""
         created, running = zip(*((at.created or 0.0, at.running or 0.0) for at in self.pods), strict=True)
         return max(running) - min(created)
 
@@ -148,37 +65,9 @@ def template(namespace: str) -> dict[str, Any]:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "part", "namespace": namespace},
+        "metadata": {"name": CLAIM_TEMPLATE, "namespace": namespace},
         "spec": {"spec": {"devices": {"requests": [request]}}},
     }
-
-
-def pod(name: str, namespace: str, image: str, *, claim: bool) -> dict[str, Any]:
-    """A pod that prints a line and waits; both kinds are the same but for the claim."""
-    resources: dict[str, Any] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}}
-    spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": "probe",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "args": ["hold"],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                "resources": resources,
-            }
-        ],
-    }
-    if claim:
-        resources["claims"] = [{"name": "gpu"}]
-        spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "part"}]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 @pytest.fixture(scope="module")
@@ -191,31 +80,31 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
 
 
 def assert_room(stack: LiveStack, pods: int) -> None:
-    """Whether so many pods, and their claims, fit the GPU nodes beside what is there."""
+    """Assertion that so many pods, and their claims, fit the GPU nodes beside what is there."""
     nodes = [node.node for node in stack.settings.gpu_nodes]
     room = sum(int(stack.one("nodes", node)["status"]["allocatable"]["pods"]) for node in nodes)
-    room -= sum(found["spec"].get("nodeName") in nodes for found in stack.get("pods", namespace=kr8s.ALL))
+    room -= sum(other["spec"].get("nodeName") in nodes for other in stack.get("pods", namespace=kr8s.ALL))
     assert room >= pods, f"{pods} pods do not fit: {', '.join(nodes)} have room for {room}; give the stack more workers"
-    claims = sum(mebibytes(device["memory"]) // MEMORY_MIB for device in stack.devices().values())
+    claims = sum(quantity_mib(device["memory"]) // MEMORY_MIB for device in stack.devices().values())
     assert claims >= pods, f"{pods} claims of {MEMORY_MIB} MiB do not fit: the GPUs have room for {claims}"
 
 
 def prepared(stack: LiveStack) -> Prepared:
-    """What the plugins of all nodes have prepared since they started."""
+    """Counts of the plugins of all nodes since they started."""
     label = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
-    found = Prepared()
+    total = Prepared()
     for plugin in stack.get("pods", namespace=NAMESPACE, label_selector=label):
         name = f"{plugin['metadata']['name']}:{METRICS_PORT}"
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/proxy/metrics"
-        found += Prepared.parse(stack.kubectl("get", "--raw", path))
-    return found
+        total += Prepared.parse(stack.kubectl("get", "--raw", path))
+    return total
 
 
 def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -> Round:
     """Create the pods at once, wait until all run, and remove them with their claims."""
-    image = images_of(stack.settings).gpu_probe
+    image = images_of(stack.settings)["gpu-probe"]
     names = [f"{kind}-{number}" for number in range(count)]
-    manifests = [pod(name, namespace, image, claim=kind == "claim") for name in names]
+    manifests = [pod_manifest(name, namespace, image, claim=kind == "claim") for name in names]
     timeline, before = Timeline(names), prepared(stack)
     try:
         with api.pod_events(namespace) as events, ThreadPoolExecutor(CREATORS) as pool:
@@ -230,28 +119,6 @@ def measure(stack: LiveStack, api: Api, namespace: str, kind: str, count: int) -
     return Round(kind, list(timeline.moments.values()), made)
 
 
-def follow(timeline: Timeline, events: Iterator[tuple[float, dict[str, Any]]], created: Sequence[Future[None]]) -> None:
-    """Take in events until every pod runs. AssertionError with the reason if one does not."""
-    try:
-        while timeline.awaited:
-            timeline.note(*next(events))
-            raise_failed(created)
-            if all(at.running is not None for at in timeline.moments.values()):
-                # The last call may return after the watch has told of its pod.
-                for future in created:
-                    future.result(SILENT_SECONDS)
-    except (TimeoutError, AssertionError) as error:
-        # A pod that could not be created is the reason, whatever the watch has or has not said since.
-        raise_failed(created)
-        raise AssertionError(f"{error}; still awaited: {', '.join(timeline.awaited)}") from error
-
-
-def raise_failed(created: Sequence[Future[None]]) -> None:
-    for future in created:
-        if future.done():
-            future.result()
-
-
 def clean(stack: LiveStack, namespace: str) -> None:
     """Remove all pods; the driver gives up their claims before they are gone."""
     stack.kubectl("delete", "pods", "-n", namespace, "--all", "--wait=false")
@@ -261,7 +128,7 @@ def clean(stack: LiveStack, namespace: str) -> None:
 
 
 def pods_of(rounds: Sequence[Round], kind: str) -> list[Moments]:
-    return [at for found in rounds if found.kind == kind for at in found.pods]
+    return [at for round_ in rounds if round_.kind == kind for at in round_.pods]
 
 
 def totals(rounds: Sequence[Round], kind: str) -> list[float]:
@@ -269,10 +136,10 @@ def totals(rounds: Sequence[Round], kind: str) -> list[float]:
 
 
 def compared(rounds: Sequence[Round]) -> dict[str, Any]:
-    """What rounds of one size say: both kinds, their difference by stage, and the driver's part of it."""
+    """Comparison of the rounds of one size: both kinds, their difference by stage, and the driver's part of it."""
     claim, plain = (spread(totals(rounds, kind)) for kind in KINDS)
     stages = breakdown(*(pods_of(rounds, kind) for kind in KINDS))
-    driver = sum((found.prepared for found in rounds), Prepared())
+    driver = sum((round_.prepared for round_ in rounds), Prepared())
     return {
         "claim": claim,
         "plain": plain,
@@ -285,10 +152,10 @@ def compared(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def growth(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]], kind: str) -> str:
-    """How p50 grows with the number of pods, in a line."""
+    """Growth of p50 with the number of pods, in a line."""
     least, most = min(results), max(results)
     first, last = results[least][kind]["p50"], results[most][kind]["p50"]
-    rate = most / statistics.fmean(found.seconds for found in rounds[most] if found.kind == kind)
+    rate = most / statistics.fmean(round_.seconds for round_ in rounds[most] if round_.kind == kind)
     each = ", ".join(f"{results[count][kind]['p50'] / count:.3f} at {count}" for count in results)
     slope = (last - first) / (most - least)
     return (
@@ -300,8 +167,8 @@ def growth(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]], k
 def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -> None:
     """Print the tables and keep everything."""
     rows = [
-        (str(count), kind, str(found[kind]["count"]), *(found[kind][key] for key in ("p50", "p99", "max", "mean")))
-        for count, found in results.items()
+        (str(count), kind, str(result[kind]["count"]), *(result[kind][key] for key in ("p50", "p99", "max", "mean")))
+        for count, result in results.items()
         for kind in KINDS
     ]
     note = "p99 of fewer than 100 pods is the slowest one. Simulated GPUs: times of Kubernetes and of NVIDIA's driver."
@@ -310,12 +177,12 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
     rows = [
         (
             str(count),
-            *(found[key] for key in ("ratioOfP50", "differenceOfP50", "differenceOfMean")),
-            *(found["stages"][stage]["difference"] for stage in STAGES),
-            found["prepare"]["meanSeconds"],
-            str(found["prepare"]["errors"]),
+            *(result[key] for key in ("ratioOfP50", "differenceOfP50", "differenceOfMean")),
+            *(result["stages"][stage]["difference"] for stage in STAGES),
+            result["prepare"]["meanSeconds"],
+            str(result["prepare"]["errors"]),
         )
-        for count, found in results.items()
+        for count, result in results.items()
     ]
     note = (
         f"The stages add up to the mean difference: {STAGES[0]} is the claim controller's, {STAGES[1]} the "
@@ -328,11 +195,11 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
     raw = {
         str(count): [
             {
-                "kind": found.kind,
-                "seconds": round(found.seconds, 3),
-                "pods": [[round(seconds, 3) for seconds in (*at.stages, at.total)] for at in found.pods],
+                "kind": round_.kind,
+                "seconds": round(round_.seconds, 3),
+                "pods": [[round(seconds, 3) for seconds in (*at.stages, at.total)] for at in round_.pods],
             }
-            for found in turns
+            for round_ in turns
         ]
         for count, turns in rounds.items()
     }
@@ -342,7 +209,7 @@ def report(results: dict[int, dict[str, Any]], rounds: dict[int, list[Round]]) -
             "simulated": True,
             "config": CONFIG,
             "unit": "seconds",
-            "results": {str(count): found for count, found in results.items()},
+            "results": {str(count): result for count, result in results.items()},
             "growth": dict(zip(KINDS, lines, strict=True)),
             "columnsOfPods": [*STAGES, "created to running"],
             "rounds": raw,
@@ -365,7 +232,7 @@ def test_claim_costs_a_pod_little_time(stack: LiveStack) -> None:
                 order = KINDS if turn % 2 == 0 else KINDS[::-1]
                 rounds.setdefault(count, []).extend(measure(stack, api, space, kind, count) for kind in order)
                 print(f"{count} at once, round {turn + 1} of {number}: " + ", ".join(one_line(rounds[count][-2:])))
-    results = {count: compared(found) for count, found in rounds.items()}
+    results = {count: compared(turns) for count, turns in rounds.items()}
     report(results, rounds)
     least, most = results[min(ROUNDS)], results[max(ROUNDS)]
     assert least["differenceOfP50"] < AIM_DIFFERENCE_OF_ONE
@@ -373,4 +240,4 @@ def test_claim_costs_a_pod_little_time(stack: LiveStack) -> None:
 
 
 def one_line(rounds: Sequence[Round]) -> list[str]:
-    return [f"{found.kind} p50 {percentile([at.total for at in found.pods], 50):.2f} s" for found in rounds]
+    return [f"{round_.kind} p50 {percentile([at.total for at in round_.pods], 50):.2f} s" for round_ in rounds]

@@ -1,4 +1,4 @@
-"""What the driver's plugin and the workshop's daemons take of a node's memory and CPU while nothing happens.
+"""Memory and CPU of the driver's plugin and of the workshop's daemons while nothing happens.
 
 Processes are read in the nodes from /proc. What a probe of the kubelet starts is a process of its own, so the kubelet's
 figures of the whole containers stand beside them. nvidia-cuda-mps-control and -server are the simulated ones: theirs
@@ -53,17 +53,17 @@ exit 0
 def expected(settings: Settings) -> dict[str, int]:
     """Program -> how many of it must run in the cluster, by what the stack's modules bring."""
     nodes = len(settings.gpu_nodes)
-    found = {"gpu-kubelet-plugin": nodes}
+    counts = {"gpu-kubelet-plugin": nodes}
     if settings.gpu.source == "simulated":
-        found["gpu-sim"] = nodes
+        counts["gpu-sim"] = nodes
     if "04" in settings.modules and settings.mps.mode == "daemon":
         # A server starts with the first client, and only the first node has clients.
-        found |= {"mps-daemon": nodes, "nvidia-cuda-mps-control": nodes, SERVER: 1}
+        counts |= {"mps-daemon": nodes, "nvidia-cuda-mps-control": nodes, SERVER: 1}
     if "08" in settings.modules and settings.observability.exporter == "nvml":
-        found[gpu_exporter.NAME] = nodes
+        counts[gpu_exporter.NAME] = nodes
     if "09" in settings.modules:
-        found[taint_keeper.NAME] = 1
-    return found
+        counts[taint_keeper.NAME] = 1
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -84,28 +84,28 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def running(stack: LiveStack, wanted: dict[str, int]) -> dict[tuple[str, tuple[int, int]], Process]:
     """(node, process) -> what it has used by now."""
-    found = {}
+    by_key = {}
     for node in stack.get("nodes"):
         name = node["metadata"]["name"]
         text = stack.in_node(name, "bash", "-c", READ, "read", "|".join(wanted))
-        found |= {(name, process.key): process for process in processes(text, wanted)}
-    return found
+        by_key |= {(name, process.key): process for process in processes(text, wanted)}
+    return by_key
 
 
-def missing(found: dict[tuple[str, tuple[int, int]], Process], wanted: dict[str, int]) -> dict[str, str]:
-    counts = {name: sum(process.program == name for process in found.values()) for name in wanted}
+def missing(by_key: dict[tuple[str, tuple[int, int]], Process], wanted: dict[str, int]) -> dict[str, str]:
+    counts = {name: sum(process.program == name for process in by_key.values()) for name in wanted}
     return {name: f"{counts[name]} of {number}" for name, number in wanted.items() if counts[name] < number}
 
 
 def all_containers(stack: LiveStack) -> dict[tuple[str, str, str, str], Container]:
     """(node, namespace, pod, container) -> what its kubelet says, of what the stack brings."""
-    found = {}
+    by_key = {}
     for node in stack.get("nodes"):
         name = node["metadata"]["name"]
         summary = json.loads(stack.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/stats/summary"))
         here = containers(summary)
-        found |= {(name, *key): container for key, container in here.items() if key[0] in NAMESPACES}
-    return found
+        by_key |= {(name, *key): container for key, container in here.items() if key[0] in NAMESPACES}
+    return by_key
 
 
 def test_programs_take_little_at_rest(stack: LiveStack) -> None:
@@ -160,8 +160,8 @@ def test_programs_take_little_at_rest(stack: LiveStack) -> None:
     )
     greedy = {}
     for name in wanted:
-        own = [row for row in rows if row[0] == name]
-        memory, cores = statistics.fmean(row[2] for row in own), statistics.fmean(row[5] for row in own)
+        of_program = [row for row in rows if row[0] == name]
+        memory, cores = statistics.fmean(row[2] for row in of_program), statistics.fmean(row[5] for row in of_program)
         if memory > AIM_MIB or cores > AIM_CORES:
             greedy[name] = f"{memory:.0f} MiB, {cores:.3f} cores"
     assert not greedy, f"more than {AIM_MIB} MiB or {AIM_CORES} cores at rest: {greedy}"

@@ -1,4 +1,4 @@
-"""How soon a changed MPS limit reaches a client: by `pulumi up`, and by hand with kubectl doing the same."""
+"""Time until a changed MPS limit reaches a client: by `pulumi up`, and by hand with kubectl doing the same."""
 
 import statistics
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from checks.live import LiveStack, wait_for
-from checks.mps import CLIENTS, Client, Daemon, deployed
+from checks.mps import CLIENTS, Client, Daemon, deployment_pods
 from components.mps_clients import LIMITS_ANNOTATION
 from gpus.mps import granted_multiprocessors
 from tests.e2e.workspace import Workspace
@@ -35,10 +35,10 @@ def config(percentage: int) -> str:
 
 
 def first_client(stack: LiveStack, sms: int) -> Callable[[], bool]:
-    """Whether one of the stack's clients runs with that many SMs."""
+    """True if one of the stack's clients runs with that many SMs."""
 
     def look() -> bool:
-        for pod in deployed(stack, "clients"):
+        for pod in deployment_pods(stack, "clients"):
             if pod["status"]["phase"] == "Running" and all(s["ready"] for s in pod["status"]["containerStatuses"]):
                 lines = Client(stack, pod["metadata"]["name"]).lines()
                 if any(line.get("holding") and line["sms"] == sms for line in lines):
@@ -54,7 +54,7 @@ def by_pulumi(workspace: Workspace, percentage: int) -> subprocess.Popen[str]:
 
 
 def by_hand(stack: LiveStack, percentage: int) -> None:
-    """What the stack does, in its order: what daemons start with, the running ones, the clients."""
+    """Change by hand, in the stack's order: what daemons start with, the running ones, the clients."""
     namespace, pod = Daemon(stack).pod
     data = f'{{"data": {{"activeThreadPercentage": "{percentage}"}}}}'
     stack.kubectl("patch", "configmap", "-n", namespace, "mps-limits", "-p", data)

@@ -1,4 +1,4 @@
-"""How long a warm `pulumi up` of modules 00 to 03 takes beside the same by hand, and a preview without a change."""
+"""Time of a warm `pulumi up` of modules 00 to 03 beside the same by hand, and of a preview without a change."""
 
 import statistics
 import subprocess
@@ -14,8 +14,7 @@ from components.kind_cluster import kind_config
 from components.manifests import load
 from components.simulated_gpus import DRIVER_ROOT, NAMESPACE, daemon_set_spec
 from gpus.models import load_models, render_node_config
-from machine.images import Images
-from modules import images_of
+from machine.images import Images, images_of
 from settings import Settings
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
@@ -42,7 +41,7 @@ def inputs_by_hand(folder: Path, settings: Settings, images: Images) -> None:
     (folder / "kind.yaml").write_text(yaml.safe_dump(config))
     (folder / "images").write_text("\n".join(images.to_load) + "\n")
     (folder / "chart").symlink_to(CHECKOUT / CHART)
-    values = chart_values(images.dra_driver, DRIVER_ROOT, {}, settings.driver.log_verbosity, "by-hand")
+    values = chart_values(images["dra-driver"], DRIVER_ROOT, {}, settings.driver.log_verbosity, "by-hand")
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     configs = {
         f"{node.node}.ini": render_node_config(node.node, load_models()[node.model or ""], node.count or 0)
@@ -61,7 +60,7 @@ def inputs_by_hand(folder: Path, settings: Settings, images: Images) -> None:
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
             "metadata": {"name": "gpu-sim", "namespace": NAMESPACE},
-            "spec": daemon_set_spec(images.gpu_sim, "by-hand"),
+            "spec": daemon_set_spec(images["gpu-sim"], "by-hand"),
         },
     ]
     (folder / "gpu-sim.yaml").write_text(yaml.safe_dump_all(simulated))
@@ -70,7 +69,7 @@ def inputs_by_hand(folder: Path, settings: Settings, images: Images) -> None:
         if document["kind"] == "Deployment":
             pod = document["spec"]["template"]["spec"]
             pod["nodeSelector"] = {"kubernetes.io/hostname": nodes[0]}
-            pod["containers"][0]["image"] = images.gpu_probe
+            pod["containers"][0]["image"] = images["gpu-probe"]
     second = [document for document in documents if document["metadata"]["name"] in ("every-gpu", "waiter")]
     first = sorted((d for d in documents if d not in second), key=lambda d: d["kind"] != "Namespace")
     (folder / "workloads-1.yaml").write_text(yaml.safe_dump_all(first))

@@ -1,4 +1,4 @@
-"""Which end-to-end tests there are, and which of them start first."""
+"""Marker of the end-to-end tests, and the order in which their files start."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The air-gap bundle on a machine that has nothing: a root filesystem with Python alone, own processes, no network.
+"""End-to-end test of the air-gap bundle on a machine that has nothing but Python: own processes, no network.
 
 `make bundle-test` makes the bundle and runs this on it. Needs root and mmdebstrap, as making the bundle does. The
 kernel and its cgroups are this machine's; the Docker Engine, its images and all programs are the bundle's.

@@ -1,4 +1,4 @@
-"""NVIDIA's driver is upgraded under pods that hold every GPU. One stack, in the order of the tests."""
+"""Upgrade of NVIDIA's driver under pods that hold every GPU. One stack, in the order of the tests."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import kr8s
 import pytest
 
 from checks.live import LiveStack, Playground, wait_for
-from checks.mps import CLIENTS, DRIVER_NAMESPACE, Client, Daemon, deployed
+from checks.mps import CLIENTS, DRIVER_NAMESPACE, Client, Daemon, deployment_pods
 from tests.e2e.workspace import UP_SECONDS, Workspace
 from toolchain.paths import CHECKOUT
 
@@ -39,9 +39,9 @@ NAMESPACES = ("workloads", CLIENTS, "mps-system")
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("upgrade"))
-    made.write_stack(STACK, CONFIG.format(count=GPUS, version=OLD))
-    return made
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("upgrade"))
+    copy.write_stack(STACK, CONFIG.format(count=GPUS, version=OLD))
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def plugin(stack: LiveStack) -> dict[str, Any]:
 
 
 def version(stack: LiveStack) -> str:
-    """What the plugin itself says that it is."""
+    """Version that the plugin itself prints."""
     pod = plugin(stack)["metadata"]["name"]
     return stack.kubectl("exec", "-n", DRIVER_NAMESPACE, pod, "-c", "gpus", "--", "gpu-kubelet-plugin", "--version")
 
@@ -95,11 +95,11 @@ def running(stack: LiveStack, namespaces: tuple[str, ...]) -> dict[str, tuple[st
 
 
 def claims(stack: LiveStack) -> dict[str, dict[str, Any]]:
-    """Every claim that a pod has: what it was given and who has it, by its uid."""
-    found = stack.get("resourceclaims.v1.resource.k8s.io", namespace=kr8s.ALL)
+    """Claims that pods have, by uid: the allocation and the pods."""
+    all_claims = stack.get("resourceclaims.v1.resource.k8s.io", namespace=kr8s.ALL)
     return {
         claim["metadata"]["uid"]: {key: claim["status"][key] for key in ("allocation", "reservedFor")}
-        for claim in found
+        for claim in all_claims
         if claim.get("status", {}).get("reservedFor")
     }
 
@@ -112,7 +112,7 @@ def prepared(stack: LiveStack) -> set[str]:
     return set(known)
 
 
-def sees(stack: LiveStack, namespace: str, pod: str) -> set[str]:
+def visible_gpus(stack: LiveStack, namespace: str, pod: str) -> set[str]:
     """The UUIDs of the GPUs that a process started now in a pod's container sees, by the probe and by nvidia-smi."""
     inside = ("exec", "-n", namespace, pod, "-c", "probe", "--")
     (info, *_) = stack.kubectl(*inside, "gpu-probe", "info").splitlines()
@@ -121,10 +121,10 @@ def sees(stack: LiveStack, namespace: str, pod: str) -> set[str]:
     return uuids
 
 
-def changed(preview: str) -> dict[str, str]:
+def changed_resources(preview: str) -> dict[str, str]:
     """Resource -> what a preview with --diff says it would do to it."""
-    found = re.findall(r"^\s+[~+-]+\s?\S+: \((\w+)\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", preview, re.M)
-    return {name: operation for operation, name in found}
+    operations = re.findall(r"^\s+[~+-]+\s?\S+: \((\w+)\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", preview, re.M)
+    return {name: operation for operation, name in operations}
 
 
 def test_stack_comes_up_with_the_older_driver(stack: LiveStack) -> None:
@@ -143,16 +143,18 @@ def test_every_gpu_is_held_before_the_upgrade(stack: LiveStack, playground: Play
 def test_upgrade_shows_in_the_preview_as_what_depends_on_it(workspace: Workspace, playground: Playground) -> None:
     workspace.write_stack(STACK, CONFIG.format(count=GPUS, version=NEW))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
-    assert changed(output) == dict.fromkeys(("cluster-images", "dra-driver-release", "dra-driver-gpus"), "update")
+    assert changed_resources(output) == dict.fromkeys(
+        ("cluster-images", "dra-driver-release", "dra-driver-gpus"), "update"
+    )
     assert f'"{OLD}" => "{NEW}"' in output
 
 
 def test_upgrade_leaves_what_runs_alone(workspace: Workspace, stack: LiveStack, playground: Playground) -> None:
     namespaces = (*NAMESPACES, playground.namespace)
     before, held, old = running(stack, namespaces), claims(stack), plugin(stack)["metadata"]["uid"]
-    seen = {pod: sees(stack, *pod.split("/")) for pod in before if not pod.startswith("mps-system/")}
+    uuids_by_pod = {pod: visible_gpus(stack, *pod.split("/")) for pod in before if not pod.startswith("mps-system/")}
     clients = Daemon(stack).clients()
-    assert clients == len(deployed(stack, "clients")) > 1
+    assert clients == len(deployment_pods(stack, "clients")) > 1
 
     started = time.monotonic()
     process = workspace.start("up", "--yes", "--skip-preview", "--stack", STACK)
@@ -179,13 +181,13 @@ def test_upgrade_leaves_what_runs_alone(workspace: Workspace, stack: LiveStack, 
     assert running(stack, namespaces) == before
     assert claims(stack) == held
     assert prepared(stack) == held.keys()
-    assert {pod: sees(stack, *pod.split("/")) for pod in seen} == seen
+    assert {pod: visible_gpus(stack, *pod.split("/")) for pod in uuids_by_pod} == uuids_by_pod
     assert Daemon(stack).clients() == clients
     assert len(stack.devices()) == GPUS
 
 
 def test_nothing_is_left_to_upgrade(workspace: Workspace, playground: Playground) -> None:
-    assert changed(workspace.pulumi("preview", "--diff", "--stack", STACK)) == {}
+    assert changed_resources(workspace.pulumi("preview", "--diff", "--stack", STACK)) == {}
 
 
 def test_new_driver_lets_go_of_what_the_old_one_prepared(stack: LiveStack, playground: Playground) -> None:
@@ -201,7 +203,7 @@ def test_new_driver_lets_go_of_what_the_old_one_prepared(stack: LiveStack, playg
     (fresh,) = playground.create("extended-resource")
     playground.wait_running(fresh, GENEROUS_SECONDS)
     (device,) = playground.allocated(fresh)
-    assert sees(stack, playground.namespace, fresh) == {device["uuid"]}
+    assert visible_gpus(stack, playground.namespace, fresh) == {device["uuid"]}
 
 
 def test_stacks_own_pods_start_again_under_the_new_driver(stack: LiveStack, playground: Playground) -> None:
@@ -217,7 +219,7 @@ def test_stacks_own_pods_start_again_under_the_new_driver(stack: LiveStack, play
         stack.kubectl("delete", "pods", "-n", namespace, "-l", f"app={name}")
         stack.kubectl("rollout", "status", "-n", namespace, f"{kind}/{name}", f"--timeout={GENEROUS_SECONDS}s")
     stack.scale("waiter", 1)
-    pods = deployed(stack, "clients")
+    pods = deployment_pods(stack, "clients")
     for pod in pods:
         assert Client(stack, pod["metadata"]["name"]).wait_line("holding")["sms"] > 0
     wait_for("the daemon has its clients", lambda: Daemon(stack).clients() == len(pods), GENEROUS_SECONDS)

@@ -1,4 +1,4 @@
-"""A stack on a cluster that somebody else made: everything works there, and nothing of the cluster is the stack's."""
+"""Stack on a cluster that it did not make: everything works, and the cluster is afterwards as it was."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ NODE = f"{CLUSTER}-worker"
 
 
 @dataclass(frozen=True)
-class Somebodys:
+class ForeignCluster:
     """A Kind cluster that no stack knows of."""
 
     kubeconfig: Path
@@ -35,7 +35,7 @@ class Somebodys:
         return self.kubectl("get", "node", NODE, "-o", "jsonpath={.status.images[*].names}")
 
     def contents(self) -> dict[str, Any]:
-        """What a guest could leave behind."""
+        """Objects, labels and files that a stack could leave behind."""
         kinds = (
             "namespaces,clusterroles,clusterrolebindings,deviceclasses,resourceslices,crds,"
             "validatingadmissionpolicies,mutatingadmissionpolicies"
@@ -50,8 +50,8 @@ class Somebodys:
 
 
 @pytest.fixture(scope="module")
-def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
-    folder = tmp_path_factory.mktemp("somebodys")
+def foreign_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignCluster]:
+    folder = tmp_path_factory.mktemp("foreign_cluster")
     images = json.loads((CHECKOUT / ".tools" / "images.json").read_text())
     config = kind_config(CLUSTER, 1, [], images["node"], None)
     for node in config["nodes"]:
@@ -69,11 +69,11 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
         alias = f"{images['gpu-probe'].rpartition(':')[0]}:v1"
         tag = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", images["gpu-probe"], alias]
         subprocess.run(["docker", "exec", NODE, *tag], check=True, capture_output=True)
-        made = Somebodys(kubeconfig)
-        made.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+        cluster = ForeignCluster(kubeconfig)
+        cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
         # The kubelet tells a node's images with its next report.
-        wait_for("the node reports its images", lambda: all(ref in made.images() for ref in refs))
-        yield made
+        wait_for("the node reports its images", lambda: all(ref in cluster.images() for ref in refs))
+        yield cluster
     finally:
         subprocess.run(["kind", "delete", "cluster", "--name", CLUSTER], check=True, capture_output=True)
         if "kind" not in networks.stdout.split():
@@ -81,29 +81,35 @@ def somebodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebodys]:
 
 
 @pytest.fixture(scope="module")
-def workspace(somebodys: Somebodys, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
+def workspace(foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
     settings = {
         "modules": ["00", "01", "02", "03", "04", "05", "07", "08"],
-        "cluster": {"provider": "existing", "kubeconfig": str(somebodys.kubeconfig), "context": f"kind-{CLUSTER}"},
+        "cluster": {
+            "provider": "existing",
+            "kubeconfig": str(foreign_cluster.kubeconfig),
+            "context": f"kind-{CLUSTER}",
+        },
         "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 3}]},
         # As before consumable capacity: a claim has the whole GPU. test_phase2.py has the other ways.
         "driver": {"consumableShares": "disabled"},
     }
     # As JSON, which is YAML too: PyYAML writes 08 without quotes, and Pulumi reads a number.
-    made.write_stack(
+    copy.write_stack(
         STACK, json.dumps({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}}, indent=2)
     )
-    return made
+    return copy
 
 
-def test_api_server_takes_every_manifest(somebodys: Somebodys) -> None:
+def test_api_server_takes_every_manifest(foreign_cluster: ForeignCluster) -> None:
     # Here, since no stack has made any of them yet: an API server refuses to change a claim.
-    assert refused_manifests(somebodys.kubeconfig) == {}
+    assert refused_manifests(foreign_cluster.kubeconfig) == {}
 
 
-def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: Somebodys, workspace: Workspace) -> None:
-    before = somebodys.contents()
+def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
+    foreign_cluster: ForeignCluster, workspace: Workspace
+) -> None:
+    before = foreign_cluster.contents()
     with workspace.up(STACK) as live:
         assert isinstance(live, LiveStack)
         assert {values["productName"] for values in live.devices().values()} == {"NVIDIA A100-SXM4-40GB"}
@@ -124,13 +130,13 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: S
         status, printed = workspace.verify(STACK, "00", "01", "02", "04", "07", "08")
         assert status == 0, printed
         results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
-        found = {check["name"]: check["result"] for check in results["checks"]}
+        outcomes = {check["name"]: check["result"] for check in results["checks"]}
         skipped = {
             (check["name"], check["seen"])
             for check in results["checks"]
             if check["result"] == "skipped" and check["module"] not in ("07", "08")  # some ask for shares, or more
         }
-        assert {name: seen for name, seen in skipped if seen != "needs a real GPU"} == {
+        assert {name: reason for name, reason in skipped if reason != "needs a real GPU"} == {
             "test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu": (
                 "every node has the same GPUs, so a claim cannot tell them apart by model"
             ),
@@ -138,9 +144,9 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(somebodys: S
                 "cluster.provider is existing: its cgroup driver is its own"
             ),
         }
-        assert found["test_without_consumable_shares_a_claim_has_the_whole_gpu"] == "passed"
-        assert set(found.values()) == {"passed", "skipped"}
+        assert outcomes["test_without_consumable_shares_a_claim_has_the_whole_gpu"] == "passed"
+        assert set(outcomes.values()) == {"passed", "skipped"}
         assert (workspace.root / "results" / STACK / "verify.xml").exists()
     # The kubelet removes the ResourceSlices of a driver that is gone after half a minute.
-    wait_for("the driver's slices are gone", lambda: somebodys.contents()["objects"] == before["objects"], 90)
-    assert somebodys.contents() == before
+    wait_for("the driver's slices are gone", lambda: foreign_cluster.contents()["objects"] == before["objects"], 90)
+    assert foreign_cluster.contents() == before

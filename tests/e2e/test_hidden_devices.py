@@ -1,4 +1,4 @@
-"""What keeps a stack from GPUs that gpu.devices does not name: its nodes have no device file of them."""
+"""Nodes without device files of the GPUs that gpu.devices does not name."""
 
 import json
 import os
@@ -22,7 +22,7 @@ RESTART_SECONDS = 120
 
 
 def command(folder: Path, word: str, config: str = "") -> str:
-    """What the command provider runs."""
+    """Log of the command that the command provider runs."""
     env = {
         "CLUSTER_NAME": CLUSTER,
         "CLUSTER_FOLDER": str(folder / CLUSTER),
@@ -43,15 +43,15 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hides")
     node_image = json.loads((CHECKOUT / ".tools" / "images.json").read_text())["node"]
     try:
-        said = command(folder, "create", yaml.safe_dump(kind_config(CLUSTER, 0, [], node_image, None)))
-        assert f"{NODE} has no {HIDDEN}" in said
+        output = command(folder, "create", yaml.safe_dump(kind_config(CLUSTER, 0, [], node_image, None)))
+        assert f"{NODE} has no {HIDDEN}" in output
         yield folder / CLUSTER / "kubeconfig"
     finally:
         command(folder, "delete")
 
 
 def devices() -> set[str]:
-    """Those of the two that the node has."""
+    """Device files of the two that the node has."""
     listed = ["docker", "exec", NODE, "find", "/dev", "-maxdepth", "1", "-type", "c"]
     return {HIDDEN, KEPT} & set(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split())
 

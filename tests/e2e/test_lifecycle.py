@@ -1,4 +1,4 @@
-"""The life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests."""
+"""Life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from checks.live import LiveStack, Playground, wait_for
-from checks.mps import Client, deployed
+from checks.mps import Client, deployment_pods
 from gpus.mps import context_mib
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
@@ -66,12 +66,12 @@ def traces(workspace: Workspace) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("life"))
-    made.write_stack(STACK, config(count=2))
-    made.pulumi("stack", "init", STACK)
-    yield made
-    made.pulumi("cancel", "--yes", "--stack", STACK)
-    made.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("life"))
+    copy.write_stack(STACK, config(count=2))
+    copy.pulumi("stack", "init", STACK)
+    yield copy
+    copy.pulumi("cancel", "--yes", "--stack", STACK)
+    copy.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def changes(output: str) -> dict[str, int]:
     return {word: int(number) for number, word in re.findall(r"(\d+) (?:to )?(\w+)", counts)}
 
 
-def changed(preview: str) -> set[str]:
+def changed_resources(preview: str) -> set[str]:
     """The names of the resources that a preview with --diff says it would change."""
-    found = re.findall(r"^\s+([~+-]+)\s?(\S+): \(\w+\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", preview, re.M)
-    return {name for _, _, name in found}
+    operations = re.findall(r"^\s+([~+-]+)\s?(\S+): \(\w+\)\n(?:.*\n)*?\s+\[urn=\S+::(\S+)\]", preview, re.M)
+    return {name for _, _, name in operations}
 
 
 def test_interrupted_up_is_repaired_by_the_next(workspace: Workspace, before: dict[str, object]) -> None:
@@ -147,7 +147,7 @@ def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace:
     # One more, not one less: NVIDIA's driver cannot unprepare a claim whose GPU is gone, and the MPS daemon's has all.
     workspace.write_stack(STACK, config())
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
-    assert changed(output) == {
+    assert changed_resources(output) == {
         *("mps-daemon-daemonset", "shared-gpu-clients", "limited-client-limited"),
         "simulated-gpus-config",
         "simulated-gpus-daemonset",
@@ -164,14 +164,14 @@ def test_changed_mps_limit_shows_and_reaches_every_client(workspace: Workspace) 
     daemons = [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")]
     workspace.write_stack(STACK, config(more="  dra-workshop:mps: {activeThreadPercentage: 30}\n"))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
-    assert changed(output) == {
+    assert changed_resources(output) == {
         *("mps-daemon-config", "mps-daemon-limits", "mps-policy-class-default"),
         *("shared-gpu-clients", "limited-client-limited"),
     }
     assert "thread percentage: 50 -> 30" in output
     assert "SMs granted: 70 of 142 (l40s) -> 42 of 142 (l40s)" in output
     up(workspace)
-    for pod in deployed(live, "clients"):
+    for pod in deployment_pods(live, "clients"):
         assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
     assert [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")] == daemons
 
@@ -204,14 +204,14 @@ def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Worksp
     more = f"  dra-workshop:mps: {{{limits}}}\n"
     workspace.write_stack(STACK, config(more=more))
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
-    assert changed(output) == {
+    assert changed_resources(output) == {
         *("shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"),
         "mps-policy-class-default",
     }
     assert "the claim mps/shared-gpu cannot be changed" in output
     up(workspace)
     live = LiveStack.find(workspace.root, STACK)
-    for pod in deployed(live, "clients"):
+    for pod in deployment_pods(live, "clients"):
         holding = Client(live, pod["metadata"]["name"]).wait_line("holding")
         assert holding["sms"] == 42
         assert holding["free_mib"] == pytest.approx(4096 - context_mib(42) - 256, abs=4)
@@ -241,7 +241,7 @@ def test_pods_with_claims_survive_a_restart_of_a_node(workspace: Workspace, node
         (fresh,) = playground.create("extended-resource")
         playground.wait_running(fresh, RESTART_SECONDS)
     # The clients of MPS are back under their limits, and nobody before the daemon.
-    for pod in deployed(live, "clients"):
+    for pod in deployment_pods(live, "clients"):
         assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 70
 
 

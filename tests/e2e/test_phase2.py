@@ -1,4 +1,4 @@
-"""The stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
+"""Stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
 
 import json
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ def config(**blocks: object) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("second"))
-    made.write_stack(STACK, config())
-    return made
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("second"))
+    copy.write_stack(STACK, config())
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
 
 
 def test_report_is_made_of_the_last_run(workspace: Workspace, stack: LiveStack) -> None:
-    workspace.run("python", "-m", "report", "--stack", stack.name)
+    workspace.run("python", "-m", "checks.report", "--stack", stack.name)
     folder = workspace.root / "results" / STACK
     page, document = (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
     assert "Simulated GPUs" in page and "<script" not in page
@@ -59,7 +59,8 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
 
 
-# Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared (docs/07 says so).
+# Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared
+# (docs/learn/07-consumable-capacity.md says so).
 @pytest.mark.parametrize("shares", [5, "unlimited"])
 def test_another_way_to_share_is_an_update_of_the_same_stack(
     workspace: Workspace, stack: LiveStack, shares: int | str

@@ -1,4 +1,4 @@
-"""A copy of the checkout with stacks of its own, so that tests touch none of the user's."""
+"""Copy of the checkout with stacks of its own, so that tests touch none of the user's."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ class Workspace:
 
     @property
     def env(self) -> dict[str, str]:
-        """As after `source ./activate`, whatever the caller's environment holds."""
+        """Environment as after `source ./activate`, whatever the caller's holds."""
         path = f"{self.root}/.tools/bin:{self.root}/.venv/bin:{os.environ['PATH']}"
         pulumi = {
             "PULUMI_HOME": f"{self.root}/.tools/pulumi",
@@ -88,7 +88,7 @@ class Workspace:
         return done.stdout
 
     def verify(self, stack: str, *modules: str) -> tuple[int, str]:
-        """What `make verify` runs, of all modules or of some: its exit status and what it printed."""
+        """Exit status and output of the program behind `make verify`, for all modules or some."""
         only = [word for module in modules for word in ("--module", module)]
         command = ["python", "-m", "checks.verify", "--stack", stack, *only]
         done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)

@@ -1,15 +1,14 @@
-"""Runs the Pulumi program without an engine and keeps what it registers, as a text that a person can review.
+"""Run of the Pulumi program without an engine, and the recording of what it registers.
 
 Owns the mocked answers of the engine. Leaves out what a provider would make of the inputs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
-import yaml
 from google.protobuf.json_format import MessageToDict
 from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime
@@ -34,6 +33,9 @@ OPTIONS = (
     "ignoreChanges",
     "additionalSecretOutputs",
     "customTimeouts",
+    "importId",
+    "replacementTrigger",
+    "hideDiffs",
 )
 
 
@@ -59,6 +61,15 @@ class Recording:
     resources: dict[str, Resource]
     outputs: dict[str, dict[str, Any]]
     """What each component and the stack registered as its outputs, by name."""
+
+    @property
+    def stack(self) -> str:
+        """The stack's name among the outputs, or none where it exports nothing."""
+        return next(iter(self.outputs.keys() - self.resources.keys()), "")
+
+    @property
+    def stack_outputs(self) -> dict[str, Any]:
+        return self.outputs.get(self.stack, {})
 
     def of_type(self, token: str) -> list[Resource]:
         return [resource for resource in self.resources.values() if resource.type == token]
@@ -189,49 +200,3 @@ def _plain(value: Any) -> Any:
         case str():
             return value.replace(str(CHECKOUT), "<checkout>")
     return value
-
-
-class _Dumper(yaml.SafeDumper):
-    """Block style for text of several lines, a tag for secrets, no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(Secret, lambda dumper, text: dumper.represent_scalar("!secret", str(text)))
-
-
-def render(recording: Recording) -> str:
-    """The resources as a tree by parent, each with what the program says of it; ends with the stack's outputs."""
-    lines = list(_tree(recording, None, 0))
-    for name, outputs in recording.outputs.items():
-        if name not in recording.resources:
-            lines += _yaml({"outputs": outputs}, 0)
-    return "\n".join(lines) + "\n"
-
-
-def _tree(recording: Recording, parent: str | None, depth: int) -> Iterator[str]:
-    for resource in recording.children(parent):
-        yield f"{'  ' * depth}{resource.name} ({resource.type})"
-        facts = {
-            "provider": resource.provider,
-            "dependsOn": resource.depends_on,
-            "deletedWith": resource.deleted_with,
-            **resource.options,
-            "inputs": resource.inputs,
-            "outputs": recording.outputs.get(resource.name),
-        }
-        yield from _yaml({key: value for key, value in facts.items() if value}, depth + 2)
-        yield from _tree(recording, resource.name, depth + 1)
-
-
-def _yaml(data: Mapping[str, Any], depth: int) -> Sequence[str]:
-    if not data:
-        return []
-    text = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, width=10_000)
-    return [("  " * depth + line).rstrip() for line in text.splitlines()]

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
+ACCEPT = "pytest tests/golden --update-golden"
+
 
 def compare(file: Path, now: str, request: pytest.FixtureRequest) -> None:
     """Fail with the difference to the reviewed text, or write it where the run is for that."""
     if request.config.getoption("--update-golden", default=False):
         file.parent.mkdir(exist_ok=True)
-        file.write_text(now)
-    reviewed = file.read_text() if file.exists() else ""
-    lines = difflib.unified_diff(
-        reviewed.splitlines(), now.splitlines(), f"{file.name} (reviewed)", f"{file.name} (registered now)", lineterm=""
-    )
-    if difference := "\n".join(lines):
-        pytest.fail(f"{difference}\nif this is meant: pytest tests/golden --update-golden", pytrace=False)
+        file.write_bytes(now.encode())
+    # Bytes, since reading as text would take another line end for the same.
+    reviewed = file.read_bytes().decode() if file.exists() else ""
+    if reviewed == now:
+        return
+    texts = (reviewed.split("\n"), now.split("\n"))
+    lines = difflib.unified_diff(*texts, f"{file.name} (reviewed)", f"{file.name} (registered now)", lineterm="")
+    pytest.fail("\n".join([*lines, f"if this is meant, accept it with: {ACCEPT}"]), pytrace=False)

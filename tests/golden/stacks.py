@@ -1,6 +1,6 @@
-"""The stacks whose registrations are kept as texts, and how one is recorded whatever this machine is like."""
+"""The stacks whose registrations are kept as texts: how one is recorded whatever this machine is like, and its text."""
 
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,27 +9,38 @@ import yaml
 
 import modules
 from machine import gpus as host_gpus
+from machine import images, prerequisites
 from machine import kind as kind_cluster
-from machine import prerequisites
 from machine.gpus import HostGpu, HostGpus
-from machine.images import Images
 from machine.nvidia_driver import Found, HostDriver, Mount
 from settings import PROJECT, Settings
+from tests.golden.derived import by_difference
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
+from tests.golden.text import whole
 
 FOLDER = Path(__file__).resolve().parent
 FILES = {
     **{file.name.split(".")[1]: file for file in sorted((CHECKOUT / "stacks").glob("Pulumi.*.yaml"))},
     **{file.stem: file for file in sorted((FOLDER / "variants").glob("*.yaml"))},
 }
-IMAGES = Images(
-    node="localhost/dra-workshop/node:v1-0123456789ab",
-    dra_driver="localhost/dra-workshop/dra-driver:v1-0123456789ab",
-    gpu_sim="localhost/dra-workshop/gpu-sim:v1-0123456789ab",
-    gpu_probe="localhost/dra-workshop/gpu-probe:v1-0123456789ab",
-    mps_daemon="localhost/dra-workshop/mps-daemon:v1-0123456789ab",
-    gpu_agents="localhost/dra-workshop/gpu-agents:v1-0123456789ab",
-)
+# Stacks whose text is what differs from another's, each with the one that makes it shortest. The others' are whole.
+BASES = {
+    "cluster-only": "phase1",
+    "gpu-claim": "phase1",
+    "gpu-exclusive": "phase1",
+    "gpu-mps": "phase1",
+    "gpu-shared": "phase2",
+    "phase1-claim": "phase1",
+    "single-node": "phase1",
+    "two-workers": "phase1",
+    "unlimited": "phase2",
+}
+# What set-up recorded, whatever it did on this machine.
+INDEX = {
+    name: f"localhost/dra-workshop/{name}:v1-0123456789ab"
+    for name in ("node", "dra-driver", "dra-driver-0.4.1", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
+}
+IMAGES = images.Images(INDEX["node"], {name: ref for name, ref in INDEX.items() if name != "node"})
 NVIDIA, VERSION = Path("/usr/local/nvidia"), "580.159.04"
 LIBRARY_FOLDERS = ("/driver/usr/lib/x86_64-linux-gnu", "/driver/lib")
 # A machine with two H100s and their driver in a folder of its own, whatever this one has.
@@ -77,7 +88,40 @@ def record(settings: Settings, recorder: Recorder | None = None) -> Recording:
         mock.patch.object(kind_cluster, "incarnation", return_value="1"),
         mock.patch.object(prerequisites, "require"),
         mock.patch.object(host_gpus, "discover", side_effect=host),
-        mock.patch.object(Images, "made_by_setup", side_effect=lambda chosen, _version: replace(IMAGES, **chosen)),
+        mock.patch.object(images, "read_index", return_value=INDEX),
     ):
-        images = modules.images_of(settings)
-        return run(lambda: export(modules.build(settings, images)), settings.stack, recorder)
+        return run(lambda: export(modules.build(settings, images.images_of(settings))), settings.stack, recorder)
+
+
+@cache
+def recorded(stack: str) -> Recording:
+    return record(load(stack))
+
+
+def text_of(stack: str) -> str:
+    """What the stack registers, as its file has it: in full, or what differs from its base."""
+    if stack not in BASES:
+        return whole(recorded(stack))
+    base = BASES[stack]
+    title = f"{stack}: what differs from {base} ({base}.txt). Its names are read as this stack's:"
+    return by_difference(recorded(stack), recorded(base), title, counterparts(base, stack))
+
+
+def counterparts(base: str, stack: str) -> dict[str, str]:
+    """What a stack has in place of its base's names: cluster, folder, first GPU node and that node's GPUs."""
+    # A node with fewer GPUs has no counterpart for the others.
+    names = dict(zip(_names(base), _names(stack), strict=False))
+    cluster, node = list(names)[:2]
+    if node.replace(cluster, names[cluster]) == names[node]:
+        del names[node]
+    return {name: other for name, other in names.items() if name != other}
+
+
+def _names(stack: str) -> list[str]:
+    settings = load(stack)
+    node = settings.gpu_nodes[0]
+    if settings.gpu.source == "host":
+        uuids = [gpu.uuid for gpu in HOST_GPUS]
+    else:
+        uuids = [settings.gpu_uuid(number) or "" for number in range(node.count or 0)]
+    return [settings.cluster_name, node.node, f".state/{stack}", *uuids]

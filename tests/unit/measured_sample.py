@@ -1,4 +1,4 @@
-"""A measurement as `make measure` writes it, for the tests of docs/results.md.
+"""A measurement as `make measure` writes it, for the tests of docs/measured/results.md.
 
 Its figures were made up for these tests, by the rules where there are any, and are shown nowhere else.
 """
@@ -6,7 +6,7 @@ Its figures were made up for these tests, by the rules where there are any, and 
 from collections.abc import Iterable
 
 from checks import measured as sheets
-from checks.measured import Gpu, Machine, Measured, Run, Sheet, Timeline
+from checks.measured import Gpu, Machine, Measurement, Run, Sheet, StackTimes
 from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table
 from gpus.mps import context_mib, granted_multiprocessors
 from settings import GPU_MODELS
@@ -154,7 +154,7 @@ def run(stack: str, *modules: str, failed: bool = False, simulated: bool = False
     return Run(
         stack=stack,
         machine=MACHINE,
-        timeline=Timeline(up=60.0, first_gpu_pod=55.0, down=5.0),
+        timeline=StackTimes(up=60.0, first_gpu_pod=55.0, down=5.0),
         gpus=(
             Gpu(
                 node=f"{stack}-worker",
@@ -170,7 +170,7 @@ def run(stack: str, *modules: str, failed: bool = False, simulated: bool = False
     )
 
 
-def measured(*runs: Run) -> Measured:
+def measured(*runs: Run) -> Measurement:
     """Those runs, or all that was measured."""
     every = (
         run("gpu-exclusive", "03"),
@@ -178,4 +178,4 @@ def measured(*runs: Run) -> Measured:
         run("gpu-shared", "07", "08", "09"),
         run("vllm", "06.5"),
     )
-    return Measured(runs=runs or every)
+    return Measurement(runs=runs or every)

@@ -6,11 +6,11 @@ from unittest import mock
 
 import pytest
 
-import modules
 from gpus import shares as capacity
 from gpus.models import load_models
 from gpus.quantity import mib_quantity, quantity_mib
 from settings import Settings, SettingsError
+from settings.catalog import MODULES
 from tests.golden import recorder, stacks
 
 PHASE2 = ("00", "01", "02", "04", "07")
@@ -50,7 +50,7 @@ def test_chosen_requests_stand_beside_the_defaults():
 def test_shares_follow_the_modules_unless_they_are_chosen(numbers: tuple[str, ...], chosen: Any, expected: str):
     made = parse(numbers, driver={} if chosen is None else {"consumableShares": chosen})
     assert made.consumable_shares == expected
-    assert modules.feature_gates(made).get("ConsumableShares", False) == (expected != "disabled")
+    assert made.feature_gates.get("ConsumableShares", False) == (expected != "disabled")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_mps_enforces_where_its_daemon_runs_unless_told_otherwise(
 )
 def test_modules_share_a_gpu_only_where_claims_do(numbers: tuple[str, ...], shares: str, expected: dict[str, int]):
     made = parse(numbers, driver={"consumableShares": shares}, gpu={"count": 4})
-    assert {module: made.place(module) for module in expected} == expected
+    assert {module: made.gpu_index(MODULES[module]) for module in expected} == expected
 
 
 def test_module_04_requests_what_its_clients_may_use():
@@ -99,8 +99,8 @@ def test_a_missing_class_of_the_limited_client_is_told_and_nothing_else_breaks_b
 
 
 def test_health_check_comes_with_module_09():
-    assert modules.feature_gates(parse((*PHASE2, "09")))["NVMLDeviceHealthCheck"] is True
-    assert "NVMLDeviceHealthCheck" not in modules.feature_gates(parse())
+    assert parse((*PHASE2, "09")).feature_gates["NVMLDeviceHealthCheck"] is True
+    assert "NVMLDeviceHealthCheck" not in parse().feature_gates
 
 
 def test_every_limit_of_module_07_is_what_its_claim_requests():

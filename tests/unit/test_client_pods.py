@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from checks.mps import NOT_STARTED, NOT_STARTED_CODE, STARTS_AGAIN, Client, Ended, runs_once
+from checks.mps import NOT_STARTED, NOT_STARTED_CODE, STARTS_AGAIN, Client, ClientEnd, runs_once
 
 FREEZE = "runc create failed: unable to start container process: unable to freeze"
 FAILED = {"terminated": {"reason": NOT_STARTED, "exitCode": NOT_STARTED_CODE, "message": FREEZE}}
@@ -77,7 +77,7 @@ def test_kubelet_starts_again_what_was_not_started_and_nothing_else():
 
 
 def test_client_without_a_context_is_an_error_that_tells_what_it_said():
-    ended = Ended(1, [{"gpus": []}, {"error": "CUDA_ERROR_MPS_RPC_FAILURE"}], 0.0, 1.0)
+    ended = ClientEnd(1, [{"gpus": []}, {"error": "CUDA_ERROR_MPS_RPC_FAILURE"}], 0.0, 1.0)
     with pytest.raises(AssertionError, match=r"no context and ended with 1: .*RPC_FAILURE"):
         _ = ended.sms
-    assert Ended(0, [{"sms": 66, "free_mib": 1}], 0.0, 1.0).context["free_mib"] == 1
+    assert ClientEnd(0, [{"sms": 66, "free_mib": 1}], 0.0, 1.0).context["free_mib"] == 1

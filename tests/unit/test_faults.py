@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 
 from checks import faults
-from checks.faults import FAULTS, WORDS, Fault, asked, cdi_claims, differences, shortened
+from checks.faults import FAULTS, WORDS, Fault, cdi_claims, differences, request_is_waiting, shorten
 from checks.live import LiveStack
 from checks.report.markdown import BEGIN, COLUMNS, END
 from toolchain.paths import CHECKOUT
 
-PAGE = CHECKOUT / "docs" / "09-resilience.md"
+PAGE = CHECKOUT / "docs" / "learn" / "09-resilience.md"
 CHECKS = CHECKOUT / "checks" / "test_09_resilience.py"
 LONGEST_BOUND = 300
 # The page is of one run, on stack phase2: its MPS daemon is the node's.
@@ -25,7 +25,7 @@ def lines() -> list[str]:
     found = [line for line in text.splitlines() if line]
     assert found, (
         f"{PAGE.name} has no figures between its markers; run `make verify STACK=phase2`, then "
-        f"`python -m report --stack phase2 --faults-to docs/{PAGE.name} --machine WORDS`"
+        f"`python -m checks.report --stack phase2 --faults-to docs/learn/{PAGE.name} --machine WORDS`"
     )
     return found
 
@@ -72,11 +72,11 @@ def test_faults_are_told_apart_and_bounded():
 def test_message_is_shortened_to_what_every_run_says():
     uid = "3f0c1d1e-0000-4000-8000-0123456789ab"
     said = f"NodePrepareResources failed\n for check-0a1b2c3d/waits:{uid}: checkpoint is corrupted"
-    assert shortened(said) == "NodePrepareResources failed for NAMESPACE/waits:UID: checkpoint is corrupted"
+    assert shorten(said) == "NodePrepareResources failed for NAMESPACE/waits:UID: checkpoint is corrupted"
 
 
 def test_long_message_ends_with_a_whole_word():
-    cut = shortened("word " * 100)
+    cut = shorten("word " * 100)
     assert len(cut) <= WORDS + len(" ...")
     assert cut.endswith("word ...")
 
@@ -107,7 +107,7 @@ SOCKET = "/var/lib/kubelet/plugins/gpu.nvidia.com/dra.sock 4711 * 4712"
 )
 def test_request_that_waits_is_one_that_the_plugin_has_not_taken(sockets: str, expected: bool):
     stack: Any = Node(pgrep="42\n", ss=sockets)
-    assert asked(stack, "node") is expected
+    assert request_is_waiting(stack, "node") is expected
 
 
 @pytest.mark.parametrize("where", ["the plugin's pod", "the node"])
@@ -122,7 +122,7 @@ def test_request_that_waits_is_seen_whoever_has_the_connection(where: str):
             return waits.get("the plugin's pod" if "nsenter" in words else "the node", "")
 
     stack: Any = Namespaces(pgrep="42\n")
-    assert asked(stack, "node") is True
+    assert request_is_waiting(stack, "node") is True
 
 
 def test_cdi_files_of_claims_are_told_by_their_uids():
@@ -165,7 +165,7 @@ class Away:
 
 
 def looked(between: Callable[[], None] = lambda: None, **signs: Callable[[], bool]) -> float:
-    return faults.seen_while_down(cast(LiveStack, None), "node", "daemon", -1.0, signs, between)
+    return faults.watch_while_down(cast(LiveStack, None), "node", "daemon", -1.0, signs, between)
 
 
 def test_what_is_seen_before_the_process_is_back_takes_no_further_kill(monkeypatch: pytest.MonkeyPatch):
@@ -231,10 +231,10 @@ NOT_THERE = "prepare dynamic resources: DRA driver gpu.nvidia.com is not registe
     ids=["nothing said", "claim may not be read yet", "told after that", "runs by now"],
 )
 def test_kubelet_refuses_a_pod_for_the_reason_that_is_asked_for(waiting: Any, found: str | None):
-    ground = faults.Ground(cast(LiveStack, None), "node", waiting)
-    assert ground.refused("waits", "not registered|NodePrepareResources") == found
+    site = faults.FaultSite(cast(LiveStack, None), "node", waiting)
+    assert site.kubelet_refusal("waits", "not registered|NodePrepareResources") == found
 
 
 def test_taint_that_only_tells_is_no_difference():
     xid = {"key": "gpu.nvidia.com/xid", "value": "45", "effect": "None"}
-    assert faults.keeping_off([xid, {**xid, "value": "79", "effect": "NoSchedule"}]) == [(xid["key"], "NoSchedule")]
+    assert faults.blocking_taints([xid, {**xid, "value": "79", "effect": "NoSchedule"}]) == [(xid["key"], "NoSchedule")]

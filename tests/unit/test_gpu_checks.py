@@ -13,7 +13,7 @@ import pytest
 
 from checks import measured as sheets
 from checks import mps, test_04_mps, test_05_mps_limits, test_08_observability, throughput
-from checks.mps import MEMORY, PERCENTAGE, Ended
+from checks.mps import MEMORY, PERCENTAGE, ClientEnd
 from gpus.mps import context_mib, granted_multiprocessors
 from gpus.quantity import MIB, quantity_mib
 from settings import GPU_MODELS, Settings
@@ -75,8 +75,8 @@ class FakeClient:
         self.rules.clock += 3
         return next(line for line in self.lines() if key in line)
 
-    def ended(self) -> Ended:
-        return Ended(0, self.lines(), self.began, self.began + 1)
+    def ended(self) -> ClientEnd:
+        return ClientEnd(0, self.lines(), self.began, self.began + 1)
 
     def remove(self) -> None:
         pass
@@ -137,9 +137,9 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Rules:
     monkeypatch.setattr(test_05_mps_limits, "Daemon", lambda stack: FakeDaemon(found))
     monkeypatch.setattr(test_05_mps_limits, "pod_of", lambda stack, env, **changed: "")
     monkeypatch.setattr(test_04_mps, "shared_gpu", lambda stack: "GPU-1")
-    monkeypatch.setattr(test_04_mps, "outside", lambda *_: _nothing())
+    monkeypatch.setattr(test_04_mps, "outside_namespace", lambda *_: _nothing())
     monkeypatch.setattr(
-        test_04_mps, "without_the_pipe", lambda stack, playground, args: FakeClient(found, tuple(args), None, None)
+        test_04_mps, "pod_without_pipe", lambda stack, playground, args: FakeClient(found, tuple(args), None, None)
     )
     chip = throughput.Chip(MODEL.product_name, "9.0", 132, 128, 1980)
     monkeypatch.setattr(throughput, "chip", lambda stack, uuid, sms: chip)
@@ -181,7 +181,7 @@ class Recorded:
 
     @property
     def fixtures(self) -> dict[str, Any]:
-        return {"table": self.table, "seen": self.texts.append}
+        return {"table": self.table, "observed": self.texts.append}
 
 
 @pytest.fixture
@@ -334,15 +334,15 @@ class Exporter:
             values = {"power.draw": power, "utilization.gpu": "100" if self.load else "0"}
             return [values.get(field, "1000") for field in fields]
 
-        def figure(samples: Any, metric: str, uuid: str) -> float:
+        def value_of_gpu(samples: Any, metric: str, uuid: str) -> float:
             field, _ = test_08_observability.BESIDE_SMI[metric]
             (value,) = query(None, "n", uuid, field)
             return power_of_exporter if field == "power.draw" and self.load else float(value)
 
         monkeypatch.setattr(mps.Client, "start", starts)
         monkeypatch.setattr(throughput, "query", query)
-        monkeypatch.setattr(test_08_observability, "figure", figure)
-        monkeypatch.setattr(test_08_observability, "exported", lambda stack, node: [])
+        monkeypatch.setattr(test_08_observability, "value_of_gpu", value_of_gpu)
+        monkeypatch.setattr(test_08_observability, "exporter_samples", lambda stack, node: [])
         monkeypatch.setattr(test_08_observability, "shared_gpu", lambda stack: "GPU-1")
         # One look, and then no more time.
         monkeypatch.setattr(test_08_observability, "wait_for", _once)

@@ -89,6 +89,22 @@ def test_as_many_mig_instances_as_promised_fit_the_placements(key):
         ("[mig 3g.40gb]", "[mig big]", ['"big"', "must read like"]),
         ("[model]", "[modell]", ["modell", "neither"]),
         ("cuda_compute_capability = 9.0", "cuda_compute_capability = 90", ['"90"', "must read like 9.0"]),
+        ("pci_device_id = 0x233010de", "pci_device_id = 0x0", ['pci_device_id = "0x0"', "must be 1 to 4294967295"]),
+        (
+            "pci_device_id = 0x233010de",
+            "pci_device_id = 0xno",
+            ['pci_device_id = "0xno"', "whole number", "hex digits"],
+        ),
+        ("product_name = NVIDIA H100", "product_name = NVIDIA\n  H100", ["product_name", "printable ASCII"]),
+        ("product_name = NVIDIA H100", f"product_name = {'H' * 63}", ["product_name", "1 to 63"]),
+        ("profile_index = 9\n", "profile_index = 0\n", ['[mig 1g.20gb] profile_index = "0"', "used by [mig 1g.10gb]"]),
+        ("memory_mib = 81152", "memory_mib = 81560", ['[mig 7g.80gb] memory_mib = "81560"', "1 to 81559"]),
+        ("placements = 0,4\n", "placements = 0,4,4\n", ['[mig 3g.40gb] placements = "0,4,4"', "different"]),
+        ("placements = 0,4\n", "placements = 0,8\n", ['[mig 3g.40gb] placements = "0,8"', "0 to 7"]),
+        ("placement_size = 8\n", "placement_size = 1\nname = x\n", ['[mig 7g.80gb] name = "x"', "not a key"]),
+        ("reserved_memory_mib = 480", "key = x\nmig_profiles = y", ['[model] key = "x"', '[model] mig_profiles = "y"']),
+        ("[mig 3g.40gb]", "[section] = 3g.40gb", ["[section]", "neither"]),
+        ("brand = NVIDIA", "brand", ["not an ini file", "correct that line"]),
     ],
 )
 def test_a_broken_model_file_is_refused_with_file_key_value_and_rule(tmp_path, old, new, told):
@@ -96,6 +112,54 @@ def test_a_broken_model_file_is_refused_with_file_key_value_and_rule(tmp_path, o
         load_models(changed_model(tmp_path, old, new))
     for part in ["h100-80gb.ini", *told]:
         assert part in str(error.value)
+
+
+def test_all_problems_of_a_model_file_are_told_at_once_each_on_a_line_of_its_own(tmp_path):
+    changed_model(tmp_path, "brand = NVIDIA", "brand = Nvidia\ncolour = green")
+    text = (tmp_path / "h100-80gb.ini").read_text()
+    (tmp_path / "h100-80gb.ini").write_text(text.replace("slices = 7", "slices = 9").replace("decoders = 3\n", ""))
+    with pytest.raises(ModelError) as error:
+        load_models(tmp_path)
+    file = tmp_path / "h100-80gb.ini"
+    assert sorted(str(error.value).splitlines()) == [
+        f'{file}: [mig 3g.40gb] decoders = "": the key is required; add "decoders = ..." to this section',
+        f'{file}: [mig 7g.80gb] slices = "9": must be 1 to 8; correct the figure',
+        f'{file}: [model] brand = "Nvidia": must be one of GeForce, NVIDIA, Tesla; write it exactly like that',
+        f'{file}: [model] colour = "green": is not a key of this section; remove it or correct its spelling',
+    ]
+
+
+def test_more_placements_than_there_are_instance_ids_are_refused(tmp_path):
+    changed_model(
+        tmp_path, "placements = 0,2,4,6\nplacement_size = 2", "placements = 0,1,2,3,4,5,6\nplacement_size = 1"
+    )
+    file = tmp_path / "h100-80gb.ini"
+    file.write_text(
+        file.read_text().replace("placements = 0\nplacement_size = 8", "placements = 0,1,2,3,4,5,6\nplacement_size = 1")
+    )
+    file.write_text(
+        file.read_text().replace("placements = 0\nplacement_size = 4", "placements = 0,1,2,3,4\nplacement_size = 1")
+    )
+    with pytest.raises(
+        ModelError, match=r"7 MIG profiles with 38 placements; at most 16 and 31 are simulated, so remove"
+    ):
+        load_models(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["My GPU", "-x", "x" * 33])
+def test_a_file_name_that_is_no_key_is_refused(tmp_path, name):
+    shutil.copy(gpu_models.MODELS_FOLDER / "l40s.ini", tmp_path / f"{name}.ini")
+    with pytest.raises(
+        ModelError, match=f'file = "{name}": must be 1 to 32 lower-case letters, digits and dashes; rename'
+    ):
+        load_models(tmp_path)
+
+
+def test_a_file_without_a_model_names_every_key_that_it_has_to_have(tmp_path):
+    (tmp_path / "empty.ini").write_text("")
+    with pytest.raises(ModelError) as error:
+        load_models(tmp_path)
+    assert str(error.value).count("the key is required") == 9
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from machine import host_prerequisites
 from machine.gpus import discover
 from machine.prerequisites import Finding
-from settings import Settings, rules
+from settings import Settings
+from settings import stack as settings_stack
 from tests.unit.host_machine import UUIDS, VERSION, Fake, in_one_folder
 
 ONE_GPU = ["00", "01", "02", "03"]
@@ -17,7 +18,7 @@ ONE_GPU = ["00", "01", "02", "03"]
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    monkeypatch.setattr(rules, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(settings_stack, "STATE", tmp_path / "checkout" / ".state")
     return in_one_folder(tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from checks import live
-from checks.live import LiveStack, NotThisStack, mebibytes, wait_for
+from checks.live import LiveStack, NotThisStack, wait_for
 from settings import Settings
 
 
@@ -52,8 +52,3 @@ def test_wait_returns_what_it_waited_for():
 def test_wait_that_ends_says_what_was_awaited():
     with pytest.raises(AssertionError, match=r"after 0 s still not so: it rains"):
         wait_for("it rains", lambda: False, 0)
-
-
-@pytest.mark.parametrize(("quantity", "expected"), [("81559Mi", 81559), ("40Gi", 40960), ("1Ti", 1048576)])
-def test_memory_is_compared_in_mebibytes(quantity: str, expected: int):
-    assert mebibytes(quantity) == expected

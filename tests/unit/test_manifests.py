@@ -1,6 +1,7 @@
 """Manifests: each is plain YAML of Kubernetes, has what the stacks register, and no pod or rule is made in Python."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 import yaml
 
 from components.manifests import MANIFESTS, by_kind, copied, find, load, manifest
-from components.vllm import VLLM_IMAGE
-from settings import Settings
+from settings import Settings, catalog
 from tests.golden import stacks
 from tests.golden.recorder import CHECKOUT, RELEASE, Recording
 from tests.golden.stacks import FILES
+from toolchain.versions import VLLM_IMAGE
 
 YAML = sorted(MANIFESTS.rglob("*.yaml"))
 NODE_PATCH = "kubernetes:core/v1:NodePatch"
@@ -167,3 +168,10 @@ def test_copy_shares_no_mapping_or_list_and_keeps_the_values():
 def test_vllms_image_is_that_of_its_manifest():
     (container,) = by_kind(manifest("2-server.yaml"))["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == VLLM_IMAGE
+
+
+@pytest.mark.parametrize("file", YAML, ids=lambda file: str(file.relative_to(MANIFESTS)))
+def test_images_are_those_of_set_up_or_the_pinned_ones_of_upstream(file: Path):
+    upstream = {image.upstream for image in catalog.images().values() if image.upstream}
+    for image in re.findall(r"^\s*(?:- )?image: (\S+)$", file.read_text(), re.M):
+        assert image in upstream or re.fullmatch(r"localhost/dra-workshop/[a-z-]+:v1", image), image

@@ -10,7 +10,7 @@ import pytest
 
 from checks import measure
 from checks.measure import Folder, main
-from checks.measured import Measured
+from checks.measured import Measurement
 from tests.unit import measured_sample
 
 STACKS = ("gpu-exclusive", "gpu-mps")
@@ -66,9 +66,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def written(machine: Machine) -> Measured:
+def written(machine: Machine) -> Measurement:
     (file,) = (machine.checkout / "results").glob("*-??.json")
-    return Measured.read(file)
+    return Measurement.read(file)
 
 
 UP, DOWN = "pulumi up --yes --skip-preview --stack {}", "pulumi destroy --yes --skip-preview --stack {}"

@@ -1,4 +1,4 @@
-"""What was measured on a real GPU: its file, the aims and rules that it is held against, and docs/results.md."""
+"""Measurement of a real GPU: its file, the aims and rules it is compared with, and docs/measured/results.md."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -8,7 +8,7 @@ import pytest
 
 from checks import measured as sheets
 from checks.aims import aims, rules
-from checks.measured import Measured, Run, Sheet, newest
+from checks.measured import Measurement, Run, Sheet, newest
 from checks.report.__main__ import main
 from checks.report.document import document
 from checks.report.page import render
@@ -17,12 +17,12 @@ from checks.results import ReportError
 from tests.unit.measured_sample import MACHINE, MODEL, measured, repeats, results, run
 from toolchain.paths import CHECKOUT
 
-PAGE = CHECKOUT / "docs" / "results.md"
+PAGE = CHECKOUT / "docs" / "measured" / "results.md"
 THROUGHPUT = "vllm-throughput-by-thread-percentage-closed-loop"
 COMMITTED = newest(CHECKOUT / "results")
 
 
-def with_rows(sheet: Sheet, rows: list[tuple]) -> Measured:
+def with_rows(sheet: Sheet, rows: list[tuple]) -> Measurement:
     """The sample with other rows in one of its tables, of which there is one."""
     found = measured()
     changed = []
@@ -43,8 +43,8 @@ def with_rows(sheet: Sheet, rows: list[tuple]) -> Measured:
 
 
 def page(tmp_path: Path) -> Path:
-    file = tmp_path / "docs" / "results.md"
-    file.parent.mkdir()
+    file = tmp_path / "docs" / "measured" / "results.md"
+    file.parent.mkdir(parents=True)
     file.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nthe end\n")
     return file
 
@@ -52,7 +52,7 @@ def page(tmp_path: Path) -> Path:
 def test_file_is_read_as_it_was_written(tmp_path: Path):
     file = measured().write(tmp_path)
     assert file.name == "h100-80gb-2026-11-20.json"
-    assert Measured.read(file) == measured()
+    assert Measurement.read(file) == measured()
 
 
 def test_simulated_measurement_is_named_so_and_is_never_the_newest(tmp_path: Path):
@@ -90,13 +90,13 @@ def test_file_of_another_kind_is_refused_with_the_remedy(tmp_path: Path, text: s
     file = tmp_path / "x.json"
     file.write_text(text)
     with pytest.raises(ReportError, match=re.escape(words)) as raised:
-        Measured.read(file)
+        Measurement.read(file)
     assert "name one that `make measure` wrote" in str(raised.value)
 
 
 def test_missing_file_is_refused_with_the_remedy(tmp_path: Path):
     with pytest.raises(ReportError, match=r"no such file; name one that `make measure` wrote"):
-        Measured.read(tmp_path / "none.json")
+        Measurement.read(tmp_path / "none.json")
 
 
 def test_of_a_check_that_ran_twice_the_last_rows_count():
@@ -124,7 +124,7 @@ def test_every_aim_of_the_sample_is_met():
 
 def test_aim_of_which_nothing_was_measured_is_not_met():
     found = measured(run("gpu-exclusive", "03"))
-    assert [(aim.verdict, aim.found) for aim in aims(found)] == [("not measured", "")] * 5
+    assert [(aim.verdict, aim.measured) for aim in aims(found)] == [("not measured", "")] * 5
 
 
 EXCLUSIVE = (sheets.EXCLUSIVE, 1, 132, *repeats(132))
@@ -292,13 +292,13 @@ def test_merged_page_has_every_check_once_with_its_worst_result(tmp_path: Path):
 def test_committed_measurements_predictions_are_what_was_measured():
     if COMMITTED is None:
         pytest.skip("no results/<gpu>-<date>.json is committed yet; `make measure` on a GPU makes one")
-    found = Measured.read(COMMITTED)
+    found = Measurement.read(COMMITTED)
     assert rules(found)
     assert [f"{rule.rule}: {rule.real}, not {rule.simulated}" for rule in rules(found) if not rule.same] == []
 
 
 def test_page_is_that_of_the_committed_measurement():
-    found = Measured.read(COMMITTED) if COMMITTED else None
+    found = Measurement.read(COMMITTED) if COMMITTED else None
     source = f"results/{COMMITTED.name}" if COMMITTED else ""
     assert PAGE.read_text() == replaced(PAGE, generated(found, source))
     if found is None:

@@ -71,13 +71,13 @@ def plain(*claims: Any, pods: Any = (), shares: str = "disabled") -> Any:
 def test_metrics_have_the_names_that_are_written():
     samples = metrics.scrape(cast(LiveStack, Plain()), "pods/a")
     assert metrics.value(samples, "energy") == 7 and metrics.value(samples, "errors_total") == 8
-    assert not metrics.named(samples, "energy_total")
+    assert not metrics.select(samples, "energy_total")
 
 
 def test_checks_read_series_and_histograms():
     samples = metrics.scrape(plain(), "nodes/a")
-    assert metrics.told(samples) == {metrics.Holder("a", "gpu-0", "n", "p", "c", "k")}
-    assert metrics.figure(samples, "DCGM_FI_DEV_FB_TOTAL", "GPU-1") == 80
+    assert metrics.exported_holders(samples) == {metrics.Holder("a", "gpu-0", "n", "p", "c", "k")}
+    assert metrics.value_of_gpu(samples, "DCGM_FI_DEV_FB_TOTAL", "GPU-1") == 80
     assert metrics.value(samples, "d_seconds_count", operation="prepare") == 100
     quantiles = metrics.bounds(samples, "d_seconds", (0.5, 0.99, 1), operation="prepare")
     assert quantiles == ["<= 0.05", "<= 0.1", "<= inf"]
@@ -98,7 +98,7 @@ def test_checks_take_holders_from_the_claims_status():
         claim_of("other", "nic-0", "first", driver="nic.example.com"),
         pods=[pod_of("first", "a", "b", resourceClaimName="own"), by_template, extended],
     )
-    assert metrics.holders(stack) == {
+    assert metrics.allocated_holders(stack) == {
         metrics.Holder("a", "gpu-0", "n", "first", "a", "own"),
         metrics.Holder("a", "gpu-0", "n", "first", "b", "own"),
         metrics.Holder("a", "gpu-1", "n", "second", "main", "made"),
@@ -121,12 +121,12 @@ def test_checks_know_what_is_left_of_a_node_beside_what_an_admin_claim_has_to_fi
 ):
     taken = claim_of("own", "x", "first", consumedCapacity={"memory": "600Mi"})
     looks = claim_of("looks", "y", "first", adminAccess=True, consumedCapacity={"memory": "1Gi"})
-    assert metrics.left_of(plain(taken, looks, shares=shares), "a") == left
+    assert metrics.free_capacity(plain(taken, looks, shares=shares), "a") == left
 
 
 def test_a_gpu_of_which_only_the_least_is_left_is_full():
     taken = claim_of("own", "x", "first", consumedCapacity={"memory": "1023Mi"})
-    assert metrics.left_of(plain(taken, shares="memory"), "a") == {"y": {"memory": "1023Mi"}}
+    assert metrics.free_capacity(plain(taken, shares="memory"), "a") == {"y": {"memory": "1023Mi"}}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_gpu_of_which_only_the_least_is_left_is_full():
     ],
 )
 def test_one_too_many_asks_for_more_than_is_left_of_a_full_gpu(shares: str, asked: dict[str, Any]):
-    assert metrics.one_too_many(plain(shares=shares)) == {**metrics.request(), **asked}
+    assert metrics.request_beyond_full_node(plain(shares=shares)) == {**metrics.request(), **asked}
 
 
 @pytest.mark.parametrize("shares", ["disabled", "memory", "unlimited", "3"])
@@ -155,7 +155,7 @@ def test_look_at_every_gpu_is_that_of_the_components(shares: str):
 
 def test_checks_say_where_no_node_is_ever_full():
     with pytest.raises(pytest.skip.Exception, match="is unlimited: a node is never full"):
-        metrics.left_of(plain(shares="unlimited"), "a")
+        metrics.free_capacity(plain(shares="unlimited"), "a")
 
 
 def full(*, shares: str, left: str = "1Mi") -> Any:

@@ -13,10 +13,10 @@ import pytest
 import modules
 from machine import gpus as host_gpus
 from machine import images, prerequisites
-from machine.images import Images, ImagesMissing
-from modules import MODULES, changes
-from modules.context import Context, MissingResultError
-from settings import Settings, SettingsError
+from machine.images import Images, ImagesMissing, images_of
+from modules import changes
+from settings import Settings, SettingsError, catalog
+from settings.catalog import MODULES
 from tests.golden import stacks
 from tests.golden.recorder import CHECKOUT, RELEASE, Recorder, Recording, run
 
@@ -67,15 +67,15 @@ def record(numbers: tuple[str, ...], stack: str = "test", **blocks: Any) -> Reco
 
 
 @pytest.fixture(params=MODULES.values(), ids=lambda module: module.name)
-def module(request: pytest.FixtureRequest) -> modules.Module:
+def module(request: pytest.FixtureRequest) -> catalog.Module:
     return request.param
 
 
-def test_requirements_come_earlier(module: modules.Module):
+def test_requirements_come_earlier(module: catalog.Module):
     assert set(module.requires) <= {number for number in MODULES if number < module.number}
 
 
-def test_requirements_include_those_of_the_required(module: modules.Module):
+def test_requirements_include_those_of_the_required(module: catalog.Module):
     # So that "add it or drop this" names everything at once.
     for needed in module.requires:
         assert set(MODULES[needed].requires) <= set(module.requires)
@@ -85,20 +85,24 @@ def test_order_is_that_of_the_numbers():
     assert list(MODULES) == sorted(MODULES) == [module.number for module in MODULES.values()]
 
 
-@pytest.mark.parametrize("field", ["slug", "title", "build"])
-def test_no_two_modules_share_a_name_or_a_builder(field: str):
+@pytest.mark.parametrize("field", ["slug", "title"])
+def test_no_two_modules_share_a_name(field: str):
     assert len({getattr(module, field) for module in MODULES.values()}) == len(MODULES)
 
 
+def test_module_has_a_builder(module: catalog.Module):
+    assert callable(modules.builder(module))
+
+
 def test_default_modules_meet_their_requirements():
-    assert modules.in_order(modules.DEFAULT) == modules.DEFAULT and closed(modules.DEFAULT)
+    assert catalog.in_order(catalog.DEFAULT) == catalog.DEFAULT and closed(catalog.DEFAULT)
 
 
-def test_module_has_a_page(module: modules.Module):
-    assert (CHECKOUT / "docs" / f"{module.name}.md").is_file()
+def test_module_has_a_page(module: catalog.Module):
+    assert (CHECKOUT / "docs" / "learn" / f"{module.name}.md").is_file()
 
 
-def test_module_has_an_end_to_end_test(module: modules.Module):
+def test_module_has_an_end_to_end_test(module: catalog.Module):
     assert (CHECKOUT / "checks" / module.check_file).is_file()
 
 
@@ -108,7 +112,7 @@ def test_manifests_belong_to_modules():
 
 
 def test_known_drops_what_is_no_module_and_in_order_sorts():
-    assert modules.in_order(["03", "99", "00"]) == ("00", "03")
+    assert catalog.in_order(["03", "99", "00"]) == ("00", "03")
 
 
 def test_every_module_is_in_the_table_of_what_it_brings():
@@ -133,14 +137,6 @@ def test_modules_that_exclude_each_other_by_default_are_refused_without_what_the
         Settings.parse({"modules": list(numbers)}, "test")
     with pytest.raises(SettingsError, match=r"gpu\.count"):
         Settings.parse({"modules": list(numbers), "driver": needs(numbers)["driver"]}, "test")
-
-
-def test_context_gives_what_was_added_and_tells_what_was_not():
-    context = Context(stacks.IMAGES)
-    assert context.find(str) is None
-    with pytest.raises(MissingResultError, match="str: no module has added one yet; let the module that asks require"):
-        context.get(str)
-    assert context.add("a result") == context.get(str) == context.find(str)
 
 
 def test_module_00_alone_checks_the_machine_and_registers_nothing():
@@ -330,7 +326,7 @@ def test_images_that_setup_has_not_made_are_named_with_the_command_that_makes_th
         mock.patch("machine.images.INDEX", tmp_path / "images.json"),
         pytest.raises(ImagesMissing, match="make setup"),
     ):
-        Images.made_by_setup({})
+        images_of(Settings.parse({}, "test"))
 
 
 def test_images_of_an_earlier_setup_are_told_apart_from_a_bug(tmp_path: Path):
@@ -339,7 +335,7 @@ def test_images_of_an_earlier_setup_are_told_apart_from_a_bug(tmp_path: Path):
         mock.patch("machine.images.INDEX", tmp_path / "images.json"),
         pytest.raises(ImagesMissing, match="does not name gpu-agents, gpu-probe, mps-daemon; run `make setup` again"),
     ):
-        Images.made_by_setup({})
+        images_of(Settings.parse({"modules": ["01", "02", "04", "08"]}, "test"))
 
 
 @pytest.mark.parametrize(("gpu", "gpu_sim"), [({}, "sim:v1"), ({"source": "host", "driverRoot": "/driver"}, "")])
@@ -357,8 +353,8 @@ def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
     (tmp_path / "images.json").write_text(json.dumps(made))
     monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
-    expected = Images("node:v1", "registry.example/driver:v2", gpu_sim, "probe:v1", "mps:v1", "")
-    assert modules.images_of(settings) == expected
+    made_here = {"gpu-probe": "probe:v1", "mps-daemon": "mps:v1", **({"gpu-sim": gpu_sim} if gpu_sim else {})}
+    assert images_of(settings) == Images("node:v1", {"dra-driver": "registry.example/driver:v2", **made_here})
 
 
 @pytest.mark.parametrize(
@@ -384,8 +380,8 @@ def test_only_images_that_something_runs_are_loaded(
     (tmp_path / "images.json").write_text(json.dumps({name: f"{name}:v1" for name in names}))
     monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     gpu: dict[str, Any] = {"source": "host", "allowComputeModeChange": True}
-    made = modules.images_of(Settings.parse({"modules": list(numbers), "gpu": gpu, **blocks}, "test"))
-    assert (made.mps_daemon, made.gpu_agents) == (mps_daemon, gpu_agents)
+    made = images_of(Settings.parse({"modules": list(numbers), "gpu": gpu, **blocks}, "test")).references
+    assert (made.get("mps-daemon", ""), made.get("gpu-agents", "")) == (mps_daemon, gpu_agents)
 
 
 def test_images_of_upstream_are_those_that_the_stack_chooses():

@@ -183,7 +183,7 @@ def test_client_pods_of_the_stack_use_the_nodes_daemon(daemon: Recording):
     for name in (CLIENTS, LIMITED):
         assert container(daemon, name)["volumeMounts"] == [dict(sorted(mount.items())) for mount in MOUNTS]
         (wait,) = template(daemon, name)["spec"]["initContainers"]
-        assert wait["image"] == stacks.IMAGES.mps_daemon
+        assert wait["image"] == stacks.IMAGES["mps-daemon"]
 
 
 def test_module_03_has_nothing_of_mps(daemon: Recording):

@@ -30,8 +30,8 @@ def test_every_input_is_in_the_images_key():
     step = images.mps_daemon(GO)
     (program,) = step.needs
     assert step.files == (SOURCE, images.IMAGES / "gpu-probe" / "Makefile")
-    assert program.files == (programs.MODULES / "mps-daemon",)
-    less = Step(step.name, step.build, step.recipe, step.files[:1], step.needs)
+    assert step.without == program.files == (SOURCE / "src",)
+    less = Step(step.name, step.build, step.recipe, step.files[:1], step.needs, without=step.without)
     assert less.key != step.key
 
 

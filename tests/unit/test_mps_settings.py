@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 
-import modules
-from gpus.models import simulated_gpus
+from gpus.models import GPU_MODELS, simulated_gpus
 from gpus.mps import Limits
 from machine import gpus as host_gpus
 from machine.gpus import HostGpus
+from modules.mps import mps_outputs
 from settings import Settings, SettingsError
 from settings.blocks import Mps
-from settings.rules import GPU_MODELS
 from tests.golden.stacks import HOST_DRIVER, HOST_GPUS
 
 
@@ -138,7 +137,7 @@ CLASSES = {"classes": {"small": "20 % of the SMs, 1Gi"}}
 
 
 def test_outputs_say_what_the_limits_mean():
-    outputs = modules.mps_outputs(parse(mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"}))
+    outputs = mps_outputs(parse(mps={"activeThreadPercentage": 30, "pinnedDeviceMemoryLimit": "4Gi"}))
     assert outputs == {
         "mode": "daemon",
         "activeThreadPercentage": 30,
@@ -151,7 +150,7 @@ def test_outputs_say_what_the_limits_mean():
 
 def test_outputs_have_the_limit_that_holds_on_the_claims_gpu():
     mps = {"mode": "claim", "perDevicePinnedMemoryLimit": {"0": "4Gi"}}
-    assert modules.mps_outputs(parse(mps=mps))["pinnedDeviceMemoryLimit"] == "4Gi"
+    assert mps_outputs(parse(mps=mps))["pinnedDeviceMemoryLimit"] == "4Gi"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,7 @@ def test_outputs_promise_of_the_hosts_gpus_what_is_known_of_their_model(
 ):
     gpus = tuple(replace(gpu, name=product) for gpu in HOST_GPUS)
     monkeypatch.setattr(host_gpus, "discover", lambda *_: HostGpus(HOST_DRIVER, gpus, ()))
-    outputs = modules.mps_outputs(parse(gpu={"source": "host"}))
+    outputs = mps_outputs(parse(gpu={"source": "host"}))
     left = outputs.pop("memoryLeftForAClient", None)
     assert outputs == {
         **{"mode": "daemon", "activeThreadPercentage": 50, "pinnedDeviceMemoryLimit": "8Gi"},
@@ -191,4 +190,4 @@ def test_outputs_promise_of_the_hosts_gpus_what_is_known_of_their_model(
 def test_driver_gets_the_gates_that_the_modules_need_and_the_stack_has_the_last_word(
     blocks: dict[str, Any], gates: dict[str, bool]
 ):
-    assert modules.feature_gates(parse(**blocks)) == gates
+    assert parse(**blocks).feature_gates == gates

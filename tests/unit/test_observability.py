@@ -24,10 +24,18 @@ from components.site import Site
 from components.taint_keeper import TaintKeeper
 from gpus.mps import Limits
 from machine.images import Images
+from settings import catalog
 from tests.golden.recorder import CHECKOUT, Recording, run
 from tests.golden.stacks import FOLDER
 
-IMAGES = Images("node:v1", "dra-driver:v1", "", "gpu-probe:v2", "mps-daemon:v1", "gpu-agents:v1")
+IMAGES = Images(
+    "node:v1",
+    {
+        **{name: f"{name}:v1" for name in ("dra-driver", "mps-daemon", "gpu-agents")},
+        "gpu-probe": "gpu-probe:v2",
+        **{name: image.upstream for name, image in catalog.images().items() if image.upstream},
+    },
+)
 DASHBOARD = MANIFESTS / "08-observability" / "dashboard.json"
 NAMESPACE = "kubernetes:core/v1:Namespace"
 LEVEL, ADMIN = "pod-security.kubernetes.io/enforce", "resource.kubernetes.io/admin-access"

@@ -11,7 +11,8 @@ from machine import gpus as host_gpus
 from machine import kind as kind_cluster
 from machine import prerequisites
 from machine.prerequisites import Finding, PrerequisiteError, look, require
-from settings import Settings, rules
+from settings import Settings
+from settings import stack as settings_stack
 from tests.golden.stacks import FOLDER, IMAGES, host
 from toolchain import versions
 
@@ -45,7 +46,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     free = prerequisites.shutil.disk_usage(tmp_path)._replace(free=50 * prerequisites.GIB)
-    monkeypatch.setattr(rules, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
     monkeypatch.setattr(prerequisites, "_run", made.run)
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "6.8.0-generic")
     monkeypatch.setattr(prerequisites.os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}.__getitem__)
@@ -150,6 +151,37 @@ def test_failing_finding_says_what_was_seen_and_names_a_remedy(
     assert finding.name == name and seen in finding.seen and remedy in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("release", "enough"),
+    [
+        *(("6.1.0-18-amd64", True), ("5.15.167.4-microsoft-standard-WSL2", True), ("5.4.0", True), ("5.4-rc1", True)),
+        *(("5.3.18-lp152.106-default", False), ("4.19.0", False), ("custom", False), ("", False)),
+    ],
+)
+def test_kernel_is_judged_by_the_number_its_release_starts_with(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, release: str, enough: bool
+):
+    monkeypatch.setattr(prerequisites.platform, "release", lambda: release)
+    (kernel,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "kernel")
+    assert (kernel.seen, kernel.ok) == (f"Linux {release}", enough) and "Linux 5.4 or newer" in kernel.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"),
+    [
+        *(("20.10.24+dfsg1", True), ("27.5.1", True), ("20.10.0-ce", True), ("20.10", True), ("100.0.0", True)),
+        *(("20.9.9", False), ("0.0.0-20241016", False), ("dev", False), ("library-import", False)),
+    ],
+)
+def test_engine_is_judged_by_the_number_its_version_starts_with(
+    machine: Machine, tmp_path: Path, version: str, enough: bool
+):
+    machine.answers["docker info"] = (True, f"{version}|2|overlayfs|{tmp_path}")
+    (engine,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "docker")
+    assert engine.ok == enough and f"Docker Engine {version}, " in engine.seen
+    assert engine.remedy == "Docker Engine 20.10 or newer is needed"
+
+
 def test_full_disk_is_told_before_anything_is_made(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     full = prerequisites.shutil.disk_usage(tmp_path)._replace(free=prerequisites.GIB)
     monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: full)
@@ -204,10 +236,11 @@ def test_existing_cluster_with_dra_and_the_named_nodes_passes_without_docker(mac
     assert not [line for line in machine.asked if line.startswith("docker")]
 
 
-def test_existing_cluster_before_dra_is_refused(machine: Machine):
-    serve(machine, "33")
+@pytest.mark.parametrize("minor", ["9", "33", "33+", ""])
+def test_existing_cluster_before_dra_is_refused(machine: Machine, minor: str):
+    serve(machine, minor)
     (finding,) = failed(on_existing())
-    assert finding.seen == "Kubernetes v1.33.0 at context lab" and "v1.34" in finding.remedy
+    assert finding.seen == f"Kubernetes v1.{minor}.0 at context lab" and "v1.34" in finding.remedy
 
 
 def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
@@ -219,7 +252,7 @@ def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
 def test_image_that_no_registry_serves_must_be_on_the_existing_node(machine: Machine):
     serve(machine, "37", listed=OURS[1:])
     (finding,) = failed(on_existing())
-    assert finding.seen == f"{IMAGES.dra_driver} is not on gpu-node-1" and "name it under images" in finding.remedy
+    assert finding.seen == f"{IMAGES['dra-driver']} is not on gpu-node-1" and "name it under images" in finding.remedy
 
 
 def test_node_that_cannot_list_all_its_images_is_trusted(machine: Machine):

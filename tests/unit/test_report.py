@@ -20,7 +20,7 @@ from checks.report.__main__ import main
 from checks.report.document import document
 from checks.report.page import render
 from checks.results import Check, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
-from checks.verify import Recorder, _fault_table
+from checks.verify import Recorder, fault_table
 from tests.unit.report_sample import FAULTS, MODULES, sample
 from toolchain.paths import CHECKOUT
 
@@ -459,8 +459,8 @@ def leaves_a_mess():
     yield
     raise RuntimeError("could not clean up")
 
-def test_measures(table, plot, fault, seen):
-    seen("all of it")
+def test_measures(table, plot, fault, observed):
+    observed("all of it")
     table("Grants", ["percentage", "SMs"], [[50, 66], [20, 26]])
     plot("Curve", "%", "SMs", {"h100": [(50, 66), (20.5, 26)]})
     fault("daemon killed", "its clients", "their [contexts]", 2.84, "nothing")
@@ -473,8 +473,8 @@ def test_fails_after_it_measured(fault):
 def test_is_skipped(table):
     pytest.skip("no GPU here")
 
-def test_tear_down_fails(leaves_a_mess, seen):
-    seen("well until then")
+def test_tear_down_fails(leaves_a_mess, observed):
+    observed("well until then")
 
 def test_records_nonsense(table):
     table("Grants", ["percentage", "SMs"], [[50]])
@@ -534,7 +534,7 @@ def test_junit_has_what_was_measured_as_properties(recorded: tuple[Recorder, str
 def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str]):
     recorder, _ = recorded
     out = StringIO()
-    Console(file=out, width=160).print(_fault_table(recorder.faults))
+    Console(file=out, width=160).print(fault_table(recorder.faults))
     assert "daemon killed" in out.getvalue() and "their [contexts]" in out.getvalue() and "2.8" in out.getvalue()
 
 

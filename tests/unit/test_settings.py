@@ -10,10 +10,10 @@ import pulumi
 import pytest
 import yaml
 
-import modules
-from machine.images import Images
-from settings import NodeGpus, Problem, Settings, SettingsError
-from settings import rules as module
+from machine import images
+from settings import NodeGpus, Problem, Settings, SettingsError, catalog
+from settings import stack as settings_stack
+from settings.rules import cluster as cluster_rules
 from tests.golden import recorder
 from tests.unit import wrong_capacity, wrong_clusters, wrong_host, wrong_mps, wrong_mps_memory, wrong_settings
 from tests.unit.wrong_settings import Wrong
@@ -54,7 +54,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "stacks" / f"Pulumi.{name}.yaml").write_text(text)
     for name, content in KUBECONFIGS.items():
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(module, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(cluster_rules, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
     read_text = Path.read_text
 
     def read(path: Path, *args: Any, **kwargs: Any) -> str:
@@ -150,7 +151,7 @@ def test_files_of_other_stacks_that_name_no_kind_cluster_refuse_nothing():
 
 def test_an_empty_config_is_complete(checkout: Path):
     made = Settings.parse({}, "test")
-    assert made.modules == modules.DEFAULT
+    assert made.modules == catalog.DEFAULT
     assert made.cluster_name == "dra-workshop-test"
     assert made.context == "kind-dra-workshop-test"
     assert made.kubeconfig == checkout / ".state" / "test" / "kubeconfig"
@@ -159,7 +160,7 @@ def test_an_empty_config_is_complete(checkout: Path):
 
 def test_pulumi_yaml_declares_the_default_modules():
     declared = yaml.safe_load((CHECKOUT / "Pulumi.yaml").read_text())["config"]["modules"]["default"]
-    assert tuple(declared) == modules.DEFAULT
+    assert tuple(declared) == catalog.DEFAULT
 
 
 def test_modules_are_kept_in_the_order_in_which_they_are_built():
@@ -220,7 +221,7 @@ def test_host_gpus_have_neither_model_nor_count(checkout: Path):
 )
 def test_pinned_images_are_accepted(ref: str):
     made = Settings.parse({"images": {"draDriver": ref}, "cluster": {"nodeImage": ref}}, "test")
-    assert (made.images.dra_driver, made.cluster.node_image) == (ref, ref)
+    assert (made.images["dra-driver"], made.cluster.node_image) == (ref, ref)
 
 
 def test_gates_that_exclude_each_other_may_be_named_if_one_is_off():
@@ -264,8 +265,8 @@ def test_wrong_config_registers_nothing(wrong: Wrong, checkout: Path, monkeypatc
 
 def test_main_exports_what_the_modules_give(monkeypatch: pytest.MonkeyPatch, checkout: Path):
     pulumi_config(monkeypatch, modules='["01"]')
-    images = Images("node:1", "driver:1", "sim:1", "probe:1", "mps:1", "agents:1")
-    monkeypatch.setattr(Images, "made_by_setup", lambda overrides, version: images)
+    index = {name: f"{name}:1" for name in ("node", "dra-driver", "gpu-sim", "gpu-probe")}
+    monkeypatch.setattr(images, "read_index", lambda: index)
     outputs = run_main(recorder.Recorder()).outputs["dra-workshop-mine"]
     assert outputs == {
         "cluster": "dra-workshop-mine",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from checks import throughput
-from checks.mps import Client, Ended, model_of
-from checks.test_05_mps_limits import around, same
-from checks.throughput import Burn, at_once, burns, chip, query, row
+from checks.mps import Client, ClientEnd, model_of
+from checks.test_05_mps_limits import same_limit, split_by_time
+from checks.throughput import Burn, burns, chip, common_repeats, query, row
 from settings import Settings
 
 UUID = "GPU-1"
@@ -55,7 +55,7 @@ def test_repeats_end_when_their_lines_were_printed():
 
 
 def test_only_repeats_of_which_every_client_ran_count():
-    first, second = at_once([client(4.0, 6), client(7.5, 6)])
+    first, second = common_repeats([client(4.0, 6), client(7.5, 6)])
     # The second one warmed up from 3.5 on, and the first one ended at 13.
     assert [burn.begin for burn in first] == [4.0, 5.5, 7.0]
     assert [burn.begin for burn in second] == [7.5, 9.0, 10.5]
@@ -63,7 +63,7 @@ def test_only_repeats_of_which_every_client_ran_count():
 
 def test_clients_that_hardly_met_are_refused():
     with pytest.raises(AssertionError, match="only 0 repeats of a client were while all of them ran; 3 count"):
-        at_once([client(0.0, 6), client(20.0, 6)])
+        common_repeats([client(0.0, 6), client(20.0, 6)])
 
 
 def test_row_has_the_repeats_and_one_number_of_sms():
@@ -101,8 +101,8 @@ def test_nvidia_smi_is_run_in_nodes_of_kind_only():
 
 def test_simulated_gpu_is_not_measured():
     with pytest.raises(pytest.skip.Exception, match=r"^needs a real GPU$"):
-        throughput.only_real(plain(source="simulated"))
-    throughput.only_real(plain())
+        throughput.skip_unless_real(plain(source="simulated"))
+    throughput.skip_unless_real(plain())
 
 
 class Pod:
@@ -127,7 +127,7 @@ class Pod:
 
 def test_client_that_has_ended_gives_its_repeats_and_goes():
     pod: Any = Pod(0, {"gpus": []}, {"tflops": 33.0, "sms": 66, "seconds": 0.5})
-    (found,) = throughput.finished(Client(pod, "client-1"))
+    (found,) = throughput.wait_repeats(Client(pod, "client-1"))
     assert found.end - found.begin == pytest.approx(0.5) and found.end % 60 == pytest.approx(1.123456)
     assert pod.removed
 
@@ -135,24 +135,24 @@ def test_client_that_has_ended_gives_its_repeats_and_goes():
 def test_client_that_failed_is_an_error_with_its_last_line():
     pod: Any = Pod(6, {"error": "CUDA_ERROR_MPS_RPC_FAILURE"})
     with pytest.raises(AssertionError, match=r"client-1 ended with 6: .*RPC_FAILURE"):
-        throughput.finished(Client(pod, "client-1"))
+        throughput.wait_repeats(Client(pod, "client-1"))
 
 
 def test_end_of_a_client_has_its_times():
     pod: Any = Pod(0, {"sms": 66})
     ended = Client(pod, "client-1").ended()
-    assert isinstance(ended, Ended) and ended.finished - ended.began == 5 and ended.sms == 66
+    assert isinstance(ended, ClientEnd) and ended.finished - ended.began == 5 and ended.sms == 66
 
 
 def test_repeats_are_told_apart_by_another_pods_life():
-    parts = around(client(0.0, 12, seconds=1.0), 3.0, 5.0)
+    parts = split_by_time(client(0.0, 12, seconds=1.0), 3.0, 5.0)
     assert {when: [burn.end for burn in part] for when, part in parts.items()} == {
         "before": [1, 2, 3],
         "meanwhile": [4, 5, 6],
         "after": [7, 8, 9, 10, 11, 12],
     }
     with pytest.raises(AssertionError, match="no repeat was after"):
-        around(client(0.0, 4, seconds=1.0), 1.0, 3.0)
+        split_by_time(client(0.0, 4, seconds=1.0), 1.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_repeats_are_told_apart_by_another_pods_life():
     [(2048, 2046, True), (2048, 2043, False), ("no limit", "no limit", True), ("no limit", 2048, False)],
 )
 def test_limits_are_the_same_to_what_the_driver_rounds(rule: int | str, holds: int | str, expected: bool):
-    assert same(rule, holds) is expected
+    assert same_limit(rule, holds) is expected
 
 
 def test_model_of_the_hosts_gpu_is_that_of_its_product_name(monkeypatch: pytest.MonkeyPatch):

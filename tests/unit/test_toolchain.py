@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import urllib.error
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolchain import engine, plan, source, versions
+from toolchain import engine, plan, programs, source, versions
 from toolchain.golang import Go
-from toolchain.paths import CHECKOUT
-from toolchain.programs import DRA_DRIVERS
+from toolchain.paths import CHECKOUT, IMAGES
+from toolchain.programs import DRA_DRIVERS, PINS, PROGRAMS
 from toolchain.progress import Progress, duration
 from toolchain.source import Source
 from toolchain.steps import Runner, Step, StepError, Store, Work
@@ -214,8 +215,27 @@ def test_both_ways_bring_every_version_of_the_driver(make: Callable[[Go], plan.P
 def test_driver_of_a_version_is_built_from_the_module_of_that_version(version: str):
     program = DRA_DRIVERS[version]
     assert f"v{version}" in program.variables.values()
-    required = (CHECKOUT / "toolchain" / "go" / program.name / "go.mod").read_text()
+    required = (PINS / program.name / "go.mod").read_text()
     assert f"\tsigs.k8s.io/dra-driver-nvidia-gpu v{version} //" in required
+
+
+def test_pins_hold_no_source():
+    for folder in PINS.iterdir():
+        assert sorted(path.name for path in folder.rglob("*")) == ["go.mod", "go.sum"], folder
+
+
+def test_every_go_module_of_the_checkout_belongs_to_a_program():
+    programs_of_steps = (*programs.PULUMI, programs.KIND, programs.KUBERNETES, *programs.NODE, *DRA_DRIVERS.values())
+    others = (programs.MPS_DAEMON, programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM)
+    used = {folder for program in (*programs_of_steps, *others) for folder in (program.folder, *program.replacements)}
+    assert used == {file.parent for root in (PROGRAMS, IMAGES) for file in root.rglob("go.mod")}
+
+
+def test_replacement_in_a_go_mod_is_a_folder_that_the_step_hashes():
+    for program in DRA_DRIVERS.values():
+        text = (program.folder / "go.mod").read_text()
+        named = {(program.folder / path).resolve() for path in re.findall(r"=> (\.\S+)$", text, re.MULTILINE)}
+        assert named == set(program.replacements)
 
 
 def test_versions_of_the_driver_share_no_step():

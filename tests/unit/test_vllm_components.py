@@ -8,10 +8,12 @@ from unittest import mock
 import pytest
 
 from components.mps_clients import WAIT_FIRST
-from components.vllm import LOADGEN, NODE_ENVIRONMENT, NODE_MODEL, VLLM_IMAGE
+from components.vllm import LOADGEN
 from settings import Settings
+from settings.blocks import NODE_ENVIRONMENT, NODE_MODEL
 from tests.golden import recorder, stacks
 from tests.golden.recorder import CHECKOUT, Recording
+from toolchain.versions import VLLM_IMAGE
 
 PROGRAM = ("python3", "-m", "vllm.entrypoints.cli.main", "serve")
 CLAIM = {"mps": {"mode": "claim"}, "gpu": {"source": "host", "allowComputeModeChange": True}}

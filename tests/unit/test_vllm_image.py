@@ -2,8 +2,8 @@
 
 import re
 
-from components.vllm import VLLM_IMAGE
 from toolchain import debian, images, versions
+from toolchain.versions import VLLM_IMAGE
 
 FOLDER = images.IMAGES / "vllm"
 

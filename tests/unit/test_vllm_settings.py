@@ -75,7 +75,7 @@ def model(**block: Any) -> dict[str, Any]:
         ),
         ({"pythonEnvironment": "/nowhere"}, "vllm.pythonEnvironment", "has no bin/python", "name the folder"),
         ({"memory": "lots"}, "vllm.memory", "is no quantity of memory", "write it like"),
-        ({"sharedMemory": "1500"}, "vllm.sharedMemory", "is not a whole number of MiB", "write it in Mi or Gi"),
+        ({"sharedMemory": "1500"}, "vllm.sharedMemory", "rounds to 0 MiB", "write it in Mi or Gi"),
         ({"images": {"9": "v:1"}}, "vllm.images", "is no compute capability", 'write it like "9.0"'),
         ({"images": {"9.0": "v:latest"}}, "vllm.images.9.0", "is not pinned", "add a tag"),
         (

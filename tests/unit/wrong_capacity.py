@@ -259,7 +259,7 @@ MEMORY = (
             ("-1Gi", "is no quantity of memory", "write it like 8Gi or 512Mi"),
             ("1G", "is not a whole number of MiB", "write it in Mi or Gi"),
             ("1500Ki", "is not a whole number of MiB", "write it in Mi or Gi"),
-            ("0Gi", "is not a whole number of MiB", "write it in Mi or Gi"),
+            ("0Gi", "rounds to 0 MiB", "write it in Mi or Gi"),
             ("200Gi", "is more than the 81559 MiB of h100-80gb", "lower it"),
         )
     ),

@@ -193,7 +193,7 @@ OTHERS = (
             {"modules": modules, **mps(**block)},
             "mps",
             block,
-            "is set, but no module that uses MPS is on",
+            "is set, but no module that uses it is on",
             'add "04" to modules or drop mps',
         )
         for modules, block in (

@@ -67,12 +67,12 @@ func expectGone(t *testing.T, pids []int) {
 	}
 }
 
-const family = `sleep 300 & echo $! >> $PIDS; (sleep 300 & echo $! >> $PIDS; wait) & echo $! >> $PIDS; echo $$ >> $PIDS; wait`
+const processTree = `sleep 300 & echo $! >> $PIDS; (sleep 300 & echo $! >> $PIDS; wait) & echo $! >> $PIDS; echo $$ >> $PIDS; wait`
 
 func TestCancelLeavesNoProcessOfTheGroup(t *testing.T) {
 	t.Parallel()
 	e := startPlugin(t)
-	pids, done := e.running(t.Context(), family, 4)
+	pids, done := e.running(t.Context(), processTree, 4)
 	e.cancel()
 	expectError(t, ended(t, done), "interrupted", "cancelled")
 	expectGone(t, pids)
@@ -121,7 +121,7 @@ func TestStoppingThePluginStopsItsCommands(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			e := startPlugin(t)
-			pids, done := e.running(t.Context(), family, 4)
+			pids, done := e.running(t.Context(), processTree, 4)
 			must(t, e.process.Process.Signal(signal))
 			expectError(t, ended(t, done), "interrupted")
 			expectGone(t, pids)
@@ -140,7 +140,7 @@ func TestKilledPluginTakesItsCommandAlong(t *testing.T) {
 func TestLostEngineStopsTheCommand(t *testing.T) {
 	t.Parallel()
 	e := startPlugin(t)
-	pids, _ := e.running(t.Context(), family, 4)
+	pids, _ := e.running(t.Context(), processTree, 4)
 	must(t, e.conn.Close())
 	expectGone(t, pids)
 }

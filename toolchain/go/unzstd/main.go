@@ -11,7 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The window that toolchain/bundle.py compresses with: matches reach back so far.
+// The window that toolchain/bundle/archive.py compresses with: matches reach back so far.
 const window = 1 << 30
 
 func main() {

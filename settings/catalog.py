@@ -1,0 +1,363 @@
+"""Catalog of the workshop's modules: one row each, with every fact that other code needs to know of it.
+
+Data only. Rules, placement on GPUs, feature gates, images and the tables of the docs are loops over these rows. A row's
+builder is `build` in modules/<slug>.py, its objects are in manifests/<number>-<slug>/, its checks in
+checks/test_<number>_<slug>.py, its page is docs/learn/<number>-<slug>.md.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydantic import BaseModel
+
+from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, VLLM_CLASS, Limits
+from gpus.shares import RUNNING
+from settings.blocks import Blocks, ConsumableCapacity, Mps, Observability, Vllm
+from toolchain.versions import DCGM_EXPORTER_IMAGE, GRAFANA_IMAGE, PROMETHEUS_IMAGE, VLLM_IMAGE
+
+LIMITED_CLASS = "small"
+
+
+class GpuUse(Enum):
+    """Use that a module makes of a GPU of the first GPU node."""
+
+    NONE = "none"
+    OWN = "one of its own, which no other claim may have"
+    SHARED = "the one that modules share where the driver lets claims share, else one of its own"
+    REQUIRED = "that of a module which it requires"
+
+
+def always(_blocks: Blocks) -> bool:
+    """Condition that holds for every configuration."""
+    return True
+
+
+def nothing(_blocks: Blocks) -> Mapping[str, str]:
+    """Mapping without entries, for every configuration."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Feature gate of NVIDIA's DRA driver that a module needs.
+
+    `what` is what the gate switches on, `without` what happens where it is off, both for messages.
+    """
+
+    name: str
+    needed: Callable[[Blocks], bool] = always
+    what: str = "it"
+    without: str = "the module does not work"
+
+
+@dataclass(frozen=True)
+class Image:
+    """Image that a module's pods run: one that set-up makes, or `upstream`'s.
+
+    `name` is that of set-up's index; in camelCase it is a key of the block `images`. `by_compute_capability` gives the
+    references that hold for GPUs of one compute capability only, such as "9.0".
+    """
+
+    name: str
+    upstream: str | None = None
+    used: Callable[[Blocks], bool] = always
+    by_compute_capability: Callable[[Blocks], Mapping[str, str]] = nothing
+
+
+@dataclass(frozen=True)
+class MpsClass:
+    """Class of MPS clients that a module brings; a stack may not have one of its own by that name.
+
+    `limits` None: the memory limit of each client is what its claim requests. `always_reserved`: the name is taken also
+    where the module is off.
+    """
+
+    name: str
+    clients: str
+    limits: Callable[[Blocks], Limits] | None = None
+    always_reserved: bool = False
+
+
+@dataclass(frozen=True)
+class Module:
+    """Row of the catalog: one module of the workshop."""
+
+    number: str
+    slug: str
+    title: str
+    sets_up: str
+    proves: str
+    minutes: int
+    """Estimate of the time to read its page and try what is on it: 100 words a minute, in steps of five minutes."""
+    requires: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    gpu: GpuUse = GpuUse.NONE
+    looks_at_every_gpu: bool = False
+    """It has a claim with adminAccess for every GPU of a node."""
+    needs_whole_gpu: bool = False
+    """A GPU that is divided by MIG is none for it."""
+    needs_real_gpu: bool = False
+    claims: int = 0
+    """Claims of its own that are allocated at once on its GPU where claims can share one."""
+    consumable_shares: str | None = None
+    """Value of driver.consumableShares that is the default where the module is on."""
+    gates: tuple[Gate, ...] = ()
+    images: tuple[Image, ...] = ()
+    node_folders: Callable[[Blocks], Mapping[str, str]] = nothing
+    """Folders of this machine that its pods read on a Kind cluster, by their places in the GPU nodes."""
+    blocks: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    """Blocks of the config that it uses, by their keys."""
+    mps_classes: tuple[MpsClass, ...] = ()
+    mps_clients: tuple[str, ...] = ()
+    """Class of each client that gets its memory from the claim which the MPS module's clients share."""
+    mps_pipe_namespaces: tuple[str, ...] = ()
+    """Namespaces whose pods mount the node's pipe without being clients."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder in manifests/ and of its page."""
+        return f"{self.number}-{self.slug}"
+
+    @property
+    def check_file(self) -> str:
+        """Name of the file of its checks."""
+        return f"test_{re.sub('[-.]', '_', self.name)}.py"
+
+    @property
+    def builder(self) -> str:
+        """Name of the Python module that builds it."""
+        return f"modules.{self.slug.replace('-', '_')}"
+
+
+def _simulated(blocks: Blocks) -> bool:
+    return blocks.gpu.source == "simulated"
+
+
+def _by_daemon(blocks: Blocks) -> bool:
+    return blocks.block(Mps).mode == "daemon"
+
+
+def _settings_may_change(blocks: Blocks) -> bool:
+    # Whenever a claim ends, the driver sets compute mode and time slice of its GPUs, whoever set them otherwise.
+    return _simulated(blocks) or blocks.gpu.allow_compute_mode_change
+
+
+def _nvml_exporter(blocks: Blocks) -> bool:
+    return blocks.block(Observability).exporter == "nvml"
+
+
+def _dcgm_exporter(blocks: Blocks) -> bool:
+    return not _nvml_exporter(blocks)
+
+
+def _prometheus(blocks: Blocks) -> bool:
+    return blocks.block(Observability).prometheus
+
+
+def _limits_of_vllm(blocks: Blocks) -> Limits:
+    vllm = blocks.block(Vllm)
+    memory = vllm.pinned_device_memory_limit or blocks.block(Mps).effective_memory_limit
+    return Limits(active_thread_percentage=vllm.active_thread_percentage, pinned_device_memory_limit=memory)
+
+
+GPU_AGENTS = "gpu-agents"
+
+PREREQUISITES = Module(
+    number="00",
+    slug="prerequisites",
+    title="Prerequisites",
+    sets_up="nothing",
+    proves="the machine offers what the stack needs; every finding at once, with its remedy",
+    minutes=10,
+)
+CLUSTER = Module(
+    number="01",
+    slug="cluster",
+    title="Cluster and GPUs",
+    sets_up="a Kind cluster, or labels on an existing one; the simulated driver root",
+    proves="DRA is served, nodes are ready, `nvidia-smi` in the node lists the GPUs",
+    minutes=10,
+    # Loaded with the cluster, so that a module that is switched on later has them in the nodes.
+    images=(Image("dra-driver"), Image("gpu-sim", used=_simulated), Image("gpu-probe")),
+)
+DRA_DRIVER = Module(
+    number="02",
+    slug="dra-driver",
+    title="NVIDIA's DRA driver",
+    sets_up="the Helm release and the wait for its GPUs",
+    proves="exactly the configured GPUs are published, attribute by attribute",
+    minutes=10,
+    requires=("01",),
+)
+WORKLOADS = Module(
+    number="03",
+    slug="workloads",
+    title="Exclusive GPUs by claim",
+    sets_up="a workload with a GPU, and one that waits for it",
+    proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
+    minutes=15,
+    requires=("01", "02"),
+    gpu=GpuUse.OWN,
+    needs_whole_gpu=True,
+)
+MPS = Module(
+    number="04",
+    slug="mps",
+    title="Two pods on one GPU by MPS",
+    sets_up="an MPS daemon without privilege on each GPU node, or by claim; two clients",
+    proves="both are clients on one GPU; what happens without the pipe, with a second daemon, after a killed one; "
+    "time-slicing",
+    minutes=15,
+    requires=("01", "02"),
+    gpu=GpuUse.SHARED,
+    looks_at_every_gpu=True,
+    needs_whole_gpu=True,
+    claims=1,
+    # MPS by claim keeps the driver from dynamic MIG and consumable shares, so the gate is on only where it is used.
+    gates=(
+        Gate("MPSSupport", lambda blocks: not _by_daemon(blocks)),
+        Gate("TimeSlicingSettings", _settings_may_change),
+    ),
+    images=(Image("mps-daemon", used=_by_daemon),),
+    blocks={"mps": Mps},
+    # The limited client belongs to the next module: counted here, so that switching it on replaces no claim.
+    mps_clients=(DEFAULT_CLASS, DEFAULT_CLASS, LIMITED_CLASS),
+    mps_pipe_namespaces=("mps-system",),
+)
+MPS_LIMITS = Module(
+    number="05",
+    slug="mps-limits",
+    title="Limits of MPS, and who wins",
+    sets_up="a client with less, classes, an admission policy",
+    proves="granted SMs to the number, memory refused beyond the limit, live changes, what lifts a limit and who may "
+    "ask for more",
+    minutes=20,
+    requires=("01", "02", "04"),
+    gpu=GpuUse.REQUIRED,
+    needs_whole_gpu=True,
+    blocks={"mps": Mps},
+)
+VLLM = Module(
+    number="06",
+    slug="vllm",
+    title="vLLM under a limit",
+    sets_up="a vLLM server with half of a GPU, and its Service; real GPU only",
+    proves="a completion through the Service; what it was granted; why it cannot start",
+    minutes=20,
+    requires=("01", "02", "04"),
+    gpu=GpuUse.REQUIRED,
+    needs_whole_gpu=True,
+    needs_real_gpu=True,
+    images=(Image("vllm", VLLM_IMAGE, by_compute_capability=lambda blocks: blocks.block(Vllm).images),),
+    node_folders=lambda blocks: blocks.block(Vllm).node_folders,
+    blocks={"vllm": Vllm},
+    mps_classes=(MpsClass(VLLM_CLASS, "server, which the block vllm has the limits of", _limits_of_vllm),),
+    mps_clients=(VLLM_CLASS,),
+)
+VLLM_EXPERIMENT = Module(
+    number="06.5",
+    slug="vllm-experiment",
+    title="vLLM by thread percentage",
+    sets_up="nothing that lasts; real GPU only",
+    proves="throughput and latency by percentage, closed and open loop; a busy neighbour; CSV, JSON, plots",
+    minutes=15,
+    requires=("01", "02", "04", "06"),
+    gpu=GpuUse.REQUIRED,
+    needs_whole_gpu=True,
+)
+CONSUMABLE_CAPACITY = Module(
+    number="07",
+    slug="consumable-capacity",
+    title="One GPU for many claims",
+    sets_up="claims that request memory, each with a pod under that MPS limit, and one that has to wait",
+    proves="sums never exceed the GPU, 50 pods at random; what is counted and what is enforced; all ways to share, "
+    "and none",
+    minutes=15,
+    requires=("01", "02"),
+    gpu=GpuUse.SHARED,
+    needs_whole_gpu=True,
+    claims=len(RUNNING),
+    consumable_shares="memory",
+    blocks={"consumableCapacity": ConsumableCapacity},
+    mps_classes=(MpsClass(CAPACITY_CLASS, "pods", always_reserved=True),),
+)
+OBSERVABILITY = Module(
+    number="08",
+    slug="observability",
+    title="Admin access and metrics",
+    sets_up="an observer of every GPU, a tenant, a Prometheus exporter with DCGM's names; Prometheus and Grafana on "
+    "request",
+    proves="who may look on and who not; metrics, holders and MPS clients against what the API and the daemon say",
+    minutes=25,
+    requires=("01", "02"),
+    looks_at_every_gpu=True,
+    needs_whole_gpu=True,
+    images=(
+        Image(GPU_AGENTS, used=_nvml_exporter),
+        Image("dcgm-exporter", DCGM_EXPORTER_IMAGE, used=_dcgm_exporter),
+        Image("prometheus", PROMETHEUS_IMAGE, used=_prometheus),
+        Image("grafana", GRAFANA_IMAGE, used=_prometheus),
+    ),
+    blocks={"observability": Observability},
+    mps_pipe_namespaces=("gpu-metrics",),
+)
+RESILIENCE = Module(
+    number="09",
+    slug="resilience",
+    title="Faults and what survives them",
+    sets_up="a keeper of taints",
+    proves="kills of plugin, MPS daemon, kubelet, node, API server; damaged checkpoints; a GPU that fails; a drain: "
+    "what breaks, seconds to recover",
+    minutes=30,
+    requires=("01", "02"),
+    needs_whole_gpu=True,
+    gates=(
+        Gate(
+            "NVMLDeviceHealthCheck",
+            what="the health check",
+            without="the driver does not see that a GPU fails",
+        ),
+    ),
+    images=(Image(GPU_AGENTS),),
+)
+
+MODULES = {
+    module.number: module
+    for module in (
+        PREREQUISITES,
+        CLUSTER,
+        DRA_DRIVER,
+        WORKLOADS,
+        MPS,
+        MPS_LIMITS,
+        VLLM,
+        VLLM_EXPERIMENT,
+        CONSUMABLE_CAPACITY,
+        OBSERVABILITY,
+        RESILIENCE,
+    )
+}
+DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))
+
+
+def rows(numbers: Iterable[str]) -> list[Module]:
+    """Rows of the modules with these numbers, in the order in which they are built; a number of none is left out."""
+    wanted = set(numbers)
+    return [module for number, module in MODULES.items() if number in wanted]
+
+
+def in_order(numbers: Iterable[str]) -> tuple[str, ...]:
+    """Numbers in the order in which their modules are built."""
+    return tuple(module.number for module in rows(numbers))
+
+
+def images() -> dict[str, Image]:
+    """Images that modules' pods run, by name."""
+    return {image.name: image for module in MODULES.values() for image in module.images}
+
+
+def blocks() -> dict[str, type[BaseModel]]:
+    """Types of the config's blocks that single modules use, by their keys."""
+    return {key: kind for module in MODULES.values() for key, kind in module.blocks.items()}

@@ -1,0 +1,51 @@
+"""Rules of the block `driver`: feature gates of NVIDIA's DRA driver, and those that exclude each other."""
+
+from collections.abc import Iterator
+
+from settings import catalog
+from settings.blocks import Draft, Driver
+from settings.catalog import Gate, Module
+from settings.problems import Problem, suggest
+from toolchain.versions import DRA_DRIVER_FEATURE_GATES
+
+# Gates that NVIDIA's driver refuses beside another one.
+EXCLUDED_BY = {
+    "DynamicMIG": ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport"),
+    "NVMLDeviceHealthCheck": ("DynamicMIG", "PassthroughSupport"),
+}
+
+
+def driver_rules(draft: Draft) -> Iterator[Problem]:
+    """Problems of the gates by themselves, and with the modules that need some."""
+    if draft.driver is None:
+        return
+    yield from _gate_rules(draft.driver)
+    for row in catalog.rows(draft.modules or ()):
+        for gate in row.gates:
+            if gate.needed is catalog.always:
+                yield from _needed_gate_rules(draft.driver, row, gate)
+
+
+def _gate_rules(driver: Driver) -> Iterator[Problem]:
+    gates = driver.feature_gates
+    for gate in gates:
+        if gate not in DRA_DRIVER_FEATURE_GATES[driver.version]:
+            rule = f"is no feature gate of NVIDIA's driver v{driver.version}"
+            yield Problem("driver.featureGates", gate, rule, suggest(gate, DRA_DRIVER_FEATURE_GATES[driver.version]))
+    if gates.get("DynamicMIG"):
+        for other in EXCLUDED_BY["DynamicMIG"]:
+            if gates.get(other):
+                rule = "and DynamicMIG exclude each other in NVIDIA's driver"
+                yield Problem("driver.featureGates", other, rule, "switch one of the two off")
+
+
+def _needed_gate_rules(driver: Driver, row: Module, gate: Gate) -> Iterator[Problem]:
+    """Problems of a gate that a module needs whatever the configuration is."""
+    gates, number = driver.feature_gates, row.number
+    if gates.get(gate.name) is False:
+        rule = f'is off, and module "{number}" needs it: without it {gate.without}'
+        yield Problem(f"driver.featureGates.{gate.name}", False, rule, f'drop it or drop "{number}" from modules')
+    for other in EXCLUDED_BY.get(gate.name, ()):
+        if gates.get(other) and not gates.get(gate.name):
+            rule = f'and {gate.what} (gate {gate.name}, which module "{number}" needs) exclude each other'
+            yield Problem(f"driver.featureGates.{other}", True, rule, f'switch it off or drop "{number}" from modules')

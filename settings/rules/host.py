@@ -1,0 +1,64 @@
+"""Rules of the host's GPUs: their choice, and the settings of theirs that NVIDIA's driver may change."""
+
+from collections.abc import Iterator
+
+from settings import catalog
+from settings.blocks import Cluster, Draft, Driver, Gpu, Mps
+from settings.problems import Problem
+
+ALLOW = "gpu.allowComputeModeChange"
+# Change of a GPU's settings that each gate lets NVIDIA's driver make. Source: cmd/gpu-kubelet-plugin of v0.5.0,
+# device_state.go and sharing.go.
+GATES = {
+    "MPSSupport": "lets any claim set the compute mode EXCLUSIVE_PROCESS",
+    "TimeSlicingSettings": "sets the compute mode to DEFAULT and the time slice to its default whenever a claim ends",
+}
+
+
+def host_rules(draft: Draft) -> Iterator[Problem]:
+    """Problems of the use of the host's GPUs; looks at other blocks where they are well-formed."""
+    gpu, mps = draft.gpu, draft.block(Mps)
+    if gpu is None:
+        return
+    if gpu.source == "simulated":
+        yield from _simulated_rules(gpu)
+        return
+    yield from _device_rules(gpu, draft.cluster, mps)
+    if not gpu.allow_compute_mode_change:
+        yield from _setting_rules(draft.driver, mps, draft.modules or ())
+
+
+def _simulated_rules(gpu: Gpu) -> Iterator[Problem]:
+    remedy = "drop it or set gpu.source to host"
+    if gpu.devices:
+        yield Problem("gpu.devices", list(gpu.devices), "is for the host's GPUs; gpu.count says how many", remedy)
+    if gpu.allow_compute_mode_change:
+        yield Problem(ALLOW, True, "is for the host's GPUs; simulated ones are the stack's own", remedy)
+
+
+def _device_rules(gpu: Gpu, cluster: Cluster | None, mps: Mps | None) -> Iterator[Problem]:
+    devices = list(gpu.devices)
+    if "devices" in gpu.model_fields_set and not devices:
+        yield Problem("gpu.devices", [], "names no GPU", "name some, or drop it for all")
+    for device in dict.fromkeys(device for device in devices if devices.count(device) > 1):
+        yield Problem("gpu.devices", device, "is there more than once", "name each GPU once")
+    if devices and cluster and cluster.provider == "existing":
+        rule = "is for the GPUs of this machine; on an existing cluster its nodes show NVIDIA's driver theirs"
+        yield Problem("gpu.devices", devices, rule, "drop it, and name the nodes to use in gpu.nodes")
+    if mps is None or not devices or any(isinstance(device, int) for device in devices):
+        return
+    for key in mps.per_device_pinned_memory_limit:
+        if key.startswith("GPU-") and key not in devices:
+            rule = "is none of gpu.devices, which are all that the stack may use"
+            yield Problem("mps.perDevicePinnedMemoryLimit", key, rule, "use one of them, or add it there")
+
+
+def _setting_rules(driver: Driver | None, mps: Mps | None, modules: tuple[str, ...]) -> Iterator[Problem]:
+    if mps and mps.mode == "claim" and catalog.MPS.number in modules:
+        rule = "lets NVIDIA's driver set the compute mode EXCLUSIVE_PROCESS on a GPU of the host while the claim lives"
+        rule += ", and DEFAULT when it goes"
+        yield Problem("mps.mode", "claim", rule, f"set {ALLOW} to true if that is meant, or mps.mode to daemon")
+    for gate, what in GATES.items():
+        if driver and driver.feature_gates.get(gate):
+            rule = f"{what}, here on GPUs of the host"
+            yield Problem(f"driver.featureGates.{gate}", True, rule, f"drop it, or set {ALLOW} to true")

@@ -1,0 +1,25 @@
+"""Targets of the Makefile that hand their variables to a program."""
+
+import subprocess
+
+import pytest
+
+from toolchain.paths import CHECKOUT
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments"),
+    [
+        ((), "--stack phase1"),
+        (("MODULE=05", "CHECK=curve"), "--stack phase1 --module 05 --check curve"),
+        (("STACK=phase2", "MODULE=07 08"), "--stack phase2 --module 07 --module 08"),
+    ],
+)
+def test_verify_checks_the_modules_that_it_is_told(
+    variables: tuple[str, ...], arguments: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("STACK", "MODULE", "CHECK"):
+        monkeypatch.delenv(name, raising=False)
+    command = ["make", "--dry-run", "--no-print-directory", "verify", *variables]
+    printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1].split("checks.verify ")[1].split() == arguments.split()
