@@ -12,7 +12,7 @@ LEAST_MEMORY = "1Mi"
 
 
 def devices(claim: Document) -> dict[str, Any]:
-    """The part on devices of a claim's or a claim template's spec."""
+    """Part of a claim's or a claim template's spec that asks for devices."""
     return claim["spec"].get("spec", claim["spec"])["devices"]
 
 

@@ -1,4 +1,4 @@
-"""A Kubernetes cluster that a stack uses: what every other component needs to know of it."""
+"""Kubernetes cluster that a stack uses, and the options of what is put into it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class Cluster(pulumi.ComponentResource):
     kubeconfig_file: Path
     context: str
     ready: list[pulumi.Resource]
-    """What must exist before anything is put into the cluster."""
+    """Resources that must exist before anything is put into the cluster."""
 
     def __init__(self, kind: str, name: str, opts: ResourceOptions | None = None) -> None:
         super().__init__(f"dra-workshop:cluster:{kind}", name, None, opts)
@@ -52,7 +52,7 @@ class Cluster(pulumi.ComponentResource):
 
 
 class ExistingCluster(Cluster):
-    """A cluster that somebody else owns. Labels the nodes that the workshop may use, and unlabels them at the end."""
+    """Cluster that somebody else owns. Labels the nodes that the workshop may use, and unlabels them at the end."""
 
     def __init__(
         self,

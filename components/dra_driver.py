@@ -33,7 +33,7 @@ class DriverOptions:
     feature_gates: Mapping[str, bool]
     log_verbosity: int
     timeout_seconds: int
-    """How long the release may take, and then its GPUs."""
+    """Seconds that the release may take, and then its GPUs."""
     version: str = DRA_DRIVER
     """One of `toolchain.versions.DRA_DRIVERS`."""
     consumable_shares: str | None = None

@@ -31,11 +31,11 @@ _DEVICE = re.compile(r"[0-9]+|(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12
 
 
 class GpuConfigError(ValueError):
-    """A claim's configuration would be refused, ignored or worse; the text has every finding."""
+    """Configuration of a claim that would be refused, ignored or worse; the text has every problem."""
 
 
 def shared_by_mps(percentage: int, memory: str, per_device: Mapping[str, str], request: str) -> dict[str, Any]:
-    """An entry of a claim's `config`: the driver starts an MPS daemon of these limits for the claim's GPU."""
+    """Entry of a claim's `config`: the driver starts an MPS daemon of these limits for the claim's GPU."""
     limits: dict[str, Any] = {
         "defaultActiveThreadPercentage": percentage,
         "defaultPinnedDeviceMemoryLimit": memory,
@@ -52,11 +52,11 @@ def shared_by_mps(percentage: int, memory: str, per_device: Mapping[str, str], r
 def check(name: str, spec: Mapping[str, Any]) -> None:
     """Look at the configuration in a claim's spec. Raises `GpuConfigError` with all that is wrong with it."""
     devices = spec.get("spec", spec).get("devices", {})
-    if found := [line for entry in devices.get("config", []) for line in _entry(entry)]:
-        raise GpuConfigError(f"claim {name}:\n" + "\n".join(f"  {line}" for line in found))
+    if problems := [line for entry in devices.get("config", []) for line in _problems(entry)]:
+        raise GpuConfigError(f"claim {name}:\n" + "\n".join(f"  {line}" for line in problems))
 
 
-def _entry(entry: Mapping[str, Any]) -> Iterator[str]:
+def _problems(entry: Mapping[str, Any]) -> Iterator[str]:
     opaque = entry.get("opaque", {})
     if opaque.get("driver") != DRIVER:
         return

@@ -15,7 +15,7 @@ from toolchain.paths import CHECKOUT
 MANIFESTS = CHECKOUT / "manifests"
 
 Document = dict[str, Any]
-"""An object of Kubernetes as its YAML has it."""
+"""Object of Kubernetes as its YAML has it."""
 
 
 def load(folder: str, *files: str) -> list[Document]:

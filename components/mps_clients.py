@@ -138,7 +138,7 @@ def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
 
 
 def add_to_pod(pod: dict[str, Any], image: str) -> None:
-    """Give a pod what makes it a client of the node's daemon, of `image`: manifests/04-mps/mps-client.yaml says why.
+    """Give a pod what makes it a client of the node's daemon, of `image`; mps-client.yaml says why.
 
     A container whose manifest names its `command` waits for the daemon itself, each time that it starts. Where one
     leaves its program to the image, an init container waits.

@@ -39,8 +39,8 @@ class DaemonOptions:
     claimed_memory: str | None = None
     """Memory that a shared claim requests of its GPU; None for all of it."""
     restart_pods: bool = True
-    """A client that fails starts its whole pod again; False where the cluster's Kubernetes has no mutating admission
-    policies (before 1.36).
+    """True where a client that fails starts its whole pod again; False where the cluster's Kubernetes has no mutating
+    admission policies (before 1.36).
     """
 
 

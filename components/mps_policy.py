@@ -99,9 +99,9 @@ class MpsPolicy(pulumi.ComponentResource):
         for class_name, parameters in classes.items():
             config, binding = class_documents(rest["ConfigMap"], bindings[POLICY], class_name)
             config["data"] = parameters.data(pipe)
-            made = register(config, f"{name}-class-{class_name}", site.inside(self, [namespace]))
-            options = site.inside(self, [policies[POLICY], made])
-            self.objects += [made, register(binding, f"{name}-class-{class_name}-binding", options)]
+            config_map = register(config, f"{name}-class-{class_name}", site.inside(self, [namespace]))
+            options = site.inside(self, [policies[POLICY], config_map])
+            self.objects += [config_map, register(binding, f"{name}-class-{class_name}-binding", options)]
         self.register_outputs({"classes": sorted(set(classes) - {CAPACITY_CLASS})})
 
 

@@ -22,7 +22,7 @@ class Site:
     gpus_digest: str | None
     """Digest of the simulated GPUs' configuration; None where GPUs are real."""
     timeout_seconds: int
-    """How long a Deployment may take to become available."""
+    """Seconds that a Deployment may take to become available."""
 
     @property
     def node(self) -> str:

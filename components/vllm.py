@@ -121,8 +121,8 @@ class VllmServer(pulumi.ComponentResource):
         (on_node,) = term["matchExpressions"]
         on_node["values"] = [self._site.node]
         prefix = f"{self._name}-{claim['metadata']['name']}"
-        made = register(volume, f"{prefix}-volume", self._site.inside(self, self._workload.objects))
-        return register(claim, f"{prefix}-claim", self._site.inside(self, [made]))
+        folder_volume = register(volume, f"{prefix}-volume", self._site.inside(self, self._workload.objects))
+        return register(claim, f"{prefix}-claim", self._site.inside(self, [folder_volume]))
 
 
 def configured(deployment: Document, server: ServerOptions, node: str) -> Document:
@@ -162,10 +162,8 @@ def arguments(args: Sequence[str], server: ServerOptions) -> list[Input[str]]:
     }
     if not model.dummy:
         args = [model.hub or MODEL_FOLDER, *(arg for arg in args[1:] if arg not in DUMMY_ARGS)]
-    made = [values.get(arg.partition("=")[0], arg) for arg in args]
-    if model.hub:
-        made.append(f"--revision={model.revision}")
-    return [*made, *server.extra_args]
+    revision = [f"--revision={model.revision}"] if model.hub else []
+    return [*(values.get(arg.partition("=")[0], arg) for arg in args), *revision, *server.extra_args]
 
 
 def _add(pod: dict[str, Any], file: str, claim: str | None = None) -> dict[str, Any]:

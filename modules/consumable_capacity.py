@@ -33,7 +33,7 @@ def _requests(settings: Settings, context: Context) -> dict[str, Input[int]]:
 
 
 def most_memory_mib(settings: Settings, context: Context) -> Input[int] | None:
-    """The most memory that a client of MPS may get where some get what they request; None elsewhere."""
+    """Most memory that a client of MPS may get where some get what they request; None elsewhere."""
     if settings.mps_plan.requested_class is None:
         return None
     sizes = [quantity_mib(settings.mps.pinned_device_memory_limit), *_requests(settings, context).values()]

@@ -24,7 +24,7 @@ class SharedGpu:
 
 
 class MissingResultError(LookupError):
-    """A module asks for the result of one that it does not require, or that comes after it."""
+    """Request for a result of a module that is not required, or that comes later."""
 
 
 @dataclass

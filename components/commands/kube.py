@@ -1,4 +1,4 @@
-"""A client for one context of one kubeconfig; never the current context."""
+"""Client for one context of one kubeconfig; never the current context."""
 
 import warnings
 from pathlib import Path
