@@ -78,13 +78,40 @@ static bool write_gpu_capabilities(struct tree *tree, const struct gpu_config *g
     return true;
 }
 
-/* As /sys/bus/pci/devices: the driver reads a GPU's PCIe root from the link's text alone. */
-static bool link_pci_device(struct tree *tree, const struct gpu_config *gpu)
+/* GPUs below one PCIe root are on one NUMA node, those of the first half of the roots on node 0, as on servers with two
+   processors (DGX A100 and H100). A machine for a GeForce has one processor; its kernel knows no node and says -1. */
+static int numa_node(const struct config *config, const struct gpu_config *gpu)
 {
-    char path[128], target[192];
-    snprintf(path, sizeof path, "sim/pci-devices/%s", gpu->pci_bus_id);
+    unsigned int roots = 0, own = 0;
+    if (strcmp(gpu->model->brand, "GeForce") == 0)
+        return -1;
+    for (unsigned int i = 0; i < config->gpu_count; i++) {
+        const char *root = config->gpus[i].pcie_root;
+        unsigned int first = 0;
+        while (strcmp(config->gpus[first].pcie_root, root) != 0)
+            first++;
+        if (first != i)
+            continue;
+        if (strcmp(root, gpu->pcie_root) == 0)
+            own = roots;
+        roots++;
+    }
+    return own < (roots + 1) / 2 ? 0 : 1;
+}
+
+/* As below /sys: the driver reads a GPU's PCIe root from the link's text, and numa_node in the folder behind it. */
+static bool write_pci_device(struct tree *tree, const struct config *config, const struct gpu_config *gpu)
+{
+    char device[160], path[256], text[16];
     const char *root = strncmp(gpu->pcie_root, "pci", 3) == 0 ? gpu->pcie_root + 3 : gpu->pcie_root;
-    snprintf(target, sizeof target, "../../../devices/%s/%s:01.0/%s", gpu->pcie_root, root, gpu->pci_bus_id);
+    snprintf(device, sizeof device, "devices/%s/%s:01.0/%s", gpu->pcie_root, root, gpu->pci_bus_id);
+    snprintf(path, sizeof path, "sim/sys/%s/numa_node", device);
+    snprintf(text, sizeof text, "%d\n", numa_node(config, gpu));
+    if (!write_text(tree, path, text))
+        return false;
+    snprintf(path, sizeof path, "sim/sys/bus/pci/devices/%s", gpu->pci_bus_id);
+    char target[192];
+    snprintf(target, sizeof target, "../../../%s", device);
     return tree_link(tree, path, target);
 }
 
@@ -98,14 +125,14 @@ static bool write_proc_devices(struct tree *tree)
     return write_text(tree, "sim/proc-devices", text);
 }
 
-/* Stand-ins for /proc/driver, /proc/devices and /sys/bus/pci/devices, to be mounted there. */
+/* Stand-ins for /proc/driver, /proc/devices and the PCI devices of /sys. */
 static bool write_kernel_views(struct tree *tree, const struct config *config)
 {
-    if (!tree_folder(tree, "sim/proc-driver/nvidia/capabilities") || !tree_folder(tree, "sim/pci-devices") ||
+    if (!tree_folder(tree, "sim/proc-driver/nvidia/capabilities") || !tree_folder(tree, "sim/sys/bus/pci/devices") ||
         !write_proc_devices(tree))
         return false;
     for (unsigned int i = 0; i < config->gpu_count; i++) {
-        if (!write_gpu_capabilities(tree, &config->gpus[i]) || !link_pci_device(tree, &config->gpus[i]))
+        if (!write_gpu_capabilities(tree, &config->gpus[i]) || !write_pci_device(tree, config, &config->gpus[i]))
             return false;
     }
     return true;

@@ -139,6 +139,23 @@ nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t handle, unsigned int *cores)
     return session_leave(NVML_SUCCESS);
 }
 
+/* What the host offers rather than the GPU: HMM needs NVIDIA's open kernel modules and a kernel with HMM, ATS a Grace
+   processor. Measured on an H100 80GB HBM3 with driver 580.159.04: None; so say published `nvidia-smi -q` of H100 and
+   H200 with drivers 545 to 565. Not measured on the other models; a GeForce with open modules says HMM. */
+nvmlReturn_t nvmlDeviceGetAddressingMode(nvmlDevice_t handle, nvmlDeviceAddressingMode_t *mode)
+{
+    struct nvmlDevice_st *device;
+    nvmlReturn_t result = session_enter_device(handle, &device);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (mode == NULL)
+        return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (mode->version != nvmlDeviceAddressingMode_v1)
+        return session_leave(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+    mode->value = NVML_DEVICE_ADDRESSING_MODE_NONE;
+    return session_leave(NVML_SUCCESS);
+}
+
 static unsigned long long memory_bytes(const struct nvmlDevice_st *device)
 {
     unsigned int mib = device->compute == NULL ? device->gpu->config->model->memory_mib

@@ -25,6 +25,12 @@ static bool has_instances(const struct gpu *gpu)
     return false;
 }
 
+/* Not measured; an inference from NVIDIA's DRA driver v0.5.0. It takes the activation status for the call's result and
+   the call's result for the activation status. With two MIG devices of one GPU it asks for MIG off after the first is
+   gone, and it could not go on if the activation status were an error; NVIDIA's own test of that passes on real GPUs,
+   and a comment there says that a refusal ("in use by another client") shows in the other value of the two. */
+static const nvmlReturn_t refused_activation = NVML_SUCCESS;
+
 nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t handle, unsigned int mode, nvmlReturn_t *activation)
 {
     struct gpu *gpu;
@@ -35,8 +41,10 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t handle, unsigned int mode, nvmlRe
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (gpu->config->model->profile_count == 0)
         return session_leave(*activation = NVML_ERROR_NOT_SUPPORTED);
-    if (mode == NVML_DEVICE_MIG_DISABLE && has_instances(gpu))
-        return session_leave(*activation = NVML_ERROR_IN_USE);
+    if (mode == NVML_DEVICE_MIG_DISABLE && has_instances(gpu)) {
+        *activation = refused_activation;
+        return session_leave(NVML_ERROR_IN_USE);
+    }
     gpu->mig_enabled = mode == NVML_DEVICE_MIG_ENABLE;
     mig_save(session_inventory(), gpu);
     return session_leave(*activation = NVML_SUCCESS);

@@ -68,7 +68,8 @@ int smi_query(struct smi *smi, const char *fields, const char *format);
 /* Names for people, of values NVML numbers. */
 const char *smi_compute_mode_name(nvmlComputeMode_t mode);
 
-/* On stderr, so that programs which parse standard output are not disturbed. */
+/* For people only: on stderr, and only where both streams are a terminal. A container's log mixes the two, and whoever
+   counts its lines must find as many as NVIDIA's nvidia-smi writes. */
 void smi_note_simulation(void);
 
 #endif

@@ -98,6 +98,9 @@ int smi_select(struct smi *smi, const char *ids)
 
 void smi_note_simulation(void)
 {
+    if (!isatty(STDOUT_FILENO) || !isatty(STDERR_FILENO))
+        return;
+    fflush(stdout);
     fputs("# nvidia-smi: these GPUs are simulated\n", stderr);
 }
 

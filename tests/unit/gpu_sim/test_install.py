@@ -52,11 +52,26 @@ def test_install_makes_nodes_configuration_and_kernel_views(build, tmp_path):
     configuration = (tmp_path / "node.ini").read_text()
     assert (root / "etc/gpu-sim.ini").read_text() == configuration
     assert (root / LIBRARIES / f"libnvidia-simcfg.so.{DRIVER}").read_text() == configuration
-    link = str((root / "sim/pci-devices/0000:1a:00.0").readlink())
+    link = str((root / "sim/sys/bus/pci/devices/0000:1a:00.0").readlink())
     assert link == "../../../devices/pci0000:00/0000:00:01.0/0000:1a:00.0"
     assert re.search(
         r"Character devices:.*?\n237 nvidia-caps\n.*Block devices:", (root / "sim/proc-devices").read_text(), re.S
     )
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("model", "count", "nodes"),
+    [
+        *(("h100-80gb", 8, [0, 0, 0, 0, 1, 1, 1, 1]), ("h100-80gb", 2, [0, 0]), ("a100-80gb", 3, [0, 0, 1])),
+        ("rtx-4090", 2, [-1, -1]),
+    ],
+)
+def test_each_gpu_is_on_the_numa_node_of_its_pcie_root(build, tmp_path, model, count, nodes):
+    root = tmp_path / "root"
+    install(build, root, count, model)
+    files = sorted((root / "sim/sys/bus/pci/devices").glob("*/numa_node"))
+    assert [int(file.read_text()) for file in files] == nodes
 
 
 @needs_root

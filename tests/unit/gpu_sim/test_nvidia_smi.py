@@ -1,16 +1,45 @@
 """nvidia-smi: its lists, queries and tables, the modes it sets, and its exit codes."""
 
+import contextlib
+import os
+import subprocess
+
 import pytest
 
 from gpus.models import simulated_gpus
-from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS
+from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS, Root
+
+NOTE = "# nvidia-smi: these GPUs are simulated"
 
 
-def test_nvidia_smi_lists_gpus_as_parsers_expect_and_marks_them_on_stderr(make_root):
+def test_nvidia_smi_lists_gpus_as_parsers_expect_and_nothing_else(make_root):
     done = make_root().smi("-L")
     gpus = simulated_gpus("node", MODELS["h100-80gb"], 2)
     assert done.stdout == "".join(f"GPU {g.index}: NVIDIA H100 80GB HBM3 (UUID: {g.uuid})\n" for g in gpus)
-    assert "simulated" in done.stderr and done.returncode == 0
+    assert done.stderr == "" and done.returncode == 0
+
+
+def on_a_terminal(root: Root, *arguments: str) -> list[str]:
+    """The lines that nvidia-smi writes where a person looks."""
+    terminal, program = os.openpty()
+    with os.fdopen(terminal, "rb") as screen:
+        command = [root.path / "usr/bin/nvidia-smi", *arguments]
+        done = subprocess.run(command, stdout=program, stderr=program, env=root.build.environment(), timeout=20)
+        assert done.returncode == 0
+        os.close(program)
+        lines = []
+        # The end of a terminal without programs is an error of reading, not an empty read.
+        with contextlib.suppress(OSError):
+            lines.extend(line.decode().rstrip() for line in screen)
+    return lines
+
+
+@pytest.mark.parametrize("arguments", [["-L"], ["--query-gpu=index", "--format=csv,noheader"]])
+def test_nvidia_smi_tells_people_but_not_programs_that_gpus_are_simulated(make_root, arguments):
+    root = make_root(count=1)
+    assert on_a_terminal(root, *arguments)[1:] == [NOTE]
+    done = root.smi(*arguments)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
 def test_nvidia_smi_csv_has_header_and_units_unless_told_otherwise(make_root):

@@ -35,6 +35,17 @@ def test_architecture_and_brand_are_nvmls_numbers(make_root):
     assert found == {"rtx-4090": [8, 5], "a100-40gb": [7, 14], "h100-80gb": [9, 14], "b200-180gb": [10, 14]}
 
 
+@pytest.mark.parametrize("key", list(MODELS))
+def test_the_addressing_mode_is_none_as_measured_on_an_h100(make_root, key):
+    assert make_root(key, 1).nvml("""
+        d = n.nvmlDeviceGetHandleByIndex(0)
+        old = n.c_nvmlDeviceAddressingMode_t()
+        old.version = 7
+        get = n._nvmlGetFunctionPointer("nvmlDeviceGetAddressingMode")
+        result = [n.nvmlDeviceGetAddressingMode(d), get(d, n.byref(old)), get(d, None)]
+    """) == [0, 25, 2]
+
+
 def test_only_gpus_whose_device_node_is_there_are_visible(make_root):
     root = make_root(count=4)
     (root.path / "dev/nvidia1").unlink()

@@ -59,6 +59,32 @@ def test_instances_that_overlap_exceed_a_limit_or_lack_mig_mode_are_refused(make
     ) == [3, 23, 2, 0, 23, 23, 19, 2, 2, 0]
 
 
+# NVIDIA's DRA driver reads the second of the two as the error, so an error there would keep it from going on.
+SET_MODE = """
+set_function = n._nvmlGetFunctionPointer("nvmlDeviceSetMigMode")
+def set_mode(mode):
+    activation = n.c_uint(99)
+    return [set_function(d, mode, n.byref(activation)), activation.value]
+"""
+
+
+def test_mig_mode_stays_on_while_instances_are_left_and_only_the_call_says_so(make_root):
+    root = make_root(count=1)
+    assert root.nvml(
+        CREATE
+        + SET_MODE
+        + textwrap.dedent("""
+        result = [set_mode(1)]
+        pairs = [create(0, 0, 0), create(0, 1, 0)]
+        for gi, ci in pairs:
+            n.nvmlComputeInstanceDestroy(ci)
+            n.nvmlGpuInstanceDestroy(gi)
+            result += [set_mode(0), n.nvmlDeviceGetMigMode(d), len(migs())]
+        """)
+    ) == [[0, 0], [19, 0], [1, 1], 1, [0, 0], [0, 0], 0]
+    assert root.nvml(CREATE + "result = n.nvmlDeviceGetMigMode(d)") == [0, 0]
+
+
 def test_seven_smallest_instances_fit_and_an_eighth_does_not(make_root):
     names = make_root().nvml(
         CREATE
