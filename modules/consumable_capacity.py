@@ -1,4 +1,4 @@
-"""Module 07: one GPU for the claims of many pods, and what each of them requests of it."""
+"""Module 07: one GPU for the claims of many pods, and the memory that each of them requests."""
 
 from pulumi import Input, Output
 
