@@ -51,7 +51,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
     Workload(
         "shared-gpus",
         site=site,
-        documents=load(module.name, "namespace.yaml", *CLAIMS),
+        documents=load(module.name, "0-namespace.yaml", *CLAIMS),
         gpu=uuid_for(module, settings, context),
         sharing=SharedByMemory(requests, daemon.clients if daemon else None, waiting),
         # The one that waits must not be there before module 04's clients have their part.
