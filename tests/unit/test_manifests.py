@@ -137,7 +137,8 @@ def test_every_volume_of_vllm_is_in_a_manifest(tmp_path: Path):
 
 def test_folder_is_read_in_the_order_of_files_and_files_in_that_asked_for():
     folder = load("07-consumable-capacity")
-    assert [document["metadata"]["name"] for document in folder[:2]] == ["small", "small"]
+    assert [document["metadata"]["name"] for document in folder[1:3]] == ["small", "small"]
+    assert folder[0]["kind"] == "Namespace"
     files = load("03-workloads", "waiter.yaml", "0-namespace.yaml")
     assert [document["kind"] for document in files] == ["ResourceClaimTemplate", "Deployment", "Namespace"]
     with pytest.raises(FileNotFoundError, match="manifests/no-such-folder holds no YAML file"):
