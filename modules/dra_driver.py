@@ -22,7 +22,7 @@ def build(module: Module, settings: Settings, built: Built) -> None:
         log_verbosity=settings.driver.log_verbosity,
         expected_gpus={node.node: node.count or count for node in settings.gpu_nodes},
         timeout_seconds=settings.timeouts.driver,
-        only_gpus=[gpu.uuid for gpu in found.chosen] if found and found.others else [],
+        only_gpus=[gpu.uuid for gpu in found.chosen] if found and found.excluded else [],
     )
     built.outputs |= {
         "gpus": built.driver.gpus,

@@ -10,4 +10,4 @@ from settings import Settings
 def build(module: Module, settings: Settings, built: Built) -> None:
     """Check the prerequisites, and warn of those that could be better met."""
     for finding in prerequisites.require(settings, built.images):
-        pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")
+        pulumi.log.warn(f"{finding.name}: {finding.observed}; {finding.remedy}")
