@@ -61,7 +61,7 @@ class World:
     def calls(self, start: str) -> list[str]:
         return [line for line in (self.root / "calls").read_text().splitlines() if line.startswith(start)]
 
-    def stranger(self, network: str = "kind") -> None:
+    def create_foreign_cluster(self, network: str = "kind") -> None:
         """Somebody makes a cluster of that name by hand."""
         (self.root / "clusters" / "a").mkdir()
         (self.root / "clusters" / "a" / "a-control-plane").write_text(f"{network}\n")
@@ -105,7 +105,7 @@ def test_kubeconfig_can_be_read_again_without_asking_docker(world: World):
 
 @pytest.mark.parametrize("network", ["kind", "kind-a"])
 def test_create_never_adopts_a_cluster(world: World, network: str):
-    world.stranger(network)
+    world.create_foreign_cluster(network)
     if network == "kind-a":
         world.mark_network("another checkout")
     rc, out, err = world.run("create")
@@ -230,7 +230,7 @@ def test_creation_whose_kind_is_interrupted_first_is_taken_down_as_well(world: W
 
 def test_what_a_killed_run_left_is_made_anew(world: World):
     world.mark_network(KindCluster("a", world.folder).owner)
-    world.stranger("kind-a")
+    world.create_foreign_cluster("kind-a")
     rc, out, err = world.run("create")
     assert rc == 0 and out.startswith("kubeconfig of a")
     assert "cluster a: an interrupted run left 1 nodes and a network; making it anew" in err
@@ -240,7 +240,7 @@ def test_what_a_killed_run_left_is_made_anew(world: World):
 def test_cluster_that_somebody_made_after_ours_was_deleted_by_hand_is_not_taken_for_ours(world: World):
     # `kind delete cluster` leaves the network, which still bears our mark.
     world.mark_network(KindCluster("a", world.folder).owner)
-    world.stranger("kind")
+    world.create_foreign_cluster("kind")
     assert world.run("create")[0] == 1
     assert world.containers == {"a-control-plane"}
     rc, _, err = world.run("delete")
