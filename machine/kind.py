@@ -4,12 +4,11 @@ A cluster's containers are on a Docker network of the cluster's own, which has t
 The mark tells whose cluster it is, also after an interrupted run: a cluster with the mark may be created anew, any
 other one of that name is left alone.
 
-Environment: CLUSTER_NAME; CLUSTER_FOLDER, where its configuration, kubeconfig and diagnostics go;
-CLUSTER_INCARNATION, a number that grows each time the cluster is made anew; CLUSTER_TIMEOUT in seconds;
-CLUSTER_HIDDEN_DEVICES, a JSON list of the host's device files that no node may have, if there are any.
-`create` reads kind's configuration from standard input and writes the kubeconfig to standard output.
+Pulumi's command provider runs the command, with an action and environment variables; `python -m machine.kind --help`
+describes them.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -21,6 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+ACTIONS = {
+    "create": "create the cluster; reads kind's configuration from standard input, and writes the kubeconfig",
+    "kubeconfig": "write the kubeconfig of the cluster that was created",
+    "delete": "delete the cluster, its network and its folder; what does not exist is no error",
+}
+# Each action needs the first two, `create` the next two as well.
+VARIABLES = {
+    "CLUSTER_NAME": "name of the cluster",
+    "CLUSTER_FOLDER": "folder for its configuration, kubeconfig and diagnostics",
+    "CLUSTER_INCARNATION": "for create: number that grows each time the cluster is created anew",
+    "CLUSTER_TIMEOUT": "for create: seconds that kind waits for the nodes",
+    "CLUSTER_HIDDEN_DEVICES": "for create, optional: JSON list of the host's device files that no node may have",
+}
 OWNER_LABEL = "dra-workshop.owner"
 # Runs in a node before each start of containerd, so also after a restart of the node, for which Docker makes all device
 # files anew. The mount keeps NVIDIA's programs from making them anew, as they do unless the kernel module's parameters
@@ -119,9 +131,10 @@ class KindCluster:
         return [container for container in node_containers(self.name) if container not in on_network]
 
     def create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str] = ()) -> str:
-        """Create the cluster from kind's configuration, in at most `timeout` seconds, and return its kubeconfig.
+        """Create the cluster from kind's configuration, and return its kubeconfig.
 
-        `hidden_devices` are device files of the host that no node may have. A creation that fails is taken down.
+        `timeout` is in seconds, which kind waits for the nodes; `hidden_devices` are device files of the host that no
+        node may have. A creation that fails is taken down.
         Raises `ForeignClusterError`, and `CalledProcessError` of the command that failed.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -222,30 +235,70 @@ def _report(message: str) -> None:
 
 
 def main() -> int:
+    """Run the command. Returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for an interrupt."""
+    parser = _parser()
+    action = parser.parse_args().action
+    needed = list(VARIABLES)[: 4 if action == "create" else 2]
+    if unset := [name for name in needed if not os.environ.get(name)]:
+        parser.error(f"environment: {', '.join(unset)} must be set for {action}; --help says to what")
     cluster = KindCluster(os.environ["CLUSTER_NAME"], Path(os.environ["CLUSTER_FOLDER"]))
     try:
-        match sys.argv[1:]:
-            case ["create"]:
-                timeout = int(os.environ["CLUSTER_TIMEOUT"])
-                hidden = json.loads(os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]"))
-                print(cluster.create(sys.stdin.read(), os.environ["CLUSTER_INCARNATION"], timeout, hidden), end="")
-            case ["kubeconfig"]:
+        match action:
+            case "create":
+                timeout, hidden_devices = _seconds(parser), _hidden_devices(parser)
+                incarnation = os.environ["CLUSTER_INCARNATION"]
+                print(cluster.create(sys.stdin.read(), incarnation, timeout, hidden_devices), end="")
+            case "kubeconfig":
                 print(cluster.kubeconfig.read_text(), end="")
-            case ["delete"]:
+            case "delete":
                 cluster.delete()
-            case words:
-                _report(f"usage: kind_cluster create|kubeconfig|delete, not {' '.join(words)}\n\n{__doc__}")
-                return 2
     except ForeignClusterError as error:
         _report(str(error))
         return 1
+    except FileNotFoundError as error:
+        remedy = "run `make setup`, then `source ./activate`"
+        if error.filename == str(cluster.kubeconfig):
+            remedy = f"write it with `kind export kubeconfig --name {cluster.name} --kubeconfig {cluster.kubeconfig}`"
+        _report(f"cluster {cluster.name}: {error.filename} is missing; {remedy}")
+        return 1
     except subprocess.CalledProcessError as error:
-        _report(f"`{' '.join(str(word) for word in error.cmd[:3])}` ended with {error.returncode}; see above")
+        _report(f"`{' '.join(str(argument) for argument in error.cmd[:3])}` ended with {error.returncode}; see above")
         return 1
     except KeyboardInterrupt:
         _report(f"cluster {cluster.name}: interrupted; what was made is taken down, the next run makes it anew")
         return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = {"actions": ACTIONS, "environment variables": VARIABLES}
+    tables = (
+        "\n".join([f"{title}:", *(f"  {name:<22}  {text}" for name, text in table.items())])
+        for title, table in rows.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m machine.kind",
+        description="Create or delete a Kind cluster; one that this checkout did not create is left alone.",
+        epilog="\n\n".join(tables),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=ACTIONS, help="see below")
+    return parser
+
+
+def _seconds(parser: argparse.ArgumentParser) -> int:
+    text = os.environ["CLUSTER_TIMEOUT"]
+    if not text.isdecimal():
+        parser.error(f'CLUSTER_TIMEOUT: "{text}" is no whole number of seconds; give one, such as 240')
+    return int(text)
+
+
+def _hidden_devices(parser: argparse.ArgumentParser) -> list[str]:
+    text = os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        parser.error(f'CLUSTER_HIDDEN_DEVICES: "{text}" is no JSON list; write it like ["/dev/nvidia1"]')
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,13 @@ class World:
 
     root: Path
     folder: Path
+    changed_variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
         cluster = {"CLUSTER_NAME": "a", "CLUSTER_FOLDER": str(self.folder), "CLUSTER_TIMEOUT": "240"}
-        return {**os.environ, **cluster, "CLUSTER_INCARNATION": kind_cluster.incarnation(self.folder, "a")}
+        incarnation = kind_cluster.incarnation(self.folder, "a")
+        return {**os.environ, **cluster, "CLUSTER_INCARNATION": incarnation, **self.changed_variables}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -291,7 +293,64 @@ def test_two_clusters_of_one_checkout_bear_one_mark(world: World):
     assert len(owner) == 36
 
 
-def test_wrong_word_shows_how_to_use_the_command(world: World):
-    rc, out, err = world.run("adopt", "it")
+USAGE = "usage: python -m machine.kind [-h] {create,kubeconfig,delete}\n"
+
+
+def test_help_says_how_to_use_the_command_and_ends_with_0():
+    command = [sys.executable, "-m", "machine.kind", "--help"]
+    env = {name: value for name, value in os.environ.items() if name not in kind_cluster.VARIABLES}
+    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(USAGE)
+    for name, text in (*kind_cluster.ACTIONS.items(), *kind_cluster.VARIABLES.items()):
+        assert f"\n  {name:<22}  {text}\n" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("adopt", "it"), (), ("create", "it")])
+def test_wrong_word_shows_how_to_use_the_command(world: World, words: tuple[str, ...]):
+    rc, out, err = world.run(*words)
     assert (rc, out) == (2, "")
-    assert err.startswith("usage: kind_cluster create|kubeconfig|delete, not adopt it\n")
+    assert err.startswith(USAGE)
+    assert world.calls("") == []
+
+
+@pytest.mark.parametrize(
+    ("action", "variable", "value", "told"),
+    [
+        ("delete", "CLUSTER_NAME", "", "environment: CLUSTER_NAME must be set for delete; --help says to what"),
+        ("create", "CLUSTER_TIMEOUT", "", "environment: CLUSTER_TIMEOUT must be set for create; --help says to what"),
+        (
+            "create",
+            "CLUSTER_TIMEOUT",
+            "4m",
+            'CLUSTER_TIMEOUT: "4m" is no whole number of seconds; give one, such as 240',
+        ),
+        ("create", "CLUSTER_HIDDEN_DEVICES", "/dev/a", '"/dev/a" is no JSON list; write it like ["/dev/nvidia1"]'),
+    ],
+)
+def test_wrong_environment_is_told_with_its_remedy_before_anything_is_done(
+    world: World, action: str, variable: str, value: str, told: str
+):
+    world.changed_variables[variable] = value
+    rc, out, err = world.run(action)
+    assert (rc, out) == (2, "")
+    assert err.startswith(USAGE) and told in err
+    assert world.calls("") == []
+
+
+def test_missing_kubeconfig_is_told_with_the_command_that_writes_it(world: World):
+    world.run("create")
+    (world.folder / "kubeconfig").unlink()
+    rc, out, err = world.run("kubeconfig")
+    file = world.folder / "kubeconfig"
+    assert (rc, out) == (1, "")
+    assert err == f"cluster a: {file} is missing; write it with `kind export kubeconfig --name a --kubeconfig {file}`\n"
+
+
+def test_missing_program_is_told_with_the_command_that_brings_it(world: World, tmp_path: Path):
+    for program in ("docker", "kind"):
+        (tmp_path / "bin" / program).unlink()
+    world.changed_variables["PATH"] = str(tmp_path / "bin")
+    rc, out, err = world.run("delete")
+    assert (rc, out) == (1, "")
+    assert err == "cluster a: docker is missing; run `make setup`, then `source ./activate`\n"
