@@ -337,15 +337,19 @@ def render_node_config(
     cuda_version: str = "13.0",
     *,
     static_mig: Sequence[str] = (),
+    mig: Sequence[str] = (),
 ) -> str:
     """The ini text the simulated driver of that node reads.
 
-    static_mig gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, e.g. "3g.40gb@0".
+    static_mig gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, e.g. "3g.40gb@0". mig has a line
+    of gpus.mig.mig_line for each GPU in order of index; GPUs beyond it have MIG off.
     """
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver_version):
         raise ModelError(f'driver version "{driver_version}": must read like 580.159.04; correct it')
     if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", cuda_version):
         raise ModelError(f'CUDA version "{cuda_version}": must read like 13.0; correct it')
+    if len(mig) > count:
+        raise ModelError(f"node {node}: MIG layouts of {len(mig)} GPUs, but it has {count}; remove some or add GPUs")
     _check_static_mig(model, static_mig)
     lines = [
         f"# Simulated GPUs of node {node}; read by the simulated driver, see images/gpu-sim.",
@@ -365,8 +369,8 @@ def render_node_config(
             f"pci_bus_id = {gpu.pci_bus_id}",
             f"pcie_root = {gpu.pcie_root}",
         ]
-        if static_mig:
-            lines.append(f"mig = {','.join(static_mig)}")
+        if layout := ",".join(static_mig) or "".join(mig[gpu.index : gpu.index + 1]):
+            lines.append(f"mig = {layout}")
     return "\n".join(lines) + "\n"
 
 

@@ -170,12 +170,17 @@ static const char *parse_static_mig(struct gpu_config *gpu, const char *value)
     char list[512];
     if (gpu->model == NULL)
         return "model must come before mig";
+    if (gpu->model->profile_count == 0)
+        return "the model has no MIG";
+    gpu->mig_enabled = true;
+    if (strcmp(value, "on") == 0)
+        return NULL;
     snprintf(list, sizeof list, "%s", value);
     char *state = NULL;
     for (char *item = strtok_r(list, ", ", &state); item != NULL; item = strtok_r(NULL, ", ", &state)) {
         char *at = strchr(item, '@');
         if (at == NULL || gpu->static_mig_count == CONFIG_MAX_STATIC_MIG)
-            return "mig must be at most 8 times PROFILE@PLACEMENT";
+            return "mig must be on, or at most 8 times PROFILE@PLACEMENT";
         *at = '\0';
         struct static_mig *entry = &gpu->static_mig[gpu->static_mig_count++];
         entry->profile = find_profile(gpu->model, item);

@@ -70,6 +70,7 @@ struct gpu_config {
     unsigned int minor;
     struct static_mig static_mig[CONFIG_MAX_STATIC_MIG];
     unsigned int static_mig_count;
+    bool mig_enabled; /* from the start; with or without instances */
 };
 
 struct config {

@@ -26,6 +26,8 @@ static bool capability_is_granted(const struct inventory *inventory, unsigned in
 /* A container only ever sees whole GPU instances here: the driver creates no partial compute instances. */
 static void load_from_capabilities(const struct inventory *inventory, struct gpu *gpu)
 {
+    /* A layout that is there from the start is known here too; that NVIDIA's driver has cut a GPU up later is not. */
+    gpu->mig_enabled = gpu->config->mig_enabled;
     for (unsigned int id = 1; id < CONFIG_INSTANCE_IDS; id++) {
         unsigned int minor = config_capability_minor(gpu->config->minor, id), start = 0;
         const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
@@ -53,7 +55,7 @@ static bool load_static(struct gpu *gpu, char *error, size_t error_size)
         }
         mig_create_compute(instance, full_compute_profile(instance), &compute);
     }
-    gpu->mig_enabled = gpu->config->static_mig_count > 0;
+    gpu->mig_enabled = gpu->config->mig_enabled;
     return true;
 }
 
