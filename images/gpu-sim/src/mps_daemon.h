@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <sys/types.h>
 
-enum { MPS_MAX_PEERS = 128, MPS_LISTENERS = 2, MPS_ALL_CONTEXTS = MPS_MAX_CONTEXTS * CONFIG_MAX_GPUS };
+enum { MPS_MAX_PEERS = 128, MPS_LISTENERS = 2, MPS_ALL_CONTEXTS = MPS_MAX_CONTEXTS * DEVICES_MAX };
 
 struct mps_server {
     pid_t pid; /* 0: there is no server */
@@ -48,7 +48,7 @@ struct mps_daemon {
     int signals;
     int listeners[MPS_LISTENERS];
     struct inventory inventory;
-    struct device devices[CONFIG_MAX_GPUS];
+    struct device devices[DEVICES_MAX];
     unsigned int device_count;
     struct mps_settings defaults;
     struct mps_server server;

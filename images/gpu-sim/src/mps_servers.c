@@ -76,7 +76,7 @@ static _Noreturn void run_server(const struct mps_daemon *daemon, uid_t uid, gid
 /* Defaults by UUID and by ordinal are two lists until a server has both; the ordinal's wins. */
 static void merge_limits(struct mps_settings *settings)
 {
-    for (unsigned int i = 0; i < CONFIG_MAX_GPUS; i++) {
+    for (unsigned int i = 0; i < DEVICES_MAX; i++) {
         if (settings->limits[i] == 0)
             settings->limits[i] = settings->uuid_limits[i];
     }
