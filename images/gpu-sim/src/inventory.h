@@ -39,6 +39,7 @@ struct gpu {
     const struct gpu_config *config;
     unsigned int index; /* among the visible GPUs */
     bool mig_enabled;
+    bool mig_pending; /* the mode after the next reset */
     struct nvmlDevice_st device;
     struct nvmlGpuInstance_st instances[CONFIG_INSTANCE_IDS];
 };

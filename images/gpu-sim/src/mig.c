@@ -112,6 +112,12 @@ enum mig_result mig_destroy_instance(struct nvmlGpuInstance_st *instance)
     return MIG_OK;
 }
 
+void mig_reset(struct gpu *gpu)
+{
+    memset(gpu->instances, 0, sizeof gpu->instances);
+    gpu->mig_enabled = gpu->mig_pending;
+}
+
 unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_profile *profile)
 {
     struct occupancy used = measure(gpu, profile);

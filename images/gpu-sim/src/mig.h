@@ -22,6 +22,8 @@ enum mig_result mig_create_instance(struct gpu *gpu, const struct mig_profile *p
 enum mig_result mig_create_instance_anywhere(struct gpu *gpu, const struct mig_profile *profile,
                                              struct nvmlGpuInstance_st **created);
 enum mig_result mig_destroy_instance(struct nvmlGpuInstance_st *instance);
+/* What a reset of the GPU leaves: the pending mode, and no instance. */
+void mig_reset(struct gpu *gpu);
 /* How many more GPU instances of the profile fit. */
 unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_profile *profile);
 

@@ -27,7 +27,7 @@ static bool capability_is_granted(const struct inventory *inventory, unsigned in
 static void load_from_capabilities(const struct inventory *inventory, struct gpu *gpu)
 {
     /* A layout that is there from the start is known here too; that NVIDIA's driver has cut a GPU up later is not. */
-    gpu->mig_enabled = gpu->config->mig_enabled;
+    gpu->mig_enabled = gpu->mig_pending = gpu->config->mig_enabled;
     for (unsigned int id = 1; id < CONFIG_INSTANCE_IDS; id++) {
         unsigned int minor = config_capability_minor(gpu->config->minor, id), start = 0;
         const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
@@ -37,7 +37,7 @@ static void load_from_capabilities(const struct inventory *inventory, struct gpu
             !capability_is_granted(inventory, minor + 1) ||
             mig_create_instance(gpu, profile, start, &instance) != MIG_OK)
             continue;
-        gpu->mig_enabled = true;
+        gpu->mig_enabled = gpu->mig_pending = true;
         mig_create_compute(instance, full_compute_profile(instance), &compute);
     }
 }
@@ -55,19 +55,31 @@ static bool load_static(struct gpu *gpu, char *error, size_t error_size)
         }
         mig_create_compute(instance, full_compute_profile(instance), &compute);
     }
-    gpu->mig_enabled = gpu->config->mig_enabled;
+    gpu->mig_enabled = gpu->mig_pending = gpu->config->mig_enabled;
     return true;
 }
 
-/* One line: mode, then "INSTANCE" or "INSTANCE/COMPUTE_PROFILE" for each instance. */
+/* "MODE", or "MODE>PENDING" where a reset would change it. */
+static bool restore_mode(struct gpu *gpu, char *text)
+{
+    unsigned int enabled, pending;
+    char *then = strchr(text, '>');
+    if (then != NULL)
+        *then = '\0';
+    if (!ini_number(text, 0, 1, &enabled) || !ini_number(then == NULL ? text : then + 1, 0, 1, &pending))
+        return false;
+    gpu->mig_enabled = enabled == 1;
+    gpu->mig_pending = pending == 1;
+    return true;
+}
+
+/* One line: the mode, then "INSTANCE" or "INSTANCE/COMPUTE_PROFILE" for each instance. */
 static bool restore(struct gpu *gpu, char *text)
 {
     char *state = NULL;
     char *mode = strtok_r(text, " \n", &state);
-    unsigned int enabled;
-    if (mode == NULL || !ini_number(mode, 0, 1, &enabled))
+    if (mode == NULL || !restore_mode(gpu, mode))
         return false;
-    gpu->mig_enabled = enabled == 1;
     for (char *item = strtok_r(NULL, " \n", &state); item != NULL; item = strtok_r(NULL, " \n", &state)) {
         unsigned int id, start = 0, compute_profile;
         char *slash = strchr(item, '/');
@@ -107,6 +119,8 @@ void mig_save(const struct inventory *inventory, const struct gpu *gpu)
 {
     char text[STATE_SIZE];
     size_t length = (size_t)snprintf(text, sizeof text, "%d", gpu->mig_enabled);
+    if (gpu->mig_pending != gpu->mig_enabled)
+        length += (size_t)snprintf(text + length, sizeof text - length, ">%d", gpu->mig_pending);
     for (unsigned int i = 0; i < CONFIG_INSTANCE_IDS; i++) {
         const struct nvmlGpuInstance_st *instance = &gpu->instances[i];
         if (!instance->exists)
