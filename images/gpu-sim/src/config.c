@@ -201,7 +201,7 @@ static const char *gpu_pair(struct config *config, struct gpu_config *gpu, const
         return strlen(value) == 40 && strncmp(value, "GPU-", 4) == 0 ? set_text(gpu->uuid, value)
                                                                      : "uuid must be GPU- and 36 characters";
     if (strcmp(key, "minor") == 0)
-        return ini_number(value, 0, 254, &gpu->minor) ? NULL : "minor must be 0 to 254";
+        return ini_number(value, 0, CONFIG_MAX_GPUS - 1, &gpu->minor) ? NULL : "minor must be 0 to 15";
     if (strcmp(key, "pci_bus_id") == 0)
         return parse_pci_bus_id(gpu, value);
     if (strcmp(key, "pcie_root") == 0)
@@ -373,9 +373,26 @@ unsigned int config_instance_id(const struct gpu_model *model, const struct mig_
     return 0;
 }
 
+/* As in NVIDIA's numbering, the first three minors belong to other capabilities. */
+enum { FIRST_MINOR = 3, MINORS_OF_INSTANCE = 1 + CONFIG_MAX_COMPUTE_INSTANCES };
+
 unsigned int config_capability_minor(unsigned int gpu_minor, unsigned int instance_id)
 {
-    /* As in NVIDIA's numbering, the first three minors belong to other capabilities. */
-    const unsigned int per_instance = 1 + CONFIG_MAX_COMPUTE_INSTANCES;
-    return 3 + (gpu_minor * CONFIG_INSTANCE_IDS + instance_id) * per_instance;
+    return FIRST_MINOR + (gpu_minor * CONFIG_INSTANCE_IDS + instance_id) * MINORS_OF_INSTANCE;
+}
+
+unsigned int config_compute_minor(unsigned int gpu_minor, unsigned int instance_id, unsigned int compute_id,
+                                  unsigned int generation)
+{
+    const unsigned int all = CONFIG_MAX_GPUS * CONFIG_INSTANCE_IDS * MINORS_OF_INSTANCE;
+    _Static_assert(FIRST_MINOR + CONFIG_GENERATIONS * CONFIG_MAX_GPUS * CONFIG_INSTANCE_IDS * MINORS_OF_INSTANCE <
+                       1 << 20,
+                   "Linux has 20 bits for a minor number");
+    return config_capability_minor(gpu_minor, instance_id) + 1 + compute_id + generation * all;
+}
+
+/* As NVIDIA's kernel module shows a capability. */
+void config_capability_text(unsigned int minor, char text[CONFIG_TEXT * 2])
+{
+    snprintf(text, CONFIG_TEXT * 2, "DeviceFileMinor: %u\nDeviceFileMode: %d\nDeviceFileModify: 1\n", minor, 0444);
 }

@@ -18,6 +18,9 @@ enum {
        minor number alone which MIG device it was given. ID 0 stays unused. */
     CONFIG_INSTANCE_IDS = 32,
     CONFIG_MAX_COMPUTE_INSTANCES = 8,
+    /* A MIG device that is made anew has another UUID. Containers derive the UUID from the capability device they were
+       given, so a compute instance has a minor number of its own each time that it is made, up to this many times. */
+    CONFIG_GENERATIONS = 128,
 };
 
 struct mig_profile {
@@ -91,7 +94,11 @@ const struct mig_profile *config_instance(const struct gpu_model *model, unsigne
 /* The inverse of config_instance; 0 if the profile cannot start there. */
 unsigned int config_instance_id(const struct gpu_model *model, const struct mig_profile *profile, unsigned int start);
 
-/* Minor number of /dev/nvidia-caps/nvidia-cap<minor> of a GPU instance. Its compute instances follow: +1, +2, ... */
+/* Minor number of /dev/nvidia-caps/nvidia-cap<minor> of a GPU instance, and of a compute instance of it. */
 unsigned int config_capability_minor(unsigned int gpu_minor, unsigned int instance_id);
+unsigned int config_compute_minor(unsigned int gpu_minor, unsigned int instance_id, unsigned int compute_id,
+                                  unsigned int generation);
+/* The file's text in /proc/driver/nvidia/capabilities. */
+void config_capability_text(unsigned int minor, char text[CONFIG_TEXT * 2]);
 
 #endif

@@ -107,6 +107,20 @@ def test_a_second_install_changes_nothing(build, tmp_path):
 
 
 @needs_root
+def test_a_capability_that_was_shown_since_stays_as_long_as_the_configuration_does(build, tmp_path):
+    root = tmp_path / "root"
+    install(build, root)
+    capability = root / "sim/proc-driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access"
+    first = capability.read_text()
+    assert first == "DeviceFileMinor: 13\nDeviceFileMode: 292\nDeviceFileModify: 1\n"
+    capability.write_text(first.replace("13", "4621"))
+    install(build, root)
+    assert "4621" in capability.read_text()
+    install(build, root, 1)
+    assert capability.read_text() == first
+
+
+@needs_root
 def test_another_install_leaves_what_a_first_one_would_have_made(build, tmp_path):
     (tmp_path / "dev").mkdir()
     install(build, tmp_path / "root", 4, "h100-80gb", "--dev", tmp_path / "dev")

@@ -126,6 +126,42 @@ def test_one_daemon_serves_two_mig_devices_each_with_its_own_share(make_mps):
     assert other("[start(1), free() > 39000 * MIB]") == ["CUDA_SUCCESS", True], "memory of one is not the other's"
 
 
+MAKE_ANEW = (
+    CREATE
+    + """
+n.nvmlDeviceSetMigMode(d, 1)
+result = []
+for _ in range(3):
+    gi, ci = create(2, 4, 2)
+    result.append(migs()[0][1])
+    n.nvmlComputeInstanceDestroy(ci)
+    n.nvmlGpuInstanceDestroy(gi)
+create(2, 4, 2)
+result.append(migs()[0][1])
+"""
+)
+
+
+def test_a_mig_device_that_is_made_anew_has_another_uuid_and_its_container_knows_it(make_root, tmp_path):
+    root = make_root(count=1)
+    capability = root.path / "sim/proc-driver/nvidia/capabilities/gpu0/mig/gi23/ci0/access"
+    capability.parent.mkdir(parents=True)
+    capability.write_text("as installed")
+    uuids = root.nvml(MAKE_ANEW)
+    assert len(set(uuids)) == 4
+    assert mig_uuids(root) == uuids[3:], "a later process knows the last one"
+    minor = 3 + 23 * 9
+    shown = re.fullmatch(r"DeviceFileMinor: (\d+)\nDeviceFileMode: 292\nDeviceFileModify: 1\n", capability.read_text())
+    assert shown and int(shown[1]) == minor + 1 + 4 * 16 * 32 * 9
+    container = container_of(root, tmp_path, "nvidia0", *(f"nvidia-caps/nvidia-cap{m}" for m in (minor, shown[1])))
+    assert mig_uuids(container) == uuids[3:]
+    assert cuda_devices(container) == [[bare(uuids[3]), 60]]
+
+
+def test_a_uuid_that_no_container_could_know_is_not_given(make_root):
+    assert len(set(make_root(count=1).nvml(MAKE_ANEW))) == 1
+
+
 @pytest.mark.parametrize(
     ("layout", "line"),
     [
