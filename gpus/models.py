@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from toolchain.paths import CHECKOUT
 
@@ -338,11 +339,13 @@ def render_node_config(
     *,
     static_mig: Sequence[str] = (),
     mig: Sequence[str] = (),
+    mps_memory_limit_by_mig_uuid: Literal["applied", "ignored"] | None = None,
 ) -> str:
     """The ini text the simulated driver of that node reads.
 
     static_mig gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, e.g. "3g.40gb@0". mig has a line
     of gpus.mig.mig_line for each GPU in order of index; GPUs beyond it have MIG off.
+    mps_memory_limit_by_mig_uuid is a switch of the simulation, see images/gpu-sim/src/config.h; None is its default.
     """
     if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver_version):
         raise ModelError(f'driver version "{driver_version}": must read like 580.159.04; correct it')
@@ -356,6 +359,7 @@ def render_node_config(
         "[driver]",
         f"version = {driver_version}",
         f"cuda = {cuda_version}",
+        *([f"mps_memory_limit_by_mig_uuid = {limit}"] if (limit := mps_memory_limit_by_mig_uuid) else []),
         "",
         *_model_lines(model),
     ]

@@ -84,6 +84,11 @@ static const char *driver_pair(struct config *config, const char *key, const cha
 {
     if (strcmp(key, "version") == 0)
         return set_text(config->driver_version, value);
+    if (strcmp(key, "mps_memory_limit_by_mig_uuid") == 0) {
+        config->mps_memory_limit_by_mig_uuid = strcmp(value, "applied") == 0;
+        return config->mps_memory_limit_by_mig_uuid || strcmp(value, "ignored") == 0 ? NULL
+                                                                                     : "must be applied or ignored";
+    }
     if (strcmp(key, "cuda") != 0)
         return "unknown key in [driver]";
     unsigned int major, minor;

@@ -79,6 +79,11 @@ struct gpu_config {
 struct config {
     char driver_version[CONFIG_TEXT];
     unsigned int cuda_version; /* as cuDriverGetVersion: 13000 is 13.0 */
+    /* Whether MPS holds a client to a memory limit that the daemon was given by a MIG device's UUID. Off unless the
+       configuration says so: on an A100 with NVIDIA's DRA driver v25.8.1 others saw such limits without effect, and
+       NVIDIA/k8s-device-plugin's pull request 572 reports the same. Not measured by this project; by ordinal, and by a
+       whole GPU's UUID, limits hold (measured on an H100). */
+    bool mps_memory_limit_by_mig_uuid;
     struct gpu_model models[CONFIG_MAX_MODELS];
     unsigned int model_count;
     struct gpu_config gpus[CONFIG_MAX_GPUS];

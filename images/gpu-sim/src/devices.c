@@ -144,6 +144,12 @@ unsigned int device_multiprocessors(const struct device *device)
     return device->compute != NULL ? mig_multiprocessors(device->compute) : device->gpu->model->multiprocessors;
 }
 
+unsigned int device_mps_contexts(const struct device *device)
+{
+    unsigned int all = mig_max_devices(device->gpu->model);
+    return device->compute == NULL ? DEVICE_MPS_CONTEXTS : DEVICE_MPS_CONTEXTS * device->compute->slices / all;
+}
+
 uint64_t device_memory(const struct device *device)
 {
     const struct gpu_model *model = device->gpu->model;

@@ -8,7 +8,7 @@
 
 #include "inventory.h"
 
-enum { DEVICES_MAX = 64, DEVICE_KEY_SIZE = 16 };
+enum { DEVICES_MAX = 64, DEVICE_KEY_SIZE = 16, DEVICE_MPS_CONTEXTS = 48 };
 
 struct device {
     const struct gpu_config *gpu;
@@ -34,6 +34,9 @@ const char *device_uuid(const struct device *device);
 bool device_key(const struct device *device, unsigned char key[DEVICE_KEY_SIZE]);
 void device_name(const struct device *device, char *name, size_t size);
 unsigned int device_multiprocessors(const struct device *device);
+/* Client contexts that MPS allows at once: 48 on a GPU, by NVIDIA's documentation, and on a MIG device in proportion to
+   its compute slices. How the latter is rounded is not measured; down here. */
+unsigned int device_mps_contexts(const struct device *device);
 /* What CUDA offers of the device's memory, in bytes. */
 uint64_t device_memory(const struct device *device);
 

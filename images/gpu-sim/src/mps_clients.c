@@ -151,7 +151,7 @@ static int32_t create_context(struct mps_server_state *server, struct mps_client
     while (context < client->contexts + MPS_MAX_CONTEXTS && context->exists)
         context++;
     if (context == client->contexts + MPS_MAX_CONTEXTS ||
-        server->memory[device->device].contexts >= MPS_MAX_CONTEXTS)
+        server->memory[device->device].contexts >= device_mps_contexts(&server->devices[device->device]))
         return CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED;
     if (!device_memory_add_context(&server->memory[device->device], &device->memory, device->granted))
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -72,6 +72,9 @@ bool mps_server_hand_over(struct mps_daemon *daemon, struct mps_message *hello, 
 void mps_server_send_settings(struct mps_daemon *daemon);
 void mps_server_terminate_client(struct mps_daemon *daemon, int32_t pid);
 
+/* For a limit that was given by the device's UUID: whether it is remembered without effect. */
+bool mps_ignores_uuid_limit(const struct mps_daemon *daemon, unsigned int device);
+
 /* mps_peers.c */
 void mps_peers_accept(struct mps_daemon *daemon);
 void mps_peers_receive(struct mps_daemon *daemon);

@@ -20,7 +20,7 @@ enum {
     MPS_COMMAND_SIZE = 16, /* of a process's name, as the kernel keeps it */
     /* NVIDIA's documentation: 48 client contexts a device. */
     MPS_MAX_CLIENTS = 48,
-    MPS_MAX_CONTEXTS = 48,
+    MPS_MAX_CONTEXTS = DEVICE_MPS_CONTEXTS,
     /* Limits may be set for ordinals that no device has; they are remembered without effect. */
     MPS_ORDINALS = DEVICES_MAX,
 };

@@ -126,6 +126,35 @@ def test_one_daemon_serves_two_mig_devices_each_with_its_own_share(make_mps):
     assert other("[start(1), free() > 39000 * MIB]") == ["CUDA_SUCCESS", True], "memory of one is not the other's"
 
 
+@pytest.mark.parametrize("switch", [None, "ignored", "applied"])
+def test_a_memory_limit_by_mig_uuid_holds_only_where_the_switch_says_so(make_mps, switch):
+    # Others' measurement on an A100, not this project's; see images/gpu-sim/src/config.h.
+    mps = make_mps(mig=layouts(["3g.40gb"]), mps_memory_limit_by_mig_uuid=switch)
+    uuid = mig_uuids(mps.root)[0]
+    mps.start()
+    set_default, set_running = "set_default_device_pinned_mem_limit", "set_device_pinned_mem_limit"
+    mps.control(f"{set_default} {uuid} 4G")
+    assert mps.control(f"get_default_device_pinned_mem_limit {uuid}") == "4G\n", "kept, whether it holds or not"
+    limited = switch == "applied"
+    assert (mps.once("[start(), free() < 4096 * MIB]")) == ["CUDA_SUCCESS", limited]
+    server = mps.server
+    mps.control(f"{set_running} {server} {uuid} 2G")
+    assert mps.control(f"get_device_pinned_mem_limit {server} {uuid}") == "2G\n"
+    assert mps.once("[start(), free() < 2048 * MIB]") == ["CUDA_SUCCESS", limited]
+    mps.control(f"{set_running} {server} 0 2G")
+    assert mps.once("[start(), free() < 2048 * MIB]") == ["CUDA_SUCCESS", True], "by ordinal it always holds"
+
+
+def test_a_slice_has_fewer_mps_contexts_than_a_gpu(make_mps):
+    # In proportion by NVIDIA's documentation; rounding not measured.
+    mps = make_mps(mig=layouts(["1g.10gb"]))
+    mps.start()
+    contexts = "[init(), *[number(cuda.cuCtxCreate_v2, 0, 0, kind=ctypes.c_void_p) for _ in range(8)]]"
+    results = mps.once(contexts)
+    assert [isinstance(result, int) for result in results[1:]] == [True] * 6 + [False] * 2
+    assert results[-1] == "CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED"
+
+
 MAKE_ANEW = (
     CREATE
     + """
