@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from toolchain.paths import CHECKOUT
+from toolchain.versions import SIMULATED_DRIVER
 
 MODELS_FOLDER = CHECKOUT / "images" / "gpu-sim" / "models"
 MAX_GPUS_PER_NODE = 16
@@ -288,30 +289,46 @@ def _check_static_mig(model: GpuModel, static_mig: Sequence[str]) -> None:
         used_slices |= slices
 
 
+@dataclass(frozen=True)
+class SimulatedDriver:
+    """NVIDIA driver that simulated GPUs report: its version, and the newest CUDA version that it serves.
+
+    `mps_memory_limit_by_mig_uuid` is a switch of the simulation, see images/gpu-sim/src/config.h; None is its default.
+    """
+
+    version: str = SIMULATED_DRIVER
+    cuda: str = "13.0"
+    mps_memory_limit_by_mig_uuid: Literal["applied", "ignored"] | None = None
+
+
 def render_node_config(
     node: str,
     model: GpuModel,
     count: int,
-    driver_version: str = "580.159.04",
-    cuda_version: str = "13.0",
+    driver: SimulatedDriver = SimulatedDriver(),
     *,
     static_mig: Sequence[str] = (),
+    mig: Sequence[str] = (),
 ) -> str:
     """Content of the ini file that a node's simulated driver reads.
 
-    `static_mig` gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, such as 3g.40gb@0. Raises
-    `ModelError` for a version or a MIG device that cannot be.
+    `static_mig` gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, such as 3g.40gb@0. `mig` has a
+    line of gpus.mig.mig_line for each GPU in order of index; GPUs beyond it have MIG off.
+    Raises `ModelError` for a version or a MIG device that cannot be.
     """
-    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver_version):
-        raise ModelError(f'driver version "{driver_version}": must read like 580.159.04; correct it')
-    if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", cuda_version):
-        raise ModelError(f'CUDA version "{cuda_version}": must read like 13.0; correct it')
+    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver.version):
+        raise ModelError(f'driver version "{driver.version}": must read like 580.159.04; correct it')
+    if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", driver.cuda):
+        raise ModelError(f'CUDA version "{driver.cuda}": must read like 13.0; correct it')
+    if len(mig) > count:
+        raise ModelError(f"node {node}: MIG layouts of {len(mig)} GPUs, but it has {count}; remove some or add GPUs")
     _check_static_mig(model, static_mig)
     lines = [
         f"# Simulated GPUs of node {node}; read by the simulated driver, see images/gpu-sim.",
         "[driver]",
-        f"version = {driver_version}",
-        f"cuda = {cuda_version}",
+        f"version = {driver.version}",
+        f"cuda = {driver.cuda}",
+        *([f"mps_memory_limit_by_mig_uuid = {limit}"] if (limit := driver.mps_memory_limit_by_mig_uuid) else []),
         "",
         *_model_lines(model),
     ]
@@ -325,8 +342,8 @@ def render_node_config(
             f"pci_bus_id = {gpu.pci_bus_id}",
             f"pcie_root = {gpu.pcie_root}",
         ]
-        if static_mig:
-            lines.append(f"mig = {','.join(static_mig)}")
+        if layout := ",".join(static_mig) or "".join(mig[gpu.index : gpu.index + 1]):
+            lines.append(f"mig = {layout}")
     return "\n".join(lines) + "\n"
 
 
