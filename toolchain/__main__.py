@@ -83,7 +83,8 @@ def setup(console: Console) -> None:
     runner = Runner(store, Progress(console))
 
     chosen = source.choose(os.environ.get("SOURCE"), SOURCE_FILE)
-    console.print(f"source: {chosen.way}, because {chosen.reason} (SOURCE=stock or SOURCE=built overrides)")
+    overrides = "SOURCE=stock or SOURCE=built overrides, SOURCE=auto looks again"
+    console.print(f"source: {chosen.way}, because {chosen.reason} ({overrides})")
     _require_packages(console, chosen.way)
     go = golang.find(store)
     docker = _engine(console, runner, go)
