@@ -140,6 +140,7 @@ def answers(url: str, seconds: float) -> str | None:
 
 def _with_attempts(url: str, watcher: Watcher, action: Callable[[], T]) -> T:
     """Result of `action`, tried again where another attempt may help. Raises the last attempt's `DownloadError`."""
+    last: DownloadError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
@@ -151,6 +152,7 @@ def _with_attempts(url: str, watcher: Watcher, action: Callable[[], T]) -> T:
             raise last
         if attempt < ATTEMPTS:
             _pause(PAUSE_SECONDS * 2 ** (attempt - 1), watcher)
+    assert last
     raise DownloadError(url, f"{last.seen}, {ATTEMPTS} times in a row", last.remedy)
 
 

@@ -145,7 +145,7 @@ def test_interruption_ends_the_wait_before_the_next_attempt(
 
 def test_progress_tells_all_bytes_and_a_speed(server: Upstream, tmp_path: Path):
     seen: list[tuple[int, int | None, float]] = []
-    get(tmp_path, Watcher(lambda *figures: seen.append(figures)))
+    get(tmp_path, Watcher(lambda received, expected, speed: seen.append((received, expected, speed))))
     received, expected, speed = seen[-1]
     assert received == expected == len(CONTENT) and speed > 0
     assert download.speed_text(12_300_000, 88_100_000, 4_200_000) == "12.3 of 88.1 MB, 4.2 MB/s"
