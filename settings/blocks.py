@@ -56,7 +56,7 @@ class Gpu(Block):
     """GPUs of the stack: simulated ones of a model, or the host's.
 
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
-    driver change the compute mode and time slice of the host's GPUs.
+    driver change the compute mode and time slice of the host's GPUs, `allow_mig_change` their MIG devices and mode.
     """
 
     source: Literal["simulated", "host"] = "simulated"
@@ -66,6 +66,7 @@ class Gpu(Block):
     driver_root: str | None = None
     devices: tuple[Annotated[Any, AfterValidator(_device)], ...] = ()
     allow_compute_mode_change: bool = False
+    allow_mig_change: bool = False
 
 
 # Values of the chart's consumableShares; an integer is a number of shares.

@@ -52,7 +52,8 @@ SUBSTITUTIONS = {
     ),
     "stock": (),
 }
-# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, pkg/featuregates/featuregates.go of each version.
+# https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, pkg/featuregates/featuregates.go of each version: its gates,
+# and what ValidateFeatureGates asks of them, which 0.4.1 and 0.5.0 do alike. A plugin that finds one broken ends.
 _GATES_OF_0_4_1 = (
     "ComputeDomainCliques",
     "CrashOnNVLinkFabricErrors",
@@ -69,6 +70,20 @@ DRA_DRIVER_FEATURE_GATES = {
     DRA_DRIVER: tuple(sorted((*_GATES_OF_0_4_1, *_NEW_IN_0_5_0))),
     DRA_DRIVER_BEFORE: _GATES_OF_0_4_1,
 }
+# Those that are on unless they are switched off.
+DRA_DRIVER_DEFAULT_GATES = ("ComputeDomainCliques", "CrashOnNVLinkFabricErrors", "IMEXDaemonsWithDNSNames")
+# Gate -> the other that it requires.
+DRA_DRIVER_REQUIRED_GATES = {
+    "ComputeDomainCliques": "IMEXDaemonsWithDNSNames",
+    "DeviceMetadata": "PassthroughSupport",
+}
+# Pairs of gates that exclude each other.
+DRA_DRIVER_EXCLUSIVE_GATES = (
+    ("DynamicMIG", "MPSSupport"),
+    ("DynamicMIG", "NVMLDeviceHealthCheck"),
+    ("DynamicMIG", "PassthroughSupport"),
+    ("PassthroughSupport", "NVMLDeviceHealthCheck"),
+)
 
 # What the simulated driver says it is: the version that was on the H100 whose behaviour it follows.
 SIMULATED_DRIVER = "580.159.04"

@@ -1,18 +1,17 @@
-"""Rules of the block `driver`: feature gates of NVIDIA's DRA driver, and those that exclude each other."""
+"""Rules of the block `driver`: feature gates of NVIDIA's DRA driver, and those that need or exclude each other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from settings import catalog
 from settings.blocks import Draft, Driver
 from settings.catalog import Gate, Module
 from settings.problems import Problem, suggest
-from toolchain.versions import DRA_DRIVER_FEATURE_GATES
-
-# Gates that NVIDIA's driver refuses beside another one.
-EXCLUDED_BY = {
-    "DynamicMIG": ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport"),
-    "NVMLDeviceHealthCheck": ("DynamicMIG", "PassthroughSupport"),
-}
+from toolchain.versions import (
+    DRA_DRIVER_DEFAULT_GATES,
+    DRA_DRIVER_EXCLUSIVE_GATES,
+    DRA_DRIVER_FEATURE_GATES,
+    DRA_DRIVER_REQUIRED_GATES,
+)
 
 
 def driver_rules(draft: Draft) -> Iterator[Problem]:
@@ -32,11 +31,25 @@ def _gate_rules(driver: Driver) -> Iterator[Problem]:
         if gate not in DRA_DRIVER_FEATURE_GATES[driver.version]:
             rule = f"is no feature gate of NVIDIA's driver v{driver.version}"
             yield Problem("driver.featureGates", gate, rule, suggest(gate, DRA_DRIVER_FEATURE_GATES[driver.version]))
-    if gates.get("DynamicMIG"):
-        for other in EXCLUDED_BY["DynamicMIG"]:
-            if gates.get(other):
-                rule = "and DynamicMIG exclude each other in NVIDIA's driver"
-                yield Problem("driver.featureGates", other, rule, "switch one of the two off")
+    for gate, other in DRA_DRIVER_EXCLUSIVE_GATES:
+        if gates.get(gate) and gates.get(other):
+            rule = f"and {gate} exclude each other in NVIDIA's driver"
+            yield Problem("driver.featureGates", other, rule, "switch one of the two off")
+    for gate, required in DRA_DRIVER_REQUIRED_GATES.items():
+        if _is_on(gates, gate) and not _is_on(gates, required):
+            rule = f"requires {required} in NVIDIA's driver"
+            # What is on by default is broken by what the stack switches off.
+            off = "drop that" if gates.get(required) is False else f"switch {required} on"
+            yield Problem("driver.featureGates", gate, rule, f"{off}, or switch {gate} off")
+
+
+def _is_on(gates: Mapping[str, bool], gate: str) -> bool:
+    return gates.get(gate, gate in DRA_DRIVER_DEFAULT_GATES)
+
+
+def excluded_by(gate: str) -> list[str]:
+    """Gates that NVIDIA's driver refuses beside another one."""
+    return [other for pair in DRA_DRIVER_EXCLUSIVE_GATES if gate in pair for other in pair if other != gate]
 
 
 def _needed_gate_rules(driver: Driver, row: Module, gate: Gate) -> Iterator[Problem]:
@@ -45,7 +58,7 @@ def _needed_gate_rules(driver: Driver, row: Module, gate: Gate) -> Iterator[Prob
     if gates.get(gate.name) is False:
         rule = f'is off, and module "{number}" needs it: without it {gate.without}'
         yield Problem(f"driver.featureGates.{gate.name}", False, rule, f'drop it or drop "{number}" from modules')
-    for other in EXCLUDED_BY.get(gate.name, ()):
+    for other in excluded_by(gate.name):
         if gates.get(other) and not gates.get(gate.name):
             rule = f'and {gate.what} (gate {gate.name}, which module "{number}" needs) exclude each other'
             yield Problem(f"driver.featureGates.{other}", True, rule, f'switch it off or drop "{number}" from modules')

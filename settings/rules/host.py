@@ -13,6 +13,12 @@ GATES = {
     "MPSSupport": "lets any claim set the compute mode EXCLUSIVE_PROCESS",
     "TimeSlicingSettings": "sets the compute mode to DEFAULT and the time slice to its default whenever a claim ends",
 }
+# Those that change more than a setting. Source: driver.go, nvlib.go and vfio-device.go there.
+ALLOW_MIG = "gpu.allowMigChange"
+DYNAMIC_MIG = (
+    "destroys every MIG device that the driver did not make, and switches MIG mode off, already when the driver starts"
+)
+PASSTHROUGH = "takes a GPU from NVIDIA's kernel module when a claim asks, so that nothing on the host can use it"
 
 
 def host_rules(draft: Draft) -> Iterator[Problem]:
@@ -24,6 +30,7 @@ def host_rules(draft: Draft) -> Iterator[Problem]:
         yield from _simulated_rules(gpu)
         return
     yield from _device_rules(gpu, draft.cluster, mps)
+    yield from _hardware_rules(gpu, draft.driver)
     if not gpu.allow_compute_mode_change:
         yield from _setting_rules(draft.driver, mps, draft.modules or ())
 
@@ -34,6 +41,8 @@ def _simulated_rules(gpu: Gpu) -> Iterator[Problem]:
         yield Problem("gpu.devices", list(gpu.devices), "is for the host's GPUs; gpu.count says how many", remedy)
     if gpu.allow_compute_mode_change:
         yield Problem(ALLOW, True, "is for the host's GPUs; simulated ones are the stack's own", remedy)
+    if gpu.allow_mig_change:
+        yield Problem(ALLOW_MIG, True, "is for the host's GPUs; simulated ones are the stack's own", remedy)
 
 
 def _device_rules(gpu: Gpu, cluster: Cluster | None, mps: Mps | None) -> Iterator[Problem]:
@@ -51,6 +60,16 @@ def _device_rules(gpu: Gpu, cluster: Cluster | None, mps: Mps | None) -> Iterato
         if key.startswith("GPU-") and key not in devices:
             rule = "is none of gpu.devices, which are all that the stack may use"
             yield Problem("mps.perDevicePinnedMemoryLimit", key, rule, "use one of them, or add it there")
+
+
+def _hardware_rules(gpu: Gpu, driver: Driver | None) -> Iterator[Problem]:
+    gates = driver.feature_gates if driver else {}
+    if gates.get("DynamicMIG") and not gpu.allow_mig_change:
+        remedy = f"drop it, or set {ALLOW_MIG} to true if nobody else uses these GPUs"
+        yield Problem("driver.featureGates.DynamicMIG", True, f"{DYNAMIC_MIG}, here on GPUs of the host", remedy)
+    if gates.get("PassthroughSupport"):
+        rule = f"{PASSTHROUGH}, and no module does"
+        yield Problem("driver.featureGates.PassthroughSupport", True, rule, "drop it; nothing allows it")
 
 
 def _setting_rules(driver: Driver | None, mps: Mps | None, modules: tuple[str, ...]) -> Iterator[Problem]:

@@ -229,6 +229,19 @@ def test_gates_that_exclude_each_other_may_be_named_if_one_is_off():
     assert Settings.parse({"driver": {"featureGates": gates}}, "test").driver.feature_gates == gates
 
 
+def test_gates_that_need_each_other_may_be_named_together():
+    gates = {"DeviceMetadata": True, "PassthroughSupport": True, "ComputeDomainCliques": False}
+    gates["IMEXDaemonsWithDNSNames"] = False
+    assert Settings.parse({"driver": {"featureGates": gates}}, "test").driver.feature_gates == gates
+
+
+def test_mig_of_the_host_may_change_where_the_stack_says_so():
+    gpu = {"source": "host", "allowMigChange": True}
+    driver = {"featureGates": {"DynamicMIG": True}}
+    raw = {"modules": ["01", "02"], "gpu": gpu, "driver": driver}
+    assert Settings.parse(raw, "test").gpu.allow_mig_change
+
+
 def pulumi_config(monkeypatch: pytest.MonkeyPatch, **blocks: str) -> None:
     """The config as the engine hands it over: https://github.com/pulumi/pulumi, sdk/python, PULUMI_CONFIG."""
     config = {f"dra-workshop:{key}": text for key, text in blocks.items()} | {"kubernetes:context": "somebody-elses"}

@@ -110,3 +110,19 @@ def test_every_version_of_the_driver_has_its_feature_gates():
 
 def test_versions_need_no_package():
     subprocess.run([sys.executable, "-I", "-S", CHECKOUT / VERSIONS], check=True)
+
+
+@pytest.mark.parametrize("version", versions.DRA_DRIVERS)
+def test_rules_of_the_drivers_gates_are_those_of_its_source(version: str):
+    cache = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=False).stdout.strip()
+    source = Path(cache, f"sigs.k8s.io/dra-driver-nvidia-gpu@v{version}", "pkg/featuregates/featuregates.go")
+    if not cache or not source.exists():
+        pytest.skip("the driver's source is not in Go's module cache: source is stock")
+    text = source.read_text()
+    exclusive = re.findall(r"Enabled\((\w+)\) && Enabled\((\w+)\)", text)
+    assert set(map(frozenset, exclusive)) == set(map(frozenset, versions.DRA_DRIVER_EXCLUSIVE_GATES))
+    assert dict(re.findall(r"Enabled\((\w+)\) && !Enabled\((\w+)\)", text)) == versions.DRA_DRIVER_REQUIRED_GATES
+    gates = dict(re.findall(r"^\t(\w+): \{\n\t\t\{\n\t\t\tDefault: +(\w+)", text, re.M))
+    assert tuple(sorted(gates)) == versions.DRA_DRIVER_FEATURE_GATES[version]
+    on = {gate for gate, default in gates.items() if default == "true"}
+    assert on == set(versions.DRA_DRIVER_DEFAULT_GATES) & gates.keys()

@@ -5,6 +5,7 @@ from typing import Any
 from tests.unit.wrong_settings import Wrong
 
 UUID, OTHER = (f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in (1, 2))
+PASSTHROUGH = {"PassthroughSupport": True}
 EXISTING = {"provider": "existing", "kubeconfig": "<tmp>/good", "context": "lab"}
 
 
@@ -98,5 +99,37 @@ WRONG = (
             ("MPSSupport", "EXCLUSIVE_PROCESS"),
             ("TimeSlicingSettings", "the time slice to its default whenever a claim ends"),
         )
+    ),
+    Wrong(
+        "MIG layout that nobody allowed to change",
+        host(driver={"featureGates": {"DynamicMIG": True}}),
+        "driver.featureGates.DynamicMIG",
+        True,
+        "destroys every MIG device that the driver did not make, and switches MIG mode off, already when the driver",
+        "set gpu.allowMigChange to true if nobody else uses these GPUs",
+    ),
+    Wrong(
+        "MIG layout by leave to change the compute mode",
+        host({"allowComputeModeChange": True}, driver={"featureGates": {"DynamicMIG": True}}),
+        "driver.featureGates.DynamicMIG",
+        True,
+        "destroys every MIG device",
+        "set gpu.allowMigChange to true",
+    ),
+    Wrong(
+        "MIG layout of simulated GPUs",
+        {"gpu": {"allowMigChange": True}},
+        "gpu.allowMigChange",
+        True,
+        "is for the host's GPUs",
+        "drop it or set gpu.source to host",
+    ),
+    Wrong(
+        "GPU of the host for a virtual machine",
+        host({"allowMigChange": True, "allowComputeModeChange": True}, driver={"featureGates": PASSTHROUGH}),
+        "driver.featureGates.PassthroughSupport",
+        True,
+        "takes a GPU from NVIDIA's kernel module",
+        "drop it; nothing allows it",
     ),
 )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from toolchain.versions import DRA_DRIVERS
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -189,6 +191,40 @@ DRIVER = (
             "switch one of the two off",
         )
         for gate in ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport")
+    ),
+    *(
+        Wrong(
+            f"{name}, driver {version}",
+            {"driver": {"version": version, "featureGates": gates}},
+            "driver.featureGates",
+            gate,
+            rule,
+            remedy,
+        )
+        for version in DRA_DRIVERS
+        for name, gates, gate, rule, remedy in (
+            (
+                "passthrough with the health check",
+                {"PassthroughSupport": True, "NVMLDeviceHealthCheck": True},
+                "NVMLDeviceHealthCheck",
+                "and PassthroughSupport exclude each other",
+                "switch one of the two off",
+            ),
+            (
+                "metadata alone",
+                {"DeviceMetadata": True},
+                "DeviceMetadata",
+                "requires PassthroughSupport",
+                "switch PassthroughSupport on, or switch DeviceMetadata off",
+            ),
+            (
+                "cliques without DNS names",
+                {"IMEXDaemonsWithDNSNames": False},
+                "ComputeDomainCliques",
+                "requires IMEXDaemonsWithDNSNames",
+                "drop that, or switch ComputeDomainCliques off",
+            ),
+        )
     ),
 )
 
