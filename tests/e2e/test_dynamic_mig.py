@@ -58,8 +58,8 @@ def smi(playground: Playground, pod: str, *words: str) -> list[str]:
 def create(playground: Playground, slices: int = 1) -> dict[str, set[str]]:
     """Two pods with a claim each of so many slices, all of the first GPU; UUIDs of the slices that each sees."""
     parent = min(each["uuid"] for each in attributes(playground.stack) if each["type"] == "gpu")
-    own = "device.attributes['gpu.nvidia.com']"
-    expression = f"{own}.profile == '{PROFILE}' && {own}.parentUUID == '{parent}'"
+    namespace = "device.attributes['gpu.nvidia.com']"
+    expression = f"{namespace}.profile == '{PROFILE}' && {namespace}.parentUUID == '{parent}'"
     request = (
         f'{{deviceClassName: mig.nvidia.com, count: {slices}, selectors: [{{cel: {{expression: "{expression}"}}}}]}}'
     )
@@ -91,8 +91,8 @@ def test_devices_have_the_attributes_of_real_ones(stack: LiveStack) -> None:
 @pytest.mark.parametrize("slices", [1, 2])
 def test_pods_with_slices_of_one_gpu_come_and_go(stack: LiveStack, playground: Playground, slices: int) -> None:
     assert modes(stack) == ["Disabled", "Disabled"]
-    seen = create(playground, slices)
-    (first, of_first), (second, of_second) = seen.items()
+    uuids = create(playground, slices)
+    (first, of_first), (second, of_second) = uuids.items()
     assert len(of_first) == len(of_second) == slices and not of_first & of_second
     assert mig_uuids(node_smi(stack, "-L")) == of_first | of_second
     assert len(smi(playground, first, "-L")) == 1 + slices, "a GPU and its slices, and no line besides"

@@ -149,7 +149,7 @@ def connect(mps, name: str = "control") -> socket.socket:
     return connection
 
 
-HEADER = (0x4D505353).to_bytes(4, "little") + (1).to_bytes(4, "little")
+HEADER = (0x4D505353).to_bytes(4, "little") + (2).to_bytes(4, "little")
 GARBAGE = [
     b"",
     b"x",
