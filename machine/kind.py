@@ -202,6 +202,7 @@ class KindCluster:
         """
         with self._alone():
             self._delete()
+            self._lock_file.unlink()
 
     def _delete(self) -> None:
         owner = self.network_owner()
@@ -226,32 +227,36 @@ class KindCluster:
         kind and what it starts inherit the descriptor, so that the lock lasts until the last of them has ended, even
         where this program was killed. Raises `BusyClusterError`.
         """
-        file = self.folder.parent / f".{self.name}.lock"
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline, reported = time.monotonic() + BUSY_SECONDS, False
+        while (descriptor := self._try_lock()) is None:
+            if not reported:
+                _report(f"cluster {self.name}: an earlier run is still at work on it; waiting for its end")
+            reported = True
+            if time.monotonic() > deadline:
+                raise BusyClusterError(
+                    f"cluster {self.name}: another run is still at work on it after {BUSY_SECONDS} s; wait for its "
+                    f"end, or end the processes that `fuser {self._lock_file}` lists, and run this again"
+                )
+            time.sleep(0.1)  # between two looks at a condition that is bounded above
         try:
-            self._lock(descriptor, file)
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _lock(self, descriptor: int, file: Path) -> None:
-        deadline, told = time.monotonic() + BUSY_SECONDS, False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not told:
-                    _report(f"cluster {self.name}: an earlier run is still at work on it; waiting for its end")
-                told = True
-                if time.monotonic() > deadline:
-                    raise BusyClusterError(
-                        f"cluster {self.name}: another run is still at work on it after {BUSY_SECONDS} s; wait for its "
-                        f"end, or end the processes that `fuser {file}` lists, and run this again"
-                    ) from None
-                time.sleep(0.1)  # between two looks at a condition that is bounded above
-            else:
-                return
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder.parent / f".{self.name}.lock"
+
+    def _try_lock(self) -> int | None:
+        """Descriptor of the locked file, or None while another run has it, or has just removed it."""
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), self._lock_file.stat()):
+                return descriptor
+        os.close(descriptor)
+        return None
 
     def _free_name(self) -> None:
         """Remove what an interrupted creation left. Raises `ForeignClusterError` where somebody else has the name."""

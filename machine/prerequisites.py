@@ -156,7 +156,7 @@ def _foreign_node_on_cgroup_v1(node_image: str) -> Finding:
     Their NEWS name SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 as a way around it, on the kernel's command line; in a
     container that is the arguments of process 1, which kind does not let one set.
     """
-    stock = node_image == versions.STOCK_NODE_IMAGE
+    stock = node_image.endswith(versions.STOCK_NODE_IMAGE)  # or of a mirror
     observed = f"{node_image} on cgroup v1" + (", which its systemd 257 refuses" if stock else "")
     remedy = (
         "start the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use our "

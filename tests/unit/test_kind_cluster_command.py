@@ -340,7 +340,7 @@ def test_delete_leaves_nothing_of_the_cluster(world: World):
     world.run("create")
     assert world.run("delete")[0] == 0
     assert world.containers == set() and world.networks == set()
-    assert not world.folder.exists()
+    assert [path.name for path in world.folder.parent.iterdir()] == ["owner"]
 
 
 @pytest.mark.parametrize("gone", ["everything", "the nodes", "the checkout's state"])
