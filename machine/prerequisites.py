@@ -151,13 +151,15 @@ def _device_nodes(security: str) -> Finding:
 
 
 def _foreign_node_on_cgroup_v1(node_image: str) -> Finding:
-    """Finding on a node image that is not ours: systemd 256 and 257 refuse cgroup v1, and 258 no longer knows it.
+    """Finding on a node image that is not ours: systemd 256 refuses cgroup v1, 257 leaves it aside, 258 has none.
 
-    Their NEWS name SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 as a way around it, on the kernel's command line; in a
-    container that is the arguments of process 1, which kind does not let one set.
+    NEWS of 256 and 257 name SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 as a way around it, on the kernel's command line; in
+    a container that is the arguments of process 1, which kind does not let one set. 257 waits 30 s and goes on with
+    cgroup v2 (https://github.com/systemd/systemd/pull/34999), whose controllers the host has in version 1 by then, so
+    that none is left for the kubelet. That last is reasoned and was not run.
     """
     stock = node_image.endswith(versions.STOCK_NODE_IMAGE)  # or of a mirror
-    observed = f"{node_image} on cgroup v1" + (", which its systemd 257 refuses" if stock else "")
+    observed = f"{node_image} on cgroup v1" + (", which its systemd 257 no longer uses" if stock else "")
     remedy = (
         "start the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use our "
         "node image (`SOURCE=built make setup`), or name one with a systemd before 256 in cluster.nodeImage"

@@ -129,8 +129,9 @@ def cgroup_warning(docker: Engine, way: str) -> str | None:
     if way != "stock" or docker.cgroup_version != "1":
         return None
     return (
-        "docker: cgroup v1, on which upstream's node image does not start (its systemd 257 refuses it); start the host "
-        "with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use SOURCE=built"
+        "docker: cgroup v1, on which upstream's node image does not start (its systemd 257 no longer uses it); start "
+        "the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use "
+        "SOURCE=built"
     )
 
 

@@ -224,7 +224,7 @@ def test_upstreams_node_is_refused_on_cgroup_v1_only(machine: Machine, tmp_path:
     assert [finding for finding in look(on_kind(), stock) if not finding.ok] == []
     machine.answers["docker info"] = (True, f"29.1.3|1|overlayfs|{tmp_path}|[]")
     (finding,) = (finding for finding in look(on_kind(), stock) if not finding.ok)
-    assert finding.name == "cgroup" and finding.observed.endswith("on cgroup v1, which its systemd 257 refuses")
+    assert finding.name == "cgroup" and finding.observed.endswith("on cgroup v1, which its systemd 257 no longer uses")
     for remedy in ("systemd.unified_cgroup_hierarchy=1", "SOURCE=built make setup", "cluster.nodeImage"):
         assert remedy in finding.remedy
     assert failed(on_kind()) == [], "ours runs on cgroup v1"
