@@ -13,9 +13,11 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_LABELS, Cluster
 from machine import kind as commands
+from machine.images import LOCAL
 from machine.nvidia_driver import Mount
 from toolchain.paths import CHECKOUT
 
+PLATFORM = "linux/amd64"
 # https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/
 KUBELET_CONFIGURATION = {
     "kind": "KubeletConfiguration",
@@ -119,12 +121,26 @@ class KindCluster(Cluster):
 
 
 def _load_command(cluster_name: str, refs: Sequence[str]) -> str:
-    """Load images into every node, each also under the plain tag v1 that the manifests name for `kubectl apply`."""
+    """Load images into every node, ours also under the plain tag v1 that the manifests name for `kubectl apply`.
+
+    `kind load docker-image` saves without a platform. From Docker's containerd store that is the whole index of an
+    image of several platforms, of which only this one's content is there, and the node's containerd refuses it
+    (https://github.com/kubernetes-sigs/kind/issues/3795). An engine before 28 knows no --platform and has one only.
+    """
+    names = " ".join(refs)
+    save = f'docker save --platform {PLATFORM} -o "$archive" {names} 2>/dev/null || docker save -o "$archive" {names}'
+    load = f'kind load image-archive --name {cluster_name} "$archive"'
+    command = f"archive=$(mktemp) && trap 'rm -f \"$archive\"' EXIT && {{ {save}; }} && {load}"
     tags = " && ".join(
-        f"docker exec $node ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1" for ref in refs
+        f"docker exec $node ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1"
+        for ref in refs
+        if ref.startswith(LOCAL)
     )
-    load = f"kind load docker-image --name {cluster_name} {' '.join(refs)}"
-    return f"{load} && for node in $(kind get nodes --name {cluster_name}); do {tags} || exit 1; done"
+    return (
+        f"{command} && for node in $(kind get nodes --name {cluster_name}); do {tags} || exit 1; done"
+        if tags
+        else command
+    )
 
 
 def kind_config(

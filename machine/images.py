@@ -24,15 +24,26 @@ class Images:
 
     node: str
     references: Mapping[str, str]
+    in_the_engine: frozenset[str] = frozenset()
+    """References that set-up built or pulled into this machine's Docker Engine."""
 
     def __getitem__(self, name: str) -> str:
         """Reference of an image. Raises `KeyError` where no module of the stack runs it."""
         return self.references[name]
 
     @property
-    def to_load(self) -> tuple[str, ...]:
-        """References that a Kind cluster cannot pull: they are only on this machine."""
+    def only_here(self) -> tuple[str, ...]:
+        """References that no cluster can pull: they are only on this machine."""
         return tuple(reference for reference in self.references.values() if reference.startswith(LOCAL))
+
+    @property
+    def to_load(self) -> tuple[str, ...]:
+        """References that a Kind cluster is given: those only on this machine, and those that set-up pulled.
+
+        A node would pull the latter anew, without the engine's proxies, mirrors, authorities and log-ins.
+        """
+        given = self.in_the_engine | set(self.only_here)
+        return tuple(reference for reference in self.references.values() if reference in given)
 
 
 def images_of(settings: Settings) -> Images:
@@ -53,7 +64,7 @@ def images_of(settings: Settings) -> Images:
         missing.add("node")
     if missing:
         raise ImagesMissing(f"images: {INDEX} does not name {', '.join(sorted(missing))}; run `make setup` again")
-    return Images(index["node"], references)
+    return Images(index["node"], references, frozenset(index.values()))
 
 
 def read_index() -> dict[str, str]:

@@ -9,14 +9,20 @@ describes them.
 """
 
 import argparse
+import contextlib
+import ctypes
+import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +40,11 @@ VARIABLES = {
     "CLUSTER_HIDDEN_DEVICES": "for create, optional: JSON list of the host's device files that no node may have",
 }
 OWNER_LABEL = "dra-workshop.owner"
+PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+LIBC = ctypes.CDLL(None)
+PARENT_SECONDS = 0.5  # between two looks at the parent
+ENDING_SECONDS = 30  # for processes that an ended kind left, such as a `docker run`
+BUSY_SECONDS = 120  # for another run that is still at work on the cluster
 # Runs in a node before each start of containerd, so also after a restart of the node, for which Docker makes all device
 # files anew. The mount keeps NVIDIA's programs from making them anew, as they do unless the kernel module's parameters
 # say otherwise. NVIDIA's chart does the same for its plugin (maskNvidiaDriverParams).
@@ -61,6 +72,10 @@ systemctl daemon-reload
 
 class ForeignClusterError(Exception):
     """Error of a cluster that this checkout did not create, so that it is left alone; the text has the remedy."""
+
+
+class BusyClusterError(Exception):
+    """Error of a cluster on which another run is still at work; the text has the remedy."""
 
 
 def incarnation(folder: Path, cluster_name: str) -> str:
@@ -135,22 +150,25 @@ class KindCluster:
 
         `timeout` is in seconds, which kind waits for the nodes; `hidden_devices` are device files of the host that no
         node may have. A creation that fails is taken down.
-        Raises `ForeignClusterError`, and `CalledProcessError` of the command that failed.
+        Raises `ForeignClusterError`, `BusyClusterError`, and `CalledProcessError` of the command that failed.
         """
+        with self._alone() as lock:
+            return self._create(config, incarnation, timeout, hidden_devices, lock)
+
+    def _create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str], lock: int) -> str:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._free_name()
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
             _output("docker", "network", "create", "--label", f"{OWNER_LABEL}={self.owner}", self.network)
-            subprocess.run(
+            _run_to_the_end(
                 [
-                    *("kind", "create", "cluster", "--name", self.name, "--config", file),
-                    *("--kubeconfig", self.kubeconfig, "--wait", f"{timeout}s", "--retain"),
+                    *("kind", "create", "cluster", "--name", self.name, "--config", str(file)),
+                    *("--kubeconfig", str(self.kubeconfig), "--wait", f"{timeout}s", "--retain"),
                 ],
-                env={**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
-                stdout=sys.stderr,
-                check=True,
+                {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
+                lock,
             )
             if hidden_devices:
                 self._hide(hidden_devices)
@@ -180,8 +198,13 @@ class KindCluster:
     def delete(self) -> None:
         """Remove the cluster, its network and its folder; a part that does not exist is no error.
 
-        Raises `ForeignClusterError`, and `CalledProcessError` of the command that failed.
+        Raises `ForeignClusterError`, `BusyClusterError`, and `CalledProcessError` of the command that failed.
         """
+        with self._alone():
+            self._delete()
+            self._lock_file.unlink()
+
+    def _delete(self) -> None:
         owner = self.network_owner()
         if owner not in (None, self.owner):
             raise ForeignClusterError(
@@ -196,6 +219,44 @@ class KindCluster:
             self._take_down()
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """Context in which no other run is at work on this cluster: a locked file's descriptor.
+
+        kind and what it starts inherit the descriptor, so that the lock lasts until the last of them has ended, even
+        where this program was killed. Raises `BusyClusterError`.
+        """
+        self._lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline, reported = time.monotonic() + BUSY_SECONDS, False
+        while (descriptor := self._try_lock()) is None:
+            if not reported:
+                _report(f"cluster {self.name}: an earlier run is still at work on it; waiting for its end")
+            reported = True
+            if time.monotonic() > deadline:
+                raise BusyClusterError(
+                    f"cluster {self.name}: another run is still at work on it after {BUSY_SECONDS} s; wait for its "
+                    f"end, or end the processes that `fuser {self._lock_file}` lists, and run this again"
+                )
+            time.sleep(0.1)  # between two looks at a condition that is bounded above
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder.parent / f".{self.name}.lock"
+
+    def _try_lock(self) -> int | None:
+        """Descriptor of the locked file, or None while another run has it, or has just removed it."""
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), self._lock_file.stat()):
+                return descriptor
+        os.close(descriptor)
+        return None
 
     def _free_name(self) -> None:
         """Remove what an interrupted creation left. Raises `ForeignClusterError` where somebody else has the name."""
@@ -230,6 +291,52 @@ class KindCluster:
             _report(f"cluster {self.name}: the nodes' logs are in {logs}")
 
 
+def _run_to_the_end(argv: Sequence[str], environment: dict[str, str], lock: int) -> None:
+    """Run kind, and come back once it and all that it started have ended. Raises `CalledProcessError`.
+
+    kind does not wait for a `docker run` when it is ended, and that one would make a container after the take-down.
+    All of them have the writing end of a pipe, whose end is seen when the last has closed it.
+    """
+    watched, inherited = os.pipe()
+    try:
+        process = subprocess.Popen(
+            argv, env=environment, stdout=sys.stderr, pass_fds=(inherited, lock), preexec_fn=_end_with_its_parent
+        )
+        os.close(inherited)
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            select.select([watched], [], [], ENDING_SECONDS)
+    finally:
+        os.close(watched)
+    if status:
+        raise subprocess.CalledProcessError(status, argv)
+
+
+def _end_with_its_parent() -> None:
+    """Have the kernel end this process when the one that started it is killed, so that kind does not go on alone."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupt_with(parent: int) -> None:
+    """Interrupt the program once its parent is another: Pulumi's command provider ends the shell around it and no more.
+
+    The kernel's signal would come with the end of the parent's thread, and that is no end of the parent.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    if main_thread := threading.main_thread().ident:
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+
 def _report(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
@@ -243,6 +350,9 @@ def main() -> int:
         parser.error(f"environment: {', '.join(unset)} must be set for {action}; --help says to what")
     cluster = KindCluster(os.environ["CLUSTER_NAME"], Path(os.environ["CLUSTER_FOLDER"]))
     try:
+        # Whoever ends it wants what Ctrl-C does: what was made is taken down.
+        signal.signal(signal.SIGTERM, _interrupt)
+        threading.Thread(target=_interrupt_with, args=(os.getppid(),), daemon=True).start()
         match action:
             case "create":
                 timeout, hidden_devices = _seconds(parser), _hidden_devices(parser)
@@ -252,7 +362,7 @@ def main() -> int:
                 print(cluster.kubeconfig.read_text(), end="")
             case "delete":
                 cluster.delete()
-    except ForeignClusterError as error:
+    except (ForeignClusterError, BusyClusterError) as error:
         _report(str(error))
         return 1
     except FileNotFoundError as error:

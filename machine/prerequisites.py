@@ -59,10 +59,11 @@ def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
     if settings.cluster.provider == "existing":
         yield from _in_parallel(_kind, _kubectl, partial(_existing_cluster, settings, images))
         return
-    findings = _in_parallel(_kind, _kubectl, _host, _engine)
+    node_image = settings.cluster.node_image or images.node
+    findings = _in_parallel(_kind, _kubectl, _host, partial(_engine, node_image))
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
-        references = [ref for ref in (settings.cluster.node_image or images.node, *images.to_load) if ref]
+        references = [ref for ref in (node_image, *images.to_load) if ref]
         yield from _feature_gates(settings, images)
         yield from _in_parallel(*(partial(_image, ref) for ref in references), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
@@ -113,21 +114,57 @@ def _host() -> Iterator[Finding]:
     yield Finding("inotify", f"{instances} instances a user", enough, f"{command} as root")
 
 
-def _engine() -> Iterator[Finding]:
-    fields = "{{.ServerVersion}}|{{.CgroupVersion}}|{{.Driver}}|{{.DockerRootDir}}"
+def _engine(node_image: str) -> Iterator[Finding]:
+    fields = "{{.ServerVersion}}|{{.CgroupVersion}}|{{.Driver}}|{{.DockerRootDir}}|{{.SecurityOptions}}"
     ok, text = _run("docker", "info", "--format", fields)
     version, *rest = text.split("|")
-    if not ok or len(rest) != 3 or not version:
+    if not ok or len(rest) != 4 or not version:
         yield Finding("docker", text or "no engine answers", False, "run `make setup`, which starts or explains it")
         return
-    cgroup, storage, root = rest
+    cgroup, storage, root, security = rest
     observed = f"Docker Engine {version}, cgroup v{cgroup}, {storage}"
     remedy = f"Docker Engine {MINIMUM_ENGINE} or newer is needed"
     yield Finding("docker", observed, is_at_least(version, MINIMUM_ENGINE), remedy)
+    yield _device_nodes(security)
+    if cgroup == "1" and node_image and not node_image.startswith(LOCAL):
+        yield _foreign_node_on_cgroup_v1(node_image)
     if Path(root).is_dir():
         free = shutil.disk_usage(root).free / GIB
         remedy = f"{MINIMUM_FREE_GIB} GiB are needed for the nodes; `docker system df` shows what takes space"
         yield Finding("disk", f"{free:.1f} GiB free in {root}", free >= MINIMUM_FREE_GIB, remedy)
+
+
+def _device_nodes(security: str) -> Finding:
+    """Finding on an engine whose containers make no device nodes, which GPUs are: mknod fails in a user namespace.
+
+    `security` is what `docker info` tells of the engine: https://docs.docker.com/engine/security/rootless/ and
+    https://docs.docker.com/engine/security/userns-remap/.
+    """
+    names = {word.partition(",")[0].removeprefix("name=") for word in security.strip("[]").split()}
+    rootless = "rootless" in names
+    observed = "rootless" if rootless else "userns-remap is on" if "userns" in names else "possible"
+    remedy = "take userns-remap out of /etc/docker/daemon.json and restart the engine"
+    if rootless:
+        remedy = "use the engine that runs as root: `docker context use default`, or unset DOCKER_HOST"
+    remedy = f"containers of this engine cannot make device nodes, which GPUs are; {remedy}"
+    return Finding("device nodes", observed, observed == "possible", remedy)
+
+
+def _foreign_node_on_cgroup_v1(node_image: str) -> Finding:
+    """Finding on a node image that is not ours: systemd 256 refuses cgroup v1, 257 leaves it aside, 258 has none.
+
+    NEWS of 256 and 257 name SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 as a way around it, on the kernel's command line; in
+    a container that is the arguments of process 1, which kind does not let one set. 257 waits 30 s and goes on with
+    cgroup v2 (https://github.com/systemd/systemd/pull/34999), whose controllers the host has in version 1 by then, so
+    that none is left for the kubelet. That last is reasoned and was not run.
+    """
+    stock = node_image.endswith(versions.STOCK_NODE_IMAGE)  # or of a mirror
+    observed = f"{node_image} on cgroup v1" + (", which its systemd 257 no longer uses" if stock else "")
+    remedy = (
+        "start the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use our "
+        "node image (`SOURCE=built make setup`), or name one with a systemd before 256 in cluster.nodeImage"
+    )
+    return Finding("cgroup", observed, not stock, remedy, warning=not stock)
 
 
 def _image(reference: str) -> Iterator[Finding]:
@@ -191,6 +228,6 @@ def _node_images(node: str, listed: list[dict[str, list[str]]], images: Images) 
         return  # the kubelet lists the largest only, so a missing name says nothing
     names = {name for image in listed for name in image.get("names", [])}
     remedy = "load it (`docker save | ctr -n k8s.io images import -`), or push it and name it under images"
-    for reference in images.to_load:
+    for reference in images.only_here:
         present = reference in names
         yield Finding("image", f"{reference} {'on' if present else 'is not on'} {node}", present, remedy)

@@ -87,9 +87,12 @@ def setup(console: Console) -> None:
     chosen = source.choose(os.environ.get("SOURCE"), SOURCE_FILE)
     overrides = "SOURCE=stock or SOURCE=built overrides, SOURCE=auto looks again"
     console.print(f"source: {chosen.way}, because {chosen.reason} ({overrides})")
-    _require_packages(console, chosen.way)
+    _require_packages(console, chosen.way, chosen.reason)
     go = golang.find(store)
     docker = _engine(console, runner, go)
+    engine.refuse_snap(docker)
+    if warning := engine.cgroup_warning(docker, chosen.way):
+        console.print(f"[yellow]warning:[/yellow] {warning}", markup=True)
 
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
     made = runner.run(wanted.steps)
@@ -127,16 +130,16 @@ def _browser(console: Console) -> None:
     debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
 
 
-def _require_packages(console: Console, way: source.Way) -> None:
+def _require_packages(console: Console, way: source.Way, reason: str) -> None:
     """Install the compilers and packages that the steps call, or refuse with the names of all that are missing."""
     if way == "built" and not (debian.is_debian() and os.geteuid() == 0):
         raise StepError(
-            "source: the built way makes root filesystems of Debian packages, which needs root on Debian 12 or newer; "
-            "run `make setup` there as root, or use SOURCE=stock where upstream's registries can be reached"
+            f"source: built ({reason}) makes root filesystems of Debian packages, which needs root on Debian 12 or "
+            "newer; run `make setup` there as root, or mend what is in the way of stock and look again (SOURCE=auto)"
         )
     if engine.debian_like():
         wanted = debian.BUILD_PACKAGES if way == "built" else debian.BUILD_PACKAGES[:3]
-        if not shutil.which("docker") or not (engine.find() or shutil.which("dockerd")):
+        if engine.to_install():
             wanted += engine.PACKAGES
         if not (missing := debian.missing_packages(wanted)):
             return
@@ -145,17 +148,15 @@ def _require_packages(console: Console, way: source.Way) -> None:
         console.print(f"packages: installing {', '.join(missing)}")
         debian.install(missing, store_root() / "logs" / "apt.log")
         return
-    if lacking := [program for program in ("gcc", "make") if not shutil.which(program)]:
-        raise StepError(
-            f"packages: {', '.join(lacking)} missing; install them with your distribution's package manager"
-        )
+    if lacking := debian.missing_for_compiling():
+        raise StepError(f"packages: {', '.join(lacking)} missing; {debian.how_to_install_elsewhere()}")
 
 
 def _engine(console: Console, runner: Runner, go: golang.Go) -> engine.Engine:
     """Find the Docker Engine, or start the installed one."""
     if docker := engine.find():
         return docker
-    if os.geteuid() != 0 or not (shutil.which("dockerd") or engine.installable()):
+    if os.geteuid() != 0 or not shutil.which("dockerd") or not engine.endpoint().is_default:
         raise StepError(engine.explain_missing())
     bounded: Path | None = None
     if engine.needs_bounded_runtime():

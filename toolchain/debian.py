@@ -12,6 +12,15 @@ from toolchain.steps import Step, StepError, Work
 # What the machine needs to build: a C compiler, runc's seccomp library, root filesystems.
 BUILD_PACKAGES = ("gcc", "make", "libc6-dev", "pkg-config", "libseccomp-dev", "mmdebstrap")
 
+# The same elsewhere, by the start of ID or ID_LIKE in os-release. glibc of Arch has its static library.
+COMPILING = {
+    "fedora": "sudo dnf install gcc make glibc-devel glibc-static",
+    "rhel": "sudo dnf --enablerepo=crb install gcc make glibc-devel glibc-static",
+    "suse": "sudo zypper install gcc make glibc-devel glibc-devel-static",
+    "opensuse": "sudo zypper install gcc make glibc-devel glibc-devel-static",
+    "arch": "sudo pacman -S gcc make",
+}
+
 NODE_PACKAGES = (
     *("systemd", "conntrack", "iptables", "nftables", "iproute2", "ethtool", "util-linux", "mount", "kmod"),
     *("libseccomp2", "pigz", "bash", "ca-certificates", "curl", "jq", "procps", "hostname", "socat"),
@@ -41,6 +50,28 @@ def missing_packages(packages: tuple[str, ...]) -> list[str]:
     ).stdout
     installed = {line.split()[0] for line in listing.splitlines() if line.split()[1:] == ["ii"]}
     return [package for package in packages if package not in installed]
+
+
+def missing_for_compiling() -> list[str]:
+    """What a distribution without dpkg lacks for our C programs: compiler, make, the C library to link statically."""
+    lacking = [program for program in ("gcc", "make") if not shutil.which(program)]
+    if "gcc" not in lacking:
+        # Told by its path where it is there, and by its bare name where it is not.
+        command = ["gcc", "-print-file-name=libc.a"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        lacking += [] if Path(told).is_absolute() else ["the static C library (libc.a)"]
+    return lacking
+
+
+def how_to_install_elsewhere() -> str:
+    """Command that brings what `missing_for_compiling` names, on the distributions whose packages are known."""
+    release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
+    names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    for name in names:
+        for start, command in COMPILING.items():
+            if name.startswith(start):
+                return f"`{command}`"
+    return "install them with your distribution's package manager"
 
 
 def is_debian() -> bool:

@@ -13,6 +13,8 @@ from toolchain.steps import StepError
 
 PACKAGES = ("docker.io", "containerd", "runc", "iptables")
 START_SECONDS = 60
+SOCKETS = (Path("/run/docker.sock"), Path("/var/run/docker.sock"))
+WSL_DESKTOP = "/mnt/wsl/docker-desktop"
 # Outside the checkout: the engine belongs to the machine, whichever checkout started it.
 RUN = Path("/run/dra-workshop")
 PID_FILE = RUN / "dockerd.pid"
@@ -50,9 +52,54 @@ def debian_like() -> bool:
     return bool({release.get("ID"), *release.get("ID_LIKE", "").split()} & {"debian", "ubuntu"})
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """Address at which `docker` looks for an engine, and who chose it: a context of the client's, or DOCKER_HOST."""
+
+    address: str
+    chosen_by: str
+
+    @property
+    def is_default(self) -> bool:
+        """True for the system's own engine, which set-up may install and start."""
+        return self.address in ("", *(f"unix://{socket}" for socket in SOCKETS))
+
+    @property
+    def is_desktop(self) -> bool:
+        """True for Docker Desktop's: https://docs.docker.com/desktop/setup/install/linux/ names its context."""
+        return "desktop" in self.address.lower() or "desktop" in self.chosen_by.lower()
+
+
+def endpoint() -> Endpoint:
+    """Endpoint of this user's `docker`; the default one where there is no client."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return Endpoint(host, f"DOCKER_HOST={host}")
+    if not shutil.which("docker"):
+        return Endpoint("", "no docker")
+    command = ["docker", "context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return Endpoint(told[1], f"context {told[0]}") if len(told) == 2 else Endpoint("", "no context")
+
+
 def explain_missing() -> str:
     """Message for a machine whose engine set-up cannot start: cause and remedy."""
-    if shutil.which("dockerd") or Path("/run/docker.sock").exists():
+    chosen = endpoint()
+    if chosen.is_desktop:
+        return (
+            f"docker: Docker Desktop does not answer at {chosen.address} ({chosen.chosen_by}); start it by its icon or "
+            "`systemctl --user start docker-desktop`, or use another engine (`docker context use default`)"
+        )
+    if not chosen.is_default:
+        return (
+            f"docker: no engine answers at {chosen.address} ({chosen.chosen_by}); start that one, or use this "
+            "machine's own (`docker context use default`, and unset DOCKER_HOST)"
+        )
+    if Path(WSL_DESKTOP).exists() and not shutil.which("dockerd"):
+        return (
+            "docker: Docker Desktop does not serve this distribution of WSL; start it, and switch the distribution on "
+            "in its settings (Resources, WSL integration)"
+        )
+    if shutil.which("dockerd") or SOCKETS[0].exists():
         return (
             "docker: no Docker Engine answers this user; start it (`sudo systemctl start docker`) and let this user "
             "use it (`sudo usermod -aG docker $USER`, then log in again), or run `make setup` as root"
@@ -63,9 +110,36 @@ def explain_missing() -> str:
     )
 
 
-def installable() -> bool:
-    """True if set-up can install an engine: as root, with apt."""
-    return os.geteuid() == 0 and debian_like()
+def refuse_snap(docker: Engine, client: str | None = None) -> None:
+    """Refuse Docker from a snap: it sees neither hidden folders of the home nor this machine's /tmp.
+
+    https://snapcraft.io/docs/home-interface; kind names the same among its known issues. Build contexts are in
+    `~/.cache`, and kind's archives in /tmp.
+    """
+    program = str(Path(client or shutil.which("docker") or "").resolve())
+    if docker.root.is_relative_to("/var/snap") or program.startswith(("/snap/", "/var/lib/snapd/")):
+        raise StepError(
+            "docker: this Docker Engine is a snap, which sees neither hidden folders of the home (`~/.cache`) nor "
+            "/tmp; use another (`sudo snap remove docker`, then `sudo apt-get install docker.io`)"
+        )
+
+
+def cgroup_warning(docker: Engine, way: str) -> str | None:
+    """Warning on a combination that sets up and then has no cluster: upstream's node image on cgroup v1."""
+    if way != "stock" or docker.cgroup_version != "1":
+        return None
+    return (
+        "docker: cgroup v1, on which upstream's node image does not start (its systemd 257 no longer uses it); start "
+        "the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use "
+        "SOURCE=built"
+    )
+
+
+def to_install() -> bool:
+    """True if there is no engine at all, so that its packages are wanted; any other one only has to be started."""
+    if not endpoint().is_default or Path(WSL_DESKTOP).exists():
+        return False
+    return not shutil.which("docker") or not (find() or shutil.which("dockerd"))
 
 
 def start(bounded_runtime: Path | None, env: Mapping[str, str] | None = None) -> Engine:

@@ -5,7 +5,9 @@ runs the old one shows the difference in its preview.
 """
 
 import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +23,8 @@ from toolchain.steps import Step, StepError, Work
 
 PREFIX = "localhost/dra-workshop"
 CONTAINERD_SECONDS = 30
+PYTHON_REGISTRY = "docker.io/library/python:"
+IMAGE_MIRROR = "DRA_WORKSHOP_IMAGE_MIRROR"
 
 
 def image_step(
@@ -259,10 +263,12 @@ def gpu_agents(python: Step | None) -> Step:
         if python:
             shutil.copy(work.need(python.name) / "rootfs.tar", context)
         else:
-            (context / "stock.Dockerfile").replace(context / "Dockerfile")
+            text = (context / "stock.Dockerfile").read_text()
+            (context / "Dockerfile").write_text(text.replace(f"FROM {PYTHON_REGISTRY}", f"FROM {python_from}"))
         for compiled in (_install_wheels(work, context) / "box").glob("*.so"):
             compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
 
+    python_from = mirrored(PYTHON_REGISTRY)
     needs = (python,) if python else ()
     return image_step("gpu-agents", "v1", fill, needs, expected_seconds=30)
 
@@ -306,18 +312,53 @@ def chart(go: Go, version: str) -> Step:
     return Step(name, build, version, needs=go.needs, expected_seconds=3)
 
 
-def pulled(name: str, ref: str) -> Step:
-    """Step of an upstream image, pulled from its registry."""
+def mirrored(reference: str) -> str:
+    """Reference that an upstream image is pulled by: its own, or that of a mirror with a path for each registry.
+
+    Raises `StepError` for a mirror that is no start of a reference.
+    """
+    mirror = os.environ.get(IMAGE_MIRROR, "").rstrip("/")
+    if not mirror:
+        return reference
+    if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*", mirror):
+        raise StepError(
+            f'{IMAGE_MIRROR}: "{mirror}" is no start of an image reference; write a registry and perhaps a path, such '
+            "as registry.example.com/mirror"
+        )
+    registry = reference.partition("/")[0]
+    # Docker's own rule: a first part without a dot or a colon is a path on Docker Hub.
+    has_registry = "/" in reference and (registry == "localhost" or "." in registry or ":" in registry)
+    return f"{mirror}/{reference if has_registry else f'docker.io/{reference}'}"
+
+
+def pulled(name: str, upstreams: str) -> Step:
+    """Step of an upstream image, pulled from its registry or from a mirror of it."""
+    reference = mirrored(upstreams)
 
     def build(work: Work) -> None:
-        work.run("docker", "pull", ref)
-        (work.out / "ref").write_text(ref)
+        try:
+            work.run("docker", "pull", reference)
+        except subprocess.CalledProcessError as error:
+            words = Path(work.log.name).read_text(errors="replace").strip().splitlines()
+            raise StepError(
+                f"{reference}: the Docker Engine cannot pull it ({words[-1] if words else error}); the engine has "
+                "proxies, mirrors and authorities of its own, as docs/reference/how-it-is-built.md says; "
+                f"set those, or {IMAGE_MIRROR}, or use SOURCE=built"
+            ) from error
+        (work.out / "ref").write_text(reference)
+        # A tag can be moved; this is what it was when it was pulled.
+        digests = work.run("docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', reference)
+        (work.out / "digest").write_bytes(digests)
 
     def present(path: Path) -> bool:
-        inspect = ["docker", "image", "inspect", ref]
-        return path.is_dir() and subprocess.run(inspect, capture_output=True, check=False).returncode == 0
+        if not (path / "digest").is_file():
+            return False
+        inspect = ["docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', reference]
+        told = subprocess.run(inspect, capture_output=True, check=False)
+        # Another digest under the same tag is another image, and set-up says so by making the step again.
+        return told.returncode == 0 and told.stdout.split() == (path / "digest").read_bytes().split()
 
-    return Step(name, build, ref, expected_seconds=60, present=present)
+    return Step(name, build, reference, expected_seconds=60, present=present)
 
 
 def base() -> Step:

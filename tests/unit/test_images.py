@@ -72,3 +72,15 @@ def test_kind_is_not_given_what_a_registry_has(key: str):
     chosen = made(**{key: elsewhere})
     assert elsewhere in chosen.references.values() and elsewhere not in chosen.to_load
     assert len(chosen.to_load) == len(made().to_load) - 1
+
+
+def test_kind_is_given_what_set_up_pulled_and_an_existing_cluster_is_not_asked_for_it(index: Path):
+    pulled = "registry.example.com/dra-driver:v0.5.0"
+    index.write_text(json.dumps({**MADE, "dra-driver": pulled, "node": "kindest/node:v1"}))
+    chosen = made()
+    assert pulled in chosen.to_load and pulled not in chosen.only_here
+    assert set(chosen.to_load) - set(chosen.only_here) == {pulled}
+    assert chosen.node not in chosen.to_load
+    # Upstream's images of other modules are large, and set-up does not pull them.
+    upstreams = {ref for ref in chosen.references.values() if ref not in chosen.to_load}
+    assert not any(ref in json.loads(index.read_text()).values() for ref in upstreams)

@@ -204,6 +204,17 @@ def test_creation_works_after_a_failed_one(world: World):
 def test_interrupted_creation_is_taken_down(world: World):
     (world.root / "hang").touch()
     process = world.start("create")
+    await_creation(world, process)
+    # As a terminal does it: to the whole group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "cluster a: interrupted; what was made is taken down, the next run makes it anew"
+    assert world.containers == set() and world.networks == set()
+
+
+def await_creation(world: World, process: subprocess.Popen[str]) -> None:
+    """Give kind its configuration and wait until it is at work."""
     assert process.stdin
     process.stdin.write("kind: Cluster\n")
     process.stdin.close()
@@ -212,12 +223,79 @@ def test_interrupted_creation_is_taken_down(world: World):
     while not (world.root / "config").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)  # between two looks at a condition that is bounded above
-    # As a terminal does it: to the whole group.
+
+
+def test_container_that_is_made_after_kinds_end_is_taken_down_as_well(world: World):
+    for name in ("hang", "linger"):
+        (world.root / name).touch()
+    process = world.start("create")
+    await_creation(world, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=WAIT_SECONDS)
+    process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 130
+    assert world.containers == set() and world.networks == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ended_creation_is_taken_down_however_it_was_ended(world: World, number: signal.Signals):
+    (world.root / "hang").touch()
+    process = world.start("create")
+    await_creation(world, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130 and "interrupted; what was made is taken down" in err
+    assert world.containers == set() and world.networks == set()
+
+
+def test_creation_ends_when_the_shell_around_it_is_killed(world: World):
+    """As upstream's command provider does on Ctrl-C: the shell gets the signal, and nothing below it."""
+    (world.root / "hang").touch()
+    command = f"{sys.executable} -m machine.kind create; exit $?"
+    shell = subprocess.Popen(
+        ["sh", "-c", command],
+        cwd=CHECKOUT,
+        env=world.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    await_creation(world, shell)
+    shell.kill()
+    # The pipe ends with the last process that has it, so with the command that the shell left.
+    _, err = shell.communicate(timeout=WAIT_SECONDS)
     assert err.splitlines()[-1] == "cluster a: interrupted; what was made is taken down, the next run makes it anew"
     assert world.containers == set() and world.networks == set()
+
+
+def test_run_after_a_killed_one_waits_for_what_that_one_left(world: World):
+    for name in ("hang", "linger"):
+        (world.root / name).touch()
+    process = world.start("create")
+    await_creation(world, process)
+    process.kill()
+    process.wait()
+    for name in ("hang", "linger"):
+        (world.root / name).unlink()
+    rc, out, err = world.run("create")
+    assert rc == 0 and out.startswith("kubeconfig of a"), err
+    said = err.splitlines()
+    assert said[0] == "cluster a: an earlier run is still at work on it; waiting for its end"
+    # kind ended with its parent, and what it had started was waited for.
+    assert said[1] == "cluster a: an interrupted run left 2 nodes and a network; making it anew"
+    assert world.containers == {"a-control-plane"}
+
+
+def test_run_beside_one_that_does_not_end_is_refused_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kind_cluster, "BUSY_SECONDS", 0.3)
+    cluster = KindCluster("a", world.folder)
+    with (
+        cluster._alone(),
+        pytest.raises(kind_cluster.BusyClusterError, match=r"still at work on it after 0\.3 s; wait"),
+    ):
+        cluster.delete()
+    cluster.delete()
 
 
 def test_creation_whose_kind_is_interrupted_first_is_taken_down_as_well(world: World):
@@ -262,7 +340,7 @@ def test_delete_leaves_nothing_of_the_cluster(world: World):
     world.run("create")
     assert world.run("delete")[0] == 0
     assert world.containers == set() and world.networks == set()
-    assert not world.folder.exists()
+    assert [path.name for path in world.folder.parent.iterdir()] == ["owner"]
 
 
 @pytest.mark.parametrize("gone", ["everything", "the nodes", "the checkout's state"])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Machine:
         self.answers = {
             "kind version": (True, f"kind v{versions.KIND} go1.26.6 linux/amd64"),
             "kubectl version --client": (True, f"Client Version: v{versions.KUBERNETES}\nKustomize Version: v5.8.1"),
-            "docker info": (True, f"29.1.3|2|overlayfs|{folder}"),
+            "docker info": (True, f"29.1.3|2|overlayfs|{folder}|[name=seccomp,profile=builtin name=cgroupns]"),
             "docker image inspect": (True, "sha256:0"),
         }
         self.nodes: list[str] = []
@@ -80,7 +81,18 @@ def test_machine_that_has_everything_passes(machine: Machine):
 def test_simulated_gpus_never_look_for_a_driver(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host_gpus, "discover", lambda *_: pytest.fail("looked for a driver"))
     names = {finding.name for finding in look(on_kind(), IMAGES)}
-    assert names == {"kind", "kubectl", "kernel", "memory", "inotify", "docker", "disk", "image", "cluster"}
+    assert names == {
+        "kind",
+        "kubectl",
+        "kernel",
+        "memory",
+        "inotify",
+        "docker",
+        "device nodes",
+        "disk",
+        "image",
+        "cluster",
+    }
     assert not [line for line in machine.asked if "nvidia-smi" in line]
 
 
@@ -113,11 +125,11 @@ def break_image(machine: Machine) -> None:
 
 
 def silence_engine(machine: Machine) -> None:
-    machine.answers["docker info"] = (True, "|||")
+    machine.answers["docker info"] = (True, "||||")
 
 
 def age_engine(machine: Machine) -> None:
-    machine.answers["docker info"] = (True, "19.03.15|1|overlay2|/nowhere")
+    machine.answers["docker info"] = (True, "19.03.15|1|overlay2|/nowhere|[name=seccomp,profile=default]")
 
 
 def silence_kind(machine: Machine) -> None:
@@ -136,7 +148,7 @@ def take_network(machine: Machine) -> None:
     ("change", "name", "observed", "remedy"),
     [
         (break_image, "image", f"{IMAGES.node} is not in the engine", "run `make setup`"),
-        (silence_engine, "docker", "|||", "run `make setup`, which starts or explains it"),
+        (silence_engine, "docker", "||||", "run `make setup`, which starts or explains it"),
         (age_engine, "docker", "Docker Engine 19.03.15, cgroup v1, overlay2", "Docker Engine 20.10 or newer"),
         (silence_kind, "kind", "no output", "run `make setup`"),
         (take_name, "cluster", "this checkout did not create", f"kind delete cluster --name {CLUSTER}"),
@@ -176,10 +188,53 @@ def test_kernel_is_judged_by_the_number_its_release_starts_with(
 def test_engine_is_judged_by_the_number_its_version_starts_with(
     machine: Machine, tmp_path: Path, version: str, enough: bool
 ):
-    machine.answers["docker info"] = (True, f"{version}|2|overlayfs|{tmp_path}")
+    machine.answers["docker info"] = (True, f"{version}|2|overlayfs|{tmp_path}|[]")
     (engine,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "docker")
     assert engine.ok == enough and f"Docker Engine {version}, " in engine.observed
     assert engine.remedy == "Docker Engine 20.10 or newer is needed"
+
+
+@pytest.mark.parametrize(
+    ("options", "observed", "remedy"),
+    [
+        ("[name=seccomp,profile=builtin name=rootless name=cgroupns]", "rootless", "`docker context use default`"),
+        ("[name=apparmor name=seccomp,profile=default name=userns]", "userns-remap is on", "/etc/docker/daemon.json"),
+        ("[name=seccomp,profile=default name=userns name=rootless]", "rootless", "unset DOCKER_HOST"),
+    ],
+)
+def test_engine_whose_containers_make_no_device_nodes_is_refused(
+    machine: Machine, tmp_path: Path, options: str, observed: str, remedy: str
+):
+    machine.answers["docker info"] = (True, f"29.1.3|2|overlayfs|{tmp_path}|{options}")
+    (finding,) = failed(on_kind())
+    assert (finding.name, finding.observed) == ("device nodes", observed)
+    assert finding.remedy.startswith("containers of this engine cannot make device nodes") and remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "options", ["[name=apparmor name=seccomp,profile=builtin name=cgroupns]", "[name=seccomp,profile=/rootless]", "[]"]
+)
+def test_engine_of_root_may_make_device_nodes(machine: Machine, tmp_path: Path, options: str):
+    machine.answers["docker info"] = (True, f"29.1.3|2|overlayfs|{tmp_path}|{options}")
+    assert failed(on_kind()) == []
+
+
+def test_upstreams_node_is_refused_on_cgroup_v1_only(machine: Machine, tmp_path: Path):
+    stock = replace(IMAGES, node=versions.STOCK_NODE_IMAGE)
+    assert [finding for finding in look(on_kind(), stock) if not finding.ok] == []
+    machine.answers["docker info"] = (True, f"29.1.3|1|overlayfs|{tmp_path}|[]")
+    (finding,) = (finding for finding in look(on_kind(), stock) if not finding.ok)
+    assert finding.name == "cgroup" and finding.observed.endswith("on cgroup v1, which its systemd 257 no longer uses")
+    for remedy in ("systemd.unified_cgroup_hierarchy=1", "SOURCE=built make setup", "cluster.nodeImage"):
+        assert remedy in finding.remedy
+    assert failed(on_kind()) == [], "ours runs on cgroup v1"
+
+
+def test_another_node_image_on_cgroup_v1_is_warned_of(machine: Machine, tmp_path: Path):
+    machine.answers["docker info"] = (True, f"29.1.3|1|overlayfs|{tmp_path}|[]")
+    settings = on_kind(cluster={"nodeImage": "registry.example.com/node:older"})
+    (finding,) = (finding for finding in look(settings, IMAGES) if finding.name == "cgroup")
+    assert finding.ok and finding.warning and finding.observed == "registry.example.com/node:older on cgroup v1"
 
 
 def test_full_disk_is_told_before_anything_is_made(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,0 +1,196 @@
+"""Docker Engines of other kinds than the machine's own, and what a distribution lacks, each with what helps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolchain import __main__ as command
+from toolchain import debian, engine, images
+from toolchain.engine import Endpoint, Engine
+from toolchain.steps import StepError
+
+DESKTOP = "unix:///home/me/.docker/desktop/docker.sock"
+ROOTLESS = "unix:///run/user/1000/docker.sock"
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A `docker` that no engine answers, with the context `<name> <address>`, and no dockerd."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(engine, "SOCKETS", (tmp_path / "docker.sock", Path("/var/run/docker.sock")))
+    monkeypatch.setattr(engine, "WSL_DESKTOP", str(tmp_path / "wsl"))
+
+    def install(context: str) -> None:
+        program = tmp_path / "bin" / "docker"
+        program.write_text(f'#!/bin/sh\n[ "$1" = context ] || exit 1\necho "{context}"\n')
+        program.chmod(0o755)
+
+    return install
+
+
+def dockerd(folder: Path) -> None:
+    (folder / "bin" / "dockerd").write_text("#!/bin/sh\n")
+    (folder / "bin" / "dockerd").chmod(0o755)
+
+
+def test_stopped_docker_desktop_is_to_be_started_and_nothing_installed(client: Callable[[str], None]):
+    client(f"desktop-linux {DESKTOP}")
+    assert engine.explain_missing() == (
+        f"docker: Docker Desktop does not answer at {DESKTOP} (context desktop-linux); start it by its icon or "
+        "`systemctl --user start docker-desktop`, or use another engine (`docker context use default`)"
+    )
+    assert not engine.to_install()
+
+
+def test_engine_of_another_context_is_named(client: Callable[[str], None]):
+    client(f"rootless {ROOTLESS}")
+    text = engine.explain_missing()
+    assert text.startswith(f"docker: no engine answers at {ROOTLESS} (context rootless); start that one")
+    assert "docker context use default" in text and not engine.to_install()
+
+
+def test_engine_of_docker_host_is_named(client: Callable[[str], None], monkeypatch: pytest.MonkeyPatch):
+    client("default unix:///var/run/docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.5:2376")
+    text = engine.explain_missing()
+    assert "no engine answers at tcp://10.0.0.5:2376 (DOCKER_HOST=tcp://10.0.0.5:2376)" in text
+    assert "unset DOCKER_HOST" in text and not engine.to_install()
+
+
+def test_docker_desktop_that_does_not_serve_a_distribution_of_wsl_is_told(
+    client: Callable[[str], None], tmp_path: Path
+):
+    (tmp_path / "wsl").mkdir()
+    assert "switch the distribution on in its settings" in engine.explain_missing()
+    assert not engine.to_install()
+    client("default unix:///var/run/docker.sock")
+    assert "switch the distribution on in its settings" in engine.explain_missing()
+
+
+def test_machine_without_any_engine_gets_one(client: Callable[[str], None], tmp_path: Path):
+    assert engine.to_install() and "no Docker Engine is installed" in engine.explain_missing()
+    client("default unix:///var/run/docker.sock")
+    assert engine.to_install()
+    dockerd(tmp_path)
+    assert not engine.to_install() and "no Docker Engine answers this user; start it" in engine.explain_missing()
+
+
+@pytest.mark.parametrize("address", ["unix:///var/run/docker.sock", "unix:///run/docker.sock"])
+def test_both_names_of_the_systems_socket_are_the_default(monkeypatch: pytest.MonkeyPatch, address: str):
+    assert Endpoint(address, "context default").is_default
+    assert not Endpoint(DESKTOP, "context desktop-linux").is_default
+
+
+@pytest.mark.parametrize(
+    ("root", "client", "refused"),
+    [
+        ("/var/snap/docker/common/var-lib-docker", "/usr/bin/docker", True),
+        ("/var/lib/docker", "/snap/bin/docker", True),
+        ("/var/lib/docker", "/usr/bin/docker", False),
+        ("/var/snapshots/docker", "/usr/bin/docker", False),
+        ("/home/me/snap/docker", "/usr/local/bin/docker", False),
+    ],
+)
+def test_docker_from_a_snap_is_refused_with_the_way_out(root: str, client: str, refused: bool):
+    found = Engine("28.1.1", "2", Path(root))
+    if not refused:
+        engine.refuse_snap(found, client)
+        return
+    with pytest.raises(StepError, match=r"is a snap, which sees neither hidden folders .*snap remove docker"):
+        engine.refuse_snap(found, client)
+
+
+@pytest.mark.parametrize(
+    ("way", "cgroup", "warned"), [("stock", "1", True), ("stock", "2", False), ("built", "1", False)]
+)
+def test_upstreams_node_on_cgroup_v1_is_told_at_set_up(way: str, cgroup: str, warned: bool):
+    warning = engine.cgroup_warning(Engine("28.1.1", cgroup, Path("/var/lib/docker")), way)
+    assert bool(warning) == warned
+    assert not warning or ("systemd.unified_cgroup_hierarchy=1" in warning and "SOURCE=built" in warning)
+
+
+def elsewhere(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, release: dict[str, str], libc: str, *programs: str
+) -> None:
+    """A distribution without apt, with these programs; gcc tells where the static C library is."""
+    (folder / "bin").mkdir()
+    for name in programs:
+        (folder / "bin" / name).write_text(f"#!/bin/sh\necho {libc}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    monkeypatch.setattr(debian.platform, "freedesktop_os_release", lambda: release)
+
+
+FEDORA = {"ID": "fedora"}
+RHEL = {"ID": "rhel", "ID_LIKE": "fedora"}
+LEAP = {"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}
+
+
+@pytest.mark.parametrize(
+    ("release", "programs", "libc", "message"),
+    [
+        (FEDORA, ("gcc", "make"), "libc.a", "the static C library (libc.a) missing; `sudo dnf install gcc make"),
+        (FEDORA, (), "", "gcc, make missing; `sudo dnf install gcc make glibc-devel glibc-static`"),
+        (RHEL, ("make",), "", "gcc missing; `sudo dnf --enablerepo=crb install"),
+        (LEAP, ("gcc", "make"), "libc.a", "missing; `sudo zypper install gcc make glibc-devel glibc-devel-static`"),
+        ({"ID": "void"}, ("gcc",), "/usr/lib/libc.a", "make missing; install them with your distribution's"),
+    ],
+)
+def test_distribution_without_a_static_c_library_is_told_its_package_before_anything_is_downloaded(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    release: dict[str, str],
+    programs: tuple[str, ...],
+    libc: str,
+    message: str,
+):
+    elsewhere(monkeypatch, tmp_path, release, libc, *programs)
+    monkeypatch.setattr(engine, "debian_like", lambda: False)
+    with pytest.raises(StepError) as caught:
+        command._require_packages(command.Console(), "stock", "it answers")
+    assert message in str(caught.value)
+
+
+def test_distribution_with_everything_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    elsewhere(monkeypatch, tmp_path, FEDORA, "/usr/lib64/libc.a", "gcc", "make")
+    monkeypatch.setattr(engine, "debian_like", lambda: False)
+    command._require_packages(command.Console(), "stock", "it answers")
+
+
+def test_built_that_cannot_be_says_what_was_in_the_way_of_stock(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(debian, "is_debian", lambda: False)
+    with pytest.raises(StepError, match=r"built \(https://kind\.example: timed out\) makes .*SOURCE=auto"):
+        command._require_packages(command.Console(), "built", "https://kind.example: timed out")
+
+
+@pytest.mark.parametrize("instead", ["", "name upstream's"])
+def test_root_filesystem_is_refused_where_apt_has_no_debian(monkeypatch: pytest.MonkeyPatch, instead: str):
+    monkeypatch.setattr(debian.platform, "freedesktop_os_release", lambda: {"ID": "ubuntu", "ID_LIKE": "debian"})
+    with pytest.raises(StepError) as caught:
+        debian.require_root_filesystems("vllm-image", instead)
+    text = str(caught.value)
+    assert text.startswith("vllm-image: it is made of packages of Debian bookworm, and this machine lacks Debian 12")
+    assert (f", or {instead}" in text) == bool(instead)
+
+
+def test_bundle_is_refused_on_ubuntu_before_a_step_is_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(debian.platform, "freedesktop_os_release", lambda: {"ID": "ubuntu", "ID_LIKE": "debian"})
+    monkeypatch.setattr(debian.shutil, "which", lambda program: f"/usr/bin/{program}")
+    with pytest.raises(StepError, match="bundle: it is made of packages of Debian bookworm"):
+        debian.require_for_bundle()
+
+
+def test_attestations_are_asked_of_no_builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """buildx reads the variable, and the older builder would refuse the option."""
+
+    class Recorder:
+        def run(self, *argv: object, env: dict[str, str]) -> None:
+            self.argv, self.env = argv, env
+
+    work = Recorder()
+    images._docker_build(work, tmp_path, tmp_path / "Dockerfile", "it:v1")  # pyrefly: ignore[bad-argument-type]
+    assert work.env == {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    assert not any("provenance" in str(word) for word in work.argv)

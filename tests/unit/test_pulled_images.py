@@ -1,0 +1,100 @@
+"""Upstream's images: by whose reference they are pulled, what a failed pull says, and a tag that was moved."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from toolchain import images, versions
+from toolchain.paths import IMAGES
+from toolchain.progress import Progress
+from toolchain.steps import Runner, StepError, Store
+
+REFERENCE = f"{versions.STOCK_DRA_DRIVER_REPOSITORY}:v{versions.DRA_DRIVER}"
+DOCKER = """#!/bin/sh
+echo "$*" >>@ROOT@/calls
+case "$1" in
+  pull) if [ -e @ROOT@/closed ]; then echo "Error: Get https://registry.k8s.io/v2/: proxyconnect" >&2; exit 1; fi
+    cp @ROOT@/upstream @ROOT@/engine ;;
+  image) cat @ROOT@/engine ;;
+esac
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "docker").write_text(DOCKER.replace("@ROOT@", str(tmp_path)))
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv(images.IMAGE_MIRROR, raising=False)
+    (tmp_path / "upstream").write_text("it@sha256:1\n")
+    (tmp_path / "store").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def runner(root: Path) -> Runner:
+    return Runner(Store(root / "store"), Progress(Console(file=io.StringIO())))
+
+
+def pulls(root: Path) -> list[str]:
+    return [line for line in (root / "calls").read_text().splitlines() if line.startswith("pull ")]
+
+
+def test_pulled_image_is_recorded_with_its_digest_and_pulled_once(root: Path, runner: Runner):
+    step = images.pulled("dra-driver", REFERENCE)
+    runner.run([step])
+    assert (runner.store.path(step) / "ref").read_text() == REFERENCE
+    assert (runner.store.path(step) / "digest").read_text() == "it@sha256:1\n"
+    assert runner.run([step]) == [] and pulls(root) == [f"pull {REFERENCE}"]
+
+
+@pytest.mark.parametrize("engine", ["it@sha256:2\n", ""])
+def test_image_that_is_another_one_by_now_is_pulled_again(root: Path, runner: Runner, engine: str):
+    step = images.pulled("dra-driver", REFERENCE)
+    runner.run([step])
+    (root / "engine").write_text(engine)
+    assert runner.run([step]) == [step] and len(pulls(root)) == 2
+
+
+def test_failed_pull_says_reference_the_engines_words_and_what_to_set(root: Path, runner: Runner):
+    (root / "closed").touch()
+    step = images.pulled("dra-driver", REFERENCE)
+    with pytest.raises(StepError) as caught:
+        runner.run([step])
+    text = str(caught.value)
+    assert text.startswith(f"{REFERENCE}: the Docker Engine cannot pull it (Error: Get https://registry.k8s.io/v2/: ")
+    assert images.IMAGE_MIRROR in text and "SOURCE=built" in text
+    assert not runner.store.path(step).exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "wanted"),
+    [
+        ("registry.k8s.io/a/b:v1", "mirror.example.com:5000/up/registry.k8s.io/a/b:v1"),
+        ("kindest/node:v1@sha256:ab", "mirror.example.com:5000/up/docker.io/kindest/node:v1@sha256:ab"),
+        ("docker.io/library/python:", "mirror.example.com:5000/up/docker.io/library/python:"),
+        ("alpine", "mirror.example.com:5000/up/docker.io/alpine"),
+    ],
+)
+def test_mirror_of_images_has_a_path_for_each_registry(monkeypatch: pytest.MonkeyPatch, reference: str, wanted: str):
+    monkeypatch.setenv(images.IMAGE_MIRROR, "mirror.example.com:5000/up/")
+    assert images.mirrored(reference) == wanted
+    monkeypatch.setenv(images.IMAGE_MIRROR, "")
+    assert images.mirrored(reference) == reference
+
+
+@pytest.mark.parametrize("mirror", ["https://mirror.example.com", "mirror example", "a//b", "UPPER/case"])
+def test_mirror_that_is_no_reference_is_refused(monkeypatch: pytest.MonkeyPatch, mirror: str):
+    monkeypatch.setenv(images.IMAGE_MIRROR, mirror)
+    with pytest.raises(StepError, match=r"DRA_WORKSHOP_IMAGE_MIRROR: .* is no start of an image reference; write a"):
+        images.mirrored("registry.k8s.io/a:v1")
+
+
+def test_image_below_the_agents_has_a_digest_and_a_start_that_a_mirror_replaces():
+    (line,) = (
+        line for line in (IMAGES / "gpu-agents/stock.Dockerfile").read_text().splitlines() if line.startswith("FROM ")
+    )
+    assert line.startswith(f"FROM {images.PYTHON_REGISTRY}3.11.") and "@sha256:" in line
+    assert "@sha256:" in versions.STOCK_NODE_IMAGE
