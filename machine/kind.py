@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import docker_engine
+
 OWNER_LABEL = "dra-workshop.owner"
 # In a node. Before each start of containerd, so also after a restart of the node, for which Docker makes all device
 # files anew. The second command keeps NVIDIA's programs from making them anew: they do unless the kernel module's
@@ -147,6 +149,7 @@ class KindCluster:
             raise
         self.kubeconfig.chmod(0o600)
         (self.folder / "incarnation").write_text(incarnation)
+        (self.folder / docker_engine.ENGINE_FILE).write_text(f"{docker_engine.engine_id()}\n")
         return self.kubeconfig.read_text()
 
     def _hide(self, devices: Sequence[str]) -> None:
@@ -159,6 +162,8 @@ class KindCluster:
 
     def delete(self) -> None:
         """Remove what `create` made; a part that is gone already is no error."""
+        if problem := docker_engine.engine_problem(self.folder):
+            raise Refused(f"cluster {self.name}: {problem.seen}; {problem.remedy}")
         owner = self.found_owner()
         if owner not in (None, self.owner):
             raise Refused(f"cluster {self.name}: network {self.network} is not this checkout's; both are left alone")
@@ -189,6 +194,7 @@ class KindCluster:
         self._remove_network()
         self.kubeconfig.unlink(missing_ok=True)
         (self.folder / "incarnation").unlink(missing_ok=True)
+        (self.folder / docker_engine.ENGINE_FILE).unlink(missing_ok=True)
 
     def _remove_network(self) -> None:
         if self.found_owner() == self.owner:
