@@ -19,7 +19,7 @@ help: ## list the targets
 python:
 	@if [ -f bundle/manifest.json ] && [ -z "$${SOURCE:-}" ]; then toolchain/bundle-python; else toolchain/bootstrap; fi
 
-setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built)
+setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built|auto)
 	@.venv/bin/python -m toolchain setup
 
 up: setup ## bring up a stack (STACK=phase1)

@@ -13,7 +13,7 @@ def test_every_prerequisite_is_met_while_the_stack_is_up(stack: LiveStack, obser
     failed = [finding for finding in findings if not finding.ok]
     assert not failed
     assert findings
-    observed("; ".join(f"{finding.name}: {finding.seen}" for finding in findings if finding.name != "image"))
+    observed("; ".join(f"{finding.name}: {finding.observed}" for finding in findings if finding.name != "image"))
 
 
 def test_simulated_gpus_ask_for_no_driver(stack: LiveStack, observed: Callable[[str], None]) -> None:

@@ -40,7 +40,7 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
         assert {
             uuid: (values["productName"], quantity_mib(values["memory"])) for uuid, values in published.items()
         } == expected
-        observed("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.others)} others are not published")
+        observed("; ".join(map(str, of_the_host.published)) + f"; {len(of_the_host.excluded)} others are not published")
         return
     if stack.settings.gpu.source == "host":
         pytest.skip("the GPUs of another cluster are not in the config, so there is nothing exact to compare with")

@@ -1,7 +1,7 @@
 """Reader of the plain YAML in `manifests/`, which a person can also `kubectl apply`.
 
 A component that has a file of its own asks for it by the file's name, since components know no module numbers; a module
-hands on the documents of files that several modules have, such as `namespace.yaml`.
+hands on the documents of files that several modules have, such as `0-namespace.yaml`.
 """
 
 from collections.abc import Iterable

@@ -1,1 +1,1 @@
-"""Arithmetic of GPUs: models, what MPS grants and limits, shares of memory, quantities. Imports nothing of ours."""
+"""Arithmetic of GPUs: models, grants and limits of MPS, shares of memory, quantities. Looks at no machine."""

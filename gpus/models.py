@@ -1,7 +1,7 @@
-"""GPU models a simulated node can have, and the configuration that the simulated driver reads.
+"""GPU models of images/gpu-sim/models, one ini file each, and the configuration file of a node's simulated driver.
 
-The facts live in images/gpu-sim/models/*.ini, one file a model. This module reads and checks them and renders one
-self-contained file a node, so that the C library needs no table of its own. It does not install anything.
+A node's file has everything that the simulated driver needs, so that its C code has no table of models. Nothing is
+installed here.
 """
 
 import configparser
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from toolchain.paths import CHECKOUT
+from toolchain.versions import SIMULATED_DRIVER
 
 MODELS_FOLDER = CHECKOUT / "images" / "gpu-sim" / "models"
 MAX_GPUS_PER_NODE = 16
@@ -28,7 +29,10 @@ _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 class ModelError(ValueError):
-    """A model file or a node's request breaks a rule; the text names file, key, value, rule and remedy."""
+    """Error of a model file or of a node's GPUs. The text names file, section, key, value, rule and remedy.
+
+    Each problem of a file has a line.
+    """
 
 
 def _whole_number(text: str) -> int:
@@ -63,7 +67,10 @@ class Section(BaseModel):
 
 
 class MigProfile(Section):
-    """GPU-instance profile of MIG; memory in MiB, placements and their size in memory slices."""
+    """GPU-instance profile of MIG; memory in MiB, placements and their size in memory slices.
+
+    `profile_id` is the number in `nvidia-smi mig -lgip`, `profile_index` NVML_GPU_INSTANCE_PROFILE_* of nvml.h.
+    """
 
     name: str = Field(
         alias="[section]",
@@ -85,9 +92,10 @@ class MigProfile(Section):
 
 
 class GpuModel(Section):
-    """What a GPU of this model reports; memory in MiB as nvidia-smi shows it.
+    """Facts that a GPU of one model reports; memory in MiB as nvidia-smi shows it, power in watts.
 
-    The driver keeps reserved_memory_mib of memory_mib for itself; CUDA's total is what is left.
+    The driver keeps `reserved_memory_mib` of `memory_mib` for itself; CUDA's total is the rest.
+    `mps_minimum_multiprocessors` is the least number of SMs that MPS grants a client.
     """
 
     key: str = Field(
@@ -110,7 +118,7 @@ class GpuModel(Section):
     mig_profiles: tuple[MigProfile, ...] = Field(alias="[mig]")
 
     def mig_profile(self, name: str) -> MigProfile:
-        """The profile of that name; ModelError if the model has none."""
+        """MIG profile by name. Raises `ModelError` where the model has none of that name."""
         for profile in self.mig_profiles:
             if profile.name == name:
                 return profile
@@ -120,7 +128,7 @@ class GpuModel(Section):
 
 @dataclass(frozen=True)
 class SimulatedGpu:
-    """Identity and place of one GPU on one node."""
+    """Identity of one simulated GPU, and its place on a node's PCI buses. `minor` is the number of its device file."""
 
     index: int
     minor: int
@@ -200,16 +208,19 @@ def _contradictions(file: Path, model: GpuModel) -> Iterator[str]:
             if other := next((other.name for other in profiles[:number] if getattr(other, key) == value), None):
                 remedy = "NVML tells profiles apart by it, so correct one of the two"
                 yield f'{section} {key} = "{value}": already used by [mig {other}]; {remedy}'
-    places = sum(len(profile.placements) for profile in profiles)
-    if len(profiles) > MAX_MIG_PROFILES or places > MAX_MIG_INSTANCE_IDS:
+    placements = sum(len(profile.placements) for profile in profiles)
+    if len(profiles) > MAX_MIG_PROFILES or placements > MAX_MIG_INSTANCE_IDS:
         yield (
-            f"{file}: {len(profiles)} MIG profiles with {places} placements; at most {MAX_MIG_PROFILES} and "
+            f"{file}: {len(profiles)} MIG profiles with {placements} placements; at most {MAX_MIG_PROFILES} and "
             f"{MAX_MIG_INSTANCE_IDS} are simulated, so remove some"
         )
 
 
 def load_models(folder: Path = MODELS_FOLDER) -> dict[str, GpuModel]:
-    """All models of the folder by key (the file's name without .ini); ModelError if a file breaks a rule."""
+    """Models of a folder by key, which is the file's name without .ini.
+
+    Raises `ModelError` with all problems of the first wrong file, or where the folder has no file.
+    """
     files = sorted(folder.glob("*.ini"))
     if not files:
         raise ModelError(f"{folder}: no *.ini file; a model is one such file, so add one or correct the folder")
@@ -217,14 +228,15 @@ def load_models(folder: Path = MODELS_FOLDER) -> dict[str, GpuModel]:
 
 
 def model_of(product_name: str) -> GpuModel | None:
-    """The model that reports this product name; None for one that is not known here."""
+    """Model that reports a product name; None where no model file has it."""
     return next((model for model in GPU_MODELS.values() if model.product_name == product_name), None)
 
 
 def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu, ...]:
-    """The node's GPUs, the same ones at every call: UUIDs depend only on the node's name and the index.
+    """GPUs of a node, the same at every call: a UUID depends only on the node's name and the GPU's index.
 
-    Two neighbouring GPUs share a PCIe root, as on boards with a switch for each pair.
+    Two neighbours share a PCIe root, as on boards with a switch for each pair. Raises `ModelError` for a name that is
+    no node's and for a count outside 1 to MAX_GPUS_PER_NODE.
     """
     if not _NODE_NAME.fullmatch(node) or len(node) > 253:
         raise ModelError(f'node "{node}": must be a Kubernetes node name; use lower-case letters, digits, dashes, dots')
@@ -264,42 +276,59 @@ def _key_lines(section: Section) -> Iterator[str]:
 
 
 def _check_static_mig(model: GpuModel, static_mig: Sequence[str]) -> None:
-    taken: set[int] = set()
+    used_slices: set[int] = set()
     for entry in static_mig:
         name, _, start = entry.partition("@")
         profile = model.mig_profile(name)
         if not start.isdecimal() or int(start) not in profile.placements:
-            places = ", ".join(f"{name}@{place}" for place in profile.placements)
-            raise ModelError(f'static MIG "{entry}": must be one of {places}; correct the placement')
+            known = ", ".join(f"{name}@{placement}" for placement in profile.placements)
+            raise ModelError(f'static MIG "{entry}": must be one of {known}; correct the placement')
         slices = set(range(int(start), int(start) + profile.placement_size))
-        if slices & taken:
+        if slices & used_slices:
             raise ModelError(f'static MIG "{entry}": overlaps an earlier entry; move or remove one of the two')
-        taken |= slices
+        used_slices |= slices
+
+
+@dataclass(frozen=True)
+class SimulatedDriver:
+    """NVIDIA driver that simulated GPUs report: its version, and the newest CUDA version that it serves.
+
+    `mps_memory_limit_by_mig_uuid` is a switch of the simulation, see images/gpu-sim/src/config.h; None is its default.
+    """
+
+    version: str = SIMULATED_DRIVER
+    cuda: str = "13.0"
+    mps_memory_limit_by_mig_uuid: Literal["applied", "ignored"] | None = None
 
 
 def render_node_config(
     node: str,
     model: GpuModel,
     count: int,
-    driver_version: str = "580.159.04",
-    cuda_version: str = "13.0",
+    driver: SimulatedDriver = SimulatedDriver(),
     *,
     static_mig: Sequence[str] = (),
+    mig: Sequence[str] = (),
 ) -> str:
-    """The ini text the simulated driver of that node reads.
+    """Content of the ini file that a node's simulated driver reads.
 
-    static_mig gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, e.g. "3g.40gb@0".
+    `static_mig` gives every GPU the same fixed MIG devices, each as PROFILE@PLACEMENT, such as 3g.40gb@0. `mig` has a
+    line of gpus.mig.mig_line for each GPU in order of index; GPUs beyond it have MIG off.
+    Raises `ModelError` for a version or a MIG device that cannot be.
     """
-    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver_version):
-        raise ModelError(f'driver version "{driver_version}": must read like 580.159.04; correct it')
-    if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", cuda_version):
-        raise ModelError(f'CUDA version "{cuda_version}": must read like 13.0; correct it')
+    if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", driver.version):
+        raise ModelError(f'driver version "{driver.version}": must read like 580.159.04; correct it')
+    if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", driver.cuda):
+        raise ModelError(f'CUDA version "{driver.cuda}": must read like 13.0; correct it')
+    if len(mig) > count:
+        raise ModelError(f"node {node}: MIG layouts of {len(mig)} GPUs, but it has {count}; remove some or add GPUs")
     _check_static_mig(model, static_mig)
     lines = [
         f"# Simulated GPUs of node {node}; read by the simulated driver, see images/gpu-sim.",
         "[driver]",
-        f"version = {driver_version}",
-        f"cuda = {cuda_version}",
+        f"version = {driver.version}",
+        f"cuda = {driver.cuda}",
+        *([f"mps_memory_limit_by_mig_uuid = {limit}"] if (limit := driver.mps_memory_limit_by_mig_uuid) else []),
         "",
         *_model_lines(model),
     ]
@@ -313,8 +342,8 @@ def render_node_config(
             f"pci_bus_id = {gpu.pci_bus_id}",
             f"pcie_root = {gpu.pcie_root}",
         ]
-        if static_mig:
-            lines.append(f"mig = {','.join(static_mig)}")
+        if layout := ",".join(static_mig) or "".join(mig[gpu.index : gpu.index + 1]):
+            lines.append(f"mig = {layout}")
     return "\n".join(lines) + "\n"
 
 

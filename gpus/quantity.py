@@ -1,6 +1,6 @@
-"""Quantities of memory: Kubernetes' notation, MiB, and MPS' notation. The only parser of them.
+"""Quantities of memory in the notations of Kubernetes and MPS, and in MiB. The only parser of them.
 
-Source of the notation: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+Source of Kubernetes' notation: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 """
 
 import re
@@ -12,19 +12,19 @@ _FACTORS = {"Ki": 2**10, "Mi": MIB, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 1
 
 
 def quantity_bytes(text: str) -> Fraction | None:
-    """Bytes of a Kubernetes quantity; None if the text is none."""
+    """Bytes of a Kubernetes quantity of memory; None for any other text."""
     match = _QUANTITY.fullmatch(text)
     return Fraction(match[1]) * _FACTORS.get(match[2], 1) if match else None
 
 
 def whole_mib(text: str) -> int | None:
-    """MiB of a quantity of one or more whole MiB, the unit of MPS and of NVIDIA's driver; None for any other text."""
+    """MiB of a quantity of at least one whole MiB, the unit of MPS and of NVIDIA's driver; None for any other text."""
     size = quantity_bytes(text)
     return int(size / MIB) if size and size % MIB == 0 else None
 
 
 def quantity_mib(text: str) -> int:
-    """MiB of a quantity that Settings has checked. Raises `ValueError` for any but whole MiB."""
+    """MiB of a quantity that Settings has checked. Raises `ValueError` for anything but whole MiB."""
     size = quantity_bytes(text)
     if size is None or size % MIB:
         raise ValueError(f'quantity "{text}": is no quantity of whole MiB; write it like 8Gi or 512Mi')
@@ -32,9 +32,9 @@ def quantity_mib(text: str) -> int:
 
 
 def mib_quantity(mib: int) -> str:
-    """Quantity of that many MiB as the API server writes it, in the largest unit that fits.
+    """Kubernetes quantity of a number of MiB in the largest unit without a fraction, as the API server writes it.
 
-    In another one a claim would differ from what the cluster has, and every update would replace it.
+    In another unit a claim would differ from the cluster's, and every update would replace it.
     """
     units = ("Mi", "Gi", "Ti")
     power = next(power for power in (2, 1, 0) if mib % 1024**power == 0)
@@ -42,5 +42,8 @@ def mib_quantity(mib: int) -> str:
 
 
 def mps_memory(text: str) -> str:
-    """Quantity as MPS reads it; its M is 2**20 bytes, and a number without a letter is ignored (measured)."""
+    """Quantity in the notation of MPS, whose M is 2**20 bytes; MPS ignores a number without a letter (measured).
+
+    Raises `ValueError` for anything but whole MiB.
+    """
     return f"{quantity_mib(text)}M"

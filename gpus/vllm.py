@@ -1,9 +1,8 @@
-"""What vLLM needs of a GPU's memory, and what it may take under MPS's limit.
+"""GPU memory of vLLM: the least that a model needs, and the share of the GPU that vLLM may use under an MPS limit.
 
 vLLM takes `gpu_memory_utilization` of the GPU's total memory, and refuses to start where less is free
-(request_memory() in vllm/v1/worker/utils.py of 0.26.0). Under a limit of MPS `cuMemGetInfo` shows as free what the
-limit leaves, and as total the whole GPU (measured, docs/learn/05-mps-limits.md). So the fraction follows from the
-limit.
+(request_memory() in vllm/v1/worker/utils.py of 0.26.0). Under an MPS limit `cuMemGetInfo` shows as free what the limit
+leaves, and as total the whole GPU (measured, docs/learn/05-mps-limits.md). So the fraction follows from the limit.
 """
 
 import json
@@ -18,19 +17,19 @@ from gpus.quantity import MIB
 from toolchain.paths import CHECKOUT
 
 MODELS = CHECKOUT / "gpus" / "vllm_models"
-# For what vLLM takes beyond its share: CUDA graphs, kernels that load later, what the allocator cannot use. A model of
-# 1.5B parameters took 0.5 GiB for its graphs alone on an H100, and ran out of memory with 512 MiB.
+# MiB that vLLM takes beyond its share: CUDA graphs, kernels that load later, memory that the allocator cannot use. A
+# model of 1.5B parameters took 0.5 GiB for its graphs alone on an H100, and ran out of memory with 512 MiB.
 SPARE_MIB = 1536
-# A GPU of an unknown model: what the context of a client with that many multiprocessors takes is enough for any.
+# SMs assumed for a GPU of an unknown model. The largest known one has 148, so that no context takes more memory.
 MOST_MULTIPROCESSORS = 160
-BYTES_OF_A_WEIGHT = 2  # bfloat16
-# gpu_memory_utilization is written with so many decimals, rounded down.
+BYTES_PER_WEIGHT = 2  # bfloat16
+# Decimals of gpu_memory_utilization, which is rounded down.
 DECIMALS = 4
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Those of a model of Qwen2's kind, by their names in Hugging Face's config.json."""
+    """Dimensions of a model with the architecture of Qwen2, by their names in Hugging Face's config.json."""
 
     hidden_size: int
     intermediate_size: int
@@ -43,12 +42,12 @@ class Dimensions:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Dimensions":
-        """The dimensions in a config.json's content."""
+        """Dimensions out of the content of a config.json. Raises `KeyError` where one is missing."""
         return cls(**{field.name: config[field.name] for field in fields(cls)})
 
     @property
     def parameters(self) -> int:
-        """How many weights it has: embeddings, and in each layer attention with biases, MLP and two norms."""
+        """Number of weights: embeddings, and in each layer attention with biases, MLP and two norms."""
         head = self.hidden_size // self.num_attention_heads
         queries, keys = head * self.num_attention_heads, head * self.num_key_value_heads
         attention = 2 * self.hidden_size * (queries + keys) + queries + 2 * keys
@@ -58,42 +57,42 @@ class Dimensions:
 
     @property
     def weights_mib(self) -> int:
-        return math.ceil(Fraction(self.parameters * BYTES_OF_A_WEIGHT, MIB))
+        """Memory of the weights in MiB, rounded up."""
+        return math.ceil(Fraction(self.parameters * BYTES_PER_WEIGHT, MIB))
 
     def cache_mib(self, tokens: int) -> int:
-        """Keys and values of that many tokens."""
+        """Memory of the keys and values of that many tokens in MiB, rounded up."""
         head = self.hidden_size // self.num_attention_heads
-        each = 2 * self.num_hidden_layers * self.num_key_value_heads * head * BYTES_OF_A_WEIGHT
-        return math.ceil(Fraction(each * tokens, MIB))
+        bytes_per_token = 2 * self.num_hidden_layers * self.num_key_value_heads * head * BYTES_PER_WEIGHT
+        return math.ceil(Fraction(bytes_per_token * tokens, MIB))
 
 
 def presets() -> list[str]:
-    """The names of the models whose dimensions are here."""
+    """Names of the models whose config.json is in gpus/vllm_models."""
     return sorted(file.stem for file in MODELS.glob("*.json"))
 
 
 def config_of(preset: str, changed: Mapping[str, int]) -> dict[str, Any]:
-    """The config.json of a preset, but for the dimensions that are given."""
+    """Content of a preset's config.json, with other dimensions where they are given."""
     config = json.loads((MODELS / f"{preset}.json").read_text())
     return {**config, **changed}
 
 
 def usable_mib(limit_mib: int, multiprocessors: int | None) -> int:
-    """What vLLM may take under a limit of MPS; `multiprocessors` None where the GPU's model is not known."""
+    """MiB that vLLM may use under an MPS limit in MiB. `multiprocessors` is None where the GPU's model is not known."""
     return limit_mib - context_mib(multiprocessors or MOST_MULTIPROCESSORS) - SPARE_MIB
 
 
 def utilization(limit_mib: int, multiprocessors: int | None, total_mib: int) -> str:
-    """gpu_memory_utilization for a client under that limit, on a GPU with `total_mib` for CUDA."""
+    """Value of gpu_memory_utilization for vLLM under an MPS limit in MiB, on a GPU with `total_mib` for CUDA."""
     share = Fraction(usable_mib(limit_mib, multiprocessors), total_mib)
-    whole = math.floor(share * 10**DECIMALS)
-    return f"{whole / 10**DECIMALS:.{DECIMALS}f}"
+    return f"{math.floor(share * 10**DECIMALS) / 10**DECIMALS:.{DECIMALS}f}"
 
 
 def least_mib(dimensions: Dimensions, tokens: int, multiprocessors: int | None) -> int:
-    """The limit below which vLLM cannot start: context, weights, and one request of that many tokens.
+    """Smallest MPS limit in MiB with which vLLM can start: context, weights, and one request of that many tokens.
 
-    Activations and CUDA graphs come on top; how much they take only vLLM itself can tell.
+    Activations and CUDA graphs come on top; only vLLM itself can tell their size.
     """
     context = context_mib(multiprocessors or MOST_MULTIPROCESSORS)
     return context + SPARE_MIB + dimensions.weights_mib + dimensions.cache_mib(tokens)

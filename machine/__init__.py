@@ -1,1 +1,4 @@
-"""What this machine has: NVIDIA's driver and GPUs, Docker and Kind, images. Looks only, and imports no Pulumi."""
+"""Facts about this machine: NVIDIA's driver and GPUs, Docker and Kind, images. Imports no Pulumi.
+
+Only the command in `machine.kind` changes something: it creates and deletes a Kind cluster.
+"""

@@ -62,7 +62,7 @@ def table(findings: Sequence[Finding]) -> rich.table.Table:
         if not finding.ok:
             result = "[bold red]not met[/]"
         remedy = "" if finding.ok and not finding.warning else finding.remedy
-        columns.add_row(escape(finding.name), result, escape(finding.seen), escape(remedy))
+        columns.add_row(escape(finding.name), result, escape(finding.observed), escape(remedy))
     return columns
 
 

@@ -1,17 +1,17 @@
-"""What the prerequisites of module 00 find out about a machine."""
+"""Result of one prerequisite's check, as module 00 reports it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One look at the machine: what was seen, whether it will do, what to do if not.
+    """Result of one prerequisite's check: the observed state, `ok` if that is enough, and the remedy if it is not.
 
-    A `warning` will do, and its remedy says what would do better.
+    With `warning` the state is enough, and the remedy is what would be better.
     """
 
     name: str
-    seen: str
+    observed: str
     ok: bool
     remedy: str = ""
     warning: bool = False

@@ -1,4 +1,4 @@
-"""Images that a stack runs, by what they are for."""
+"""References of the images that a stack runs, by their names in the catalog."""
 
 import json
 from collections.abc import Mapping
@@ -10,40 +10,40 @@ from toolchain.paths import IMAGES_FILE
 from toolchain.versions import of_driver
 
 INDEX = IMAGES_FILE
-# Images that are only on this machine: no registry serves them.
+# Start of the references of images that are only on this machine: no registry serves them.
 LOCAL = "localhost/"
 
 
 class ImagesMissing(Exception):
-    """Set-up has not made the images yet."""
+    """Error of a checkout whose set-up has not built the images; the text has the remedy."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Image references as the cluster's runtime knows them, by the names of the catalog."""
+    """References of a stack's images as the cluster's container runtime knows them, by their names in the catalog."""
 
     node: str
     references: Mapping[str, str]
 
     def __getitem__(self, name: str) -> str:
-        """Reference of an image that the stack runs. Raises `KeyError` for one that no module of it runs."""
+        """Reference of an image. Raises `KeyError` where no module of the stack runs it."""
         return self.references[name]
 
     @property
     def to_load(self) -> tuple[str, ...]:
-        """References that a Kind cluster cannot pull, since they are only on this machine."""
+        """References that a Kind cluster cannot pull: they are only on this machine."""
         return tuple(reference for reference in self.references.values() if reference.startswith(LOCAL))
 
 
 def images_of(settings: Settings) -> Images:
-    """Images of a stack: its own choices, upstream's, and those that set-up recorded. Raises `ImagesMissing`."""
+    """Images of a stack: the config's, upstream's, or those that `make setup` recorded. Raises `ImagesMissing`."""
     index, version = read_index(), settings.driver.version
     references, missing = {}, set()
     for name, image in settings.images_used.items():
         recorded = of_driver(name, version) if name == "dra-driver" else name
-        own = image.by_compute_capability(settings)
-        model = gpu_model(settings) if own else None
-        reference = own.get(model.cuda_compute_capability) if model else None
+        by_capability = image.by_compute_capability(settings)
+        model = gpu_model(settings) if by_capability else None
+        reference = by_capability.get(model.cuda_compute_capability) if model else None
         reference = reference or settings.images.get(name) or image.upstream or index.get(recorded)
         if reference is None:
             missing.add(recorded)
@@ -57,7 +57,7 @@ def images_of(settings: Settings) -> Images:
 
 
 def read_index() -> dict[str, str]:
-    """References that `make setup` recorded, by name. Raises `ImagesMissing` where it has not."""
+    """References that `make setup` recorded, by name. Raises `ImagesMissing` before it ran."""
     if not INDEX.exists():
         raise ImagesMissing(f"images: {INDEX} is missing; run `make setup` first")
     return json.loads(INDEX.read_text())

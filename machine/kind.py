@@ -1,15 +1,14 @@
-"""Creates and deletes a Kind cluster, and nothing that it did not create.
+"""Command that creates and deletes a Kind cluster, and facts about that cluster for the program and module 00.
 
-A cluster's containers hang on a Docker network of its own, which bears this checkout's mark. That
-tells, even after an interrupted run, whose cluster it is: what has the mark may be made anew, and
-anything else with the name is refused.
+A cluster's containers are on a Docker network of the cluster's own, which has the mark of this checkout as a label.
+The mark tells whose cluster it is, also after an interrupted run: a cluster with the mark may be created anew, any
+other one of that name is left alone.
 
-Environment: CLUSTER_NAME; CLUSTER_FOLDER, where its configuration, kubeconfig and diagnostics go;
-CLUSTER_INCARNATION, a number that grows each time the cluster is made anew; CLUSTER_TIMEOUT in seconds;
-CLUSTER_HIDDEN_DEVICES, a JSON list of the host's device files that no node may have, if there are any.
-`create` reads kind's configuration from standard input and writes the kubeconfig to standard output.
+Pulumi's command provider runs the command, with an action and environment variables; `python -m machine.kind --help`
+describes them.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -23,10 +22,23 @@ from pathlib import Path
 
 from machine import docker_engine
 
+ACTIONS = {
+    "create": "create the cluster; reads kind's configuration from standard input, and writes the kubeconfig",
+    "kubeconfig": "write the kubeconfig of the cluster that was created",
+    "delete": "delete the cluster, its network and its folder; what does not exist is no error",
+}
+# Each action needs the first two, `create` the next two as well.
+VARIABLES = {
+    "CLUSTER_NAME": "name of the cluster",
+    "CLUSTER_FOLDER": "folder for its configuration, kubeconfig and diagnostics",
+    "CLUSTER_INCARNATION": "for create: number that grows each time the cluster is created anew",
+    "CLUSTER_TIMEOUT": "for create: seconds that kind waits for the nodes",
+    "CLUSTER_HIDDEN_DEVICES": "for create, optional: JSON list of the host's device files that no node may have",
+}
 OWNER_LABEL = "dra-workshop.owner"
-# In a node. Before each start of containerd, so also after a restart of the node, for which Docker makes all device
-# files anew. The second command keeps NVIDIA's programs from making them anew: they do unless the kernel module's
-# parameters say otherwise. NVIDIA's chart has the same for its plugin (maskNvidiaDriverParams).
+# Runs in a node before each start of containerd, so also after a restart of the node, for which Docker makes all device
+# files anew. The mount keeps NVIDIA's programs from making them anew, as they do unless the kernel module's parameters
+# say otherwise. NVIDIA's chart does the same for its plugin (maskNvidiaDriverParams).
 HIDING_SCRIPT = "/usr/local/bin/hide-devices"
 HIDING_UNIT = "/etc/systemd/system/containerd.service.d/50-hide-devices.conf"
 HIDING = """#!/bin/sh
@@ -49,29 +61,32 @@ systemctl daemon-reload
 """
 
 
-class Refused(Exception):
-    """The cluster is not this checkout's, so it is left alone."""
+class ForeignClusterError(Exception):
+    """Error of a cluster that this checkout did not create, so that it is left alone; the text has the remedy."""
 
 
 def incarnation(folder: Path, cluster_name: str) -> str:
-    """The number of the cluster that the stack is to have; one more than the last if that one is gone."""
+    """Number of times that the stack's cluster was created, counting the next time if it has no containers now.
+
+    `folder` is the stack's folder, in which the command keeps the number.
+    """
     try:
-        last = int((folder / "incarnation").read_text())
+        latest = int((folder / "incarnation").read_text())
     except FileNotFoundError:
         return "1"
-    return str(last if node_containers(cluster_name) else last + 1)
+    return str(latest if node_containers(cluster_name) else latest + 1)
 
 
 def node_containers(cluster_name: str) -> list[str]:
-    """The cluster's containers, running or not."""
+    """Names of a cluster's containers, running or not. Raises `CalledProcessError` where no Docker Engine answers."""
     label = f"label=io.x-k8s.kind.cluster={cluster_name}"
     return _output("docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}").split()
 
 
 def stopped_containers(cluster_name: str) -> list[str]:
-    """Those of the cluster's containers that do not run."""
+    """Names of a cluster's containers that do not run. Raises `CalledProcessError` where no Docker Engine answers."""
     filters = (f"label=io.x-k8s.kind.cluster={cluster_name}", "status=exited")
-    options = [word for value in filters for word in ("--filter", value)]
+    options = [argument for value in filters for argument in ("--filter", value)]
     return _output("docker", "ps", "--all", *options, "--format", "{{.Names}}").split()
 
 
@@ -81,46 +96,51 @@ def _output(*argv: str) -> str:
 
 @dataclass(frozen=True)
 class KindCluster:
-    """One cluster, its network and its files."""
+    """Kind cluster with its Docker network and its files in a folder; nothing of them has to exist."""
 
     name: str
     folder: Path
 
     @property
     def network(self) -> str:
+        """Name of the cluster's Docker network."""
         return f"kind-{self.name}"
 
     @property
     def kubeconfig(self) -> Path:
+        """File with the cluster's kubeconfig, which only its owner may read."""
         return self.folder / "kubeconfig"
 
     @property
     def owner(self) -> str:
-        """This checkout's mark: made once, kept beside the stacks' state."""
+        """Mark of this checkout: a UUID, written once beside the folders of the stacks."""
         mark = self.folder.parent / "owner"
         if not mark.exists():
             mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             mark.write_text(f"{uuid.uuid4()}\n")
         return mark.read_text().strip()
 
-    def found_owner(self) -> str | None:
-        """The mark of the network with this cluster's name: None without a network, empty without a mark."""
+    def network_owner(self) -> str | None:
+        """Mark of the network with this cluster's name: None without a network, empty without a mark."""
         networks = _output("docker", "network", "ls", "--format", f'{{{{.Name}}}} {{{{.Label "{OWNER_LABEL}"}}}}')
         marks = dict(line.split(" ", 1) for line in networks.splitlines())
         return marks.get(self.network)
 
-    def strangers(self) -> list[str]:
-        """Containers of a cluster with this name that do not hang on its network, so somebody else made them."""
-        ours = _output("docker", "ps", "--all", "--filter", f"network={self.network}", "--format", "{{.Names}}").split()
-        return [node for node in node_containers(self.name) if node not in ours]
+    def foreign_containers(self) -> list[str]:
+        """Containers of a cluster with this name that are not on its network, so that somebody else created them."""
+        options = ("--all", "--filter", f"network={self.network}", "--format", "{{.Names}}")
+        on_network = _output("docker", "ps", *options).split()
+        return [container for container in node_containers(self.name) if container not in on_network]
 
-    def create(self, config: str, incarnation: str, timeout: int, hidden: Sequence[str] = ()) -> str:
-        """Make it and return its kubeconfig. Whatever was made is taken down again if that fails.
+    def create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str] = ()) -> str:
+        """Create the cluster from kind's configuration, and return its kubeconfig.
 
-        `hidden` are device files of the host that its nodes are not to have.
+        `timeout` is in seconds, which kind waits for the nodes; `hidden_devices` are device files of the host that no
+        node may have. A creation that fails is taken down.
+        Raises `ForeignClusterError`, and `CalledProcessError` of the command that failed.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._clear_the_way()
+        self._free_name()
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
@@ -134,8 +154,8 @@ class KindCluster:
                 stdout=sys.stderr,
                 check=True,
             )
-            if hidden:
-                self._hide(hidden)
+            if hidden_devices:
+                self._hide(hidden_devices)
         except BaseException as error:
             # Ctrl-C goes to the whole group of processes, and may end the program before it arrives here.
             interrupted = isinstance(error, subprocess.CalledProcessError) and error.returncode == -signal.SIGINT
@@ -153,37 +173,46 @@ class KindCluster:
         return self.kubeconfig.read_text()
 
     def _hide(self, devices: Sequence[str]) -> None:
-        """Take device files from every node, now and at each start of it."""
+        """Remove device files from every node, now and at each start of the node."""
         script = HIDING.format(devices=" ".join(devices))
         for node in node_containers(self.name):
             command = ["docker", "exec", "--interactive", node, "sh", "-c", INSTALL_HIDING]
             subprocess.run(command, input=script, text=True, stdout=sys.stderr, check=True)
-            _say(f"cluster {self.name}: {node} has no {', '.join(devices)}")
+            _report(f"cluster {self.name}: {node} has no {', '.join(devices)}")
 
     def delete(self) -> None:
-        """Remove what `create` made; a part that is gone already is no error."""
+        """Remove the cluster, its network and its folder; a part that does not exist is no error.
+
+        Raises `ForeignClusterError`, also where this shell's Docker Engine is not the cluster's, and
+        `CalledProcessError` of the command that failed.
+        """
         if problem := docker_engine.engine_problem(self.folder):
-            raise Refused(f"cluster {self.name}: {problem.seen}; {problem.remedy}")
-        owner = self.found_owner()
+            raise ForeignClusterError(f"cluster {self.name}: {problem.observed}; {problem.remedy}")
+        owner = self.network_owner()
         if owner not in (None, self.owner):
-            raise Refused(f"cluster {self.name}: network {self.network} is not this checkout's; both are left alone")
-        if self.strangers():
-            _say(f"cluster {self.name}: was deleted, and somebody else made one of that name; that one is left alone")
+            raise ForeignClusterError(
+                f"cluster {self.name}: network {self.network} is not this checkout's; both are left alone"
+            )
+        if self.foreign_containers():
+            _report(
+                f"cluster {self.name}: was deleted, and somebody else made one of that name; that one is left alone"
+            )
             self._remove_network()
         else:
             self._take_down()
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
-    def _clear_the_way(self) -> None:
-        owner, nodes, strangers = self.found_owner(), node_containers(self.name), self.strangers()
-        if owner == self.owner and not strangers:
-            _say(f"cluster {self.name}: an interrupted run left {len(nodes)} nodes and a network; making it anew")
+    def _free_name(self) -> None:
+        """Remove what an interrupted creation left. Raises `ForeignClusterError` where somebody else has the name."""
+        owner, nodes, foreign = self.network_owner(), node_containers(self.name), self.foreign_containers()
+        if owner == self.owner and not foreign:
+            _report(f"cluster {self.name}: an interrupted run left {len(nodes)} nodes and a network; making it anew")
             self._take_down()
-        elif strangers or owner is not None:
-            what = f"containers {', '.join(strangers)}" if strangers else f"network {self.network}"
-            raise Refused(
-                f'cluster.name: "{self.name}" is taken by a cluster that this checkout did not create ({what}); '
+        elif foreign or owner is not None:
+            obstacle = f"containers {', '.join(foreign)}" if foreign else f"network {self.network}"
+            raise ForeignClusterError(
+                f'cluster.name: "{self.name}" is taken by a cluster that this checkout did not create ({obstacle}); '
                 f"choose another cluster.name or delete it with `kind delete cluster --name {self.name}`"
             )
 
@@ -197,7 +226,7 @@ class KindCluster:
         (self.folder / docker_engine.ENGINE_FILE).unlink(missing_ok=True)
 
     def _remove_network(self) -> None:
-        if self.found_owner() == self.owner:
+        if self.network_owner() == self.owner:
             subprocess.run(["docker", "network", "rm", self.network], stdout=subprocess.DEVNULL, check=True)
 
     def _save_diagnostics(self) -> None:
@@ -205,38 +234,78 @@ class KindCluster:
         shutil.rmtree(logs, ignore_errors=True)
         done = subprocess.run(["kind", "export", "logs", "--name", self.name, logs], stdout=sys.stderr, check=False)
         if done.returncode == 0:
-            _say(f"cluster {self.name}: the nodes' logs are in {logs}")
+            _report(f"cluster {self.name}: the nodes' logs are in {logs}")
 
 
-def _say(message: str) -> None:
+def _report(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
 def main() -> int:
+    """Run the command. Returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for an interrupt."""
+    parser = _parser()
+    action = parser.parse_args().action
+    needed = list(VARIABLES)[: 4 if action == "create" else 2]
+    if unset := [name for name in needed if not os.environ.get(name)]:
+        parser.error(f"environment: {', '.join(unset)} must be set for {action}; --help says to what")
     cluster = KindCluster(os.environ["CLUSTER_NAME"], Path(os.environ["CLUSTER_FOLDER"]))
     try:
-        match sys.argv[1:]:
-            case ["create"]:
-                timeout = int(os.environ["CLUSTER_TIMEOUT"])
-                hidden = json.loads(os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]"))
-                print(cluster.create(sys.stdin.read(), os.environ["CLUSTER_INCARNATION"], timeout, hidden), end="")
-            case ["kubeconfig"]:
+        match action:
+            case "create":
+                timeout, hidden_devices = _seconds(parser), _hidden_devices(parser)
+                incarnation = os.environ["CLUSTER_INCARNATION"]
+                print(cluster.create(sys.stdin.read(), incarnation, timeout, hidden_devices), end="")
+            case "kubeconfig":
                 print(cluster.kubeconfig.read_text(), end="")
-            case ["delete"]:
+            case "delete":
                 cluster.delete()
-            case words:
-                _say(f"usage: kind_cluster create|kubeconfig|delete, not {' '.join(words)}\n\n{__doc__}")
-                return 2
-    except Refused as error:
-        _say(str(error))
+    except ForeignClusterError as error:
+        _report(str(error))
+        return 1
+    except FileNotFoundError as error:
+        remedy = "run `make setup`, then `source ./activate`"
+        if error.filename == str(cluster.kubeconfig):
+            remedy = f"write it with `kind export kubeconfig --name {cluster.name} --kubeconfig {cluster.kubeconfig}`"
+        _report(f"cluster {cluster.name}: {error.filename} is missing; {remedy}")
         return 1
     except subprocess.CalledProcessError as error:
-        _say(f"`{' '.join(str(word) for word in error.cmd[:3])}` ended with {error.returncode}; see above")
+        _report(f"`{' '.join(str(argument) for argument in error.cmd[:3])}` ended with {error.returncode}; see above")
         return 1
     except KeyboardInterrupt:
-        _say(f"cluster {cluster.name}: interrupted; what was made is taken down, the next run makes it anew")
+        _report(f"cluster {cluster.name}: interrupted; what was made is taken down, the next run makes it anew")
         return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = {"actions": ACTIONS, "environment variables": VARIABLES}
+    tables = (
+        "\n".join([f"{title}:", *(f"  {name:<22}  {text}" for name, text in table.items())])
+        for title, table in rows.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m machine.kind",
+        description="Create or delete a Kind cluster; one that this checkout did not create is left alone.",
+        epilog="\n\n".join(tables),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=ACTIONS, help="see below")
+    return parser
+
+
+def _seconds(parser: argparse.ArgumentParser) -> int:
+    text = os.environ["CLUSTER_TIMEOUT"]
+    if not text.isdecimal():
+        parser.error(f'CLUSTER_TIMEOUT: "{text}" is no whole number of seconds; give one, such as 240')
+    return int(text)
+
+
+def _hidden_devices(parser: argparse.ArgumentParser) -> list[str]:
+    text = os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        parser.error(f'CLUSTER_HIDDEN_DEVICES: "{text}" is no JSON list; write it like ["/dev/nvidia1"]')
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Comparison of the release numbers that a kernel, an engine or a driver writes with words of its own behind them."""
+"""Comparison of the release numbers that a kernel, an engine or a driver writes, whatever text follows them."""
 
 import re
 
 from packaging.version import Version
 
-# A distribution adds its own part, which is no part of a version for Python: 6.1.0-18-amd64, 20.10.24+dfsg1.
+# What a distribution adds is no part of a version for Python: 6.1.0-18-amd64, 20.10.24+dfsg1.
 _RELEASE = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 

@@ -1,4 +1,4 @@
-"""What a change means, in words, beside the diff that Pulumi prints; and which one a running stack cannot make.
+"""Changes of a stack in words, beside the diff that Pulumi prints; and refusal of one that a running stack cannot make.
 
 Reads the outputs of the stack's last update from the backend; asks no cluster.
 """

@@ -1,4 +1,4 @@
-"""Module 07: one GPU for the claims of many pods, and what each of them requests of it."""
+"""Module 07: one GPU for the claims of many pods, and the memory that each of them requests."""
 
 from pulumi import Input, Output
 
@@ -51,7 +51,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
     Workload(
         "shared-gpus",
         site=site,
-        documents=load(module.name, "namespace.yaml", *CLAIMS),
+        documents=load(module.name, "0-namespace.yaml", *CLAIMS),
         gpu=uuid_for(module, settings, context),
         sharing=SharedByMemory(requests, daemon.clients if daemon else None, waiting),
         # The one that waits must not be there before module 04's clients have their part.

@@ -29,7 +29,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
         ),
         expected=ExpectedGpus(
             counts={node.node: node.count or count for node in settings.gpu_nodes},
-            only_uuids=[gpu.uuid for gpu in host_gpus.chosen] if host_gpus and host_gpus.others else [],
+            only_uuids=[gpu.uuid for gpu in host_gpus.chosen] if host_gpus and host_gpus.excluded else [],
         ),
     )
     context.add(

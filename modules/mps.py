@@ -44,7 +44,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
     workload = Workload(
         "shared-gpu",
         site=site,
-        documents=load(module.name, "namespace.yaml", "clients.yaml"),
+        documents=load(module.name, "0-namespace.yaml", "clients.yaml"),
         gpu=uuid_for(module, settings, context),
         sharing=mps,
     )

@@ -1,4 +1,4 @@
-"""Module 08: who looks on at the GPUs, and what is to be seen."""
+"""Module 08: access to every GPU for those who look on, and metrics."""
 
 from components.admin_access import AdminAccess
 from components.gpu_exporter import GpuExporter

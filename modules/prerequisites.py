@@ -11,4 +11,4 @@ from settings.catalog import Module
 def build(module: Module, settings: Settings, context: Context) -> None:
     """Check the prerequisites, and warn of those that could be better met."""
     for finding in prerequisites.require(settings, context.images):
-        pulumi.log.warn(f"{finding.name}: {finding.seen}; {finding.remedy}")
+        pulumi.log.warn(f"{finding.name}: {finding.observed}; {finding.remedy}")

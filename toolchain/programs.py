@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from toolchain import versions
+from toolchain import elf, versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.steps import Step, Work
@@ -52,7 +52,7 @@ class Program:
             name=self.name,
             recipe=json.dumps([*flags, dict(self.rename), go.version], sort_keys=True),
             files=(self.folder, *self.replacements),
-            needs=go.needs,
+            needs=(*go.needs, elf.compiler()) if self.cgo else go.needs,
             build=lambda work: self._build(work, go),
             expected_seconds=self.expected_seconds,
             compiles=True,
@@ -74,6 +74,9 @@ class Program:
             cwd=module,
             env={**go.env, "CGO_ENABLED": "1" if self.cgo else "0", **self.env},
         )
+        if self.cgo:
+            where = f"the image that it runs in ({versions.DEBIAN})"
+            elf.require_glibc(work.out, versions.DEBIAN_GLIBC, where)
         for old, new in self.rename.items():
             (work.out / old).rename(work.out / new)
         if self.finish:

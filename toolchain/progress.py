@@ -28,6 +28,7 @@ class Progress:
     console: Console
     _expected: dict[str, int] = field(default_factory=dict)
     _running: dict[str, float] = field(default_factory=dict)
+    _notes: dict[str, str] = field(default_factory=dict)
     _finished: list[str] = field(default_factory=list)
     _began: float = 0
     _last_line: float = 0
@@ -54,10 +55,20 @@ class Progress:
         if not self._live:
             self.console.print(f"  start  {name} (expected {duration(self._expected.get(name, 1))})")
 
+    def note(self, name: str, text: str) -> None:
+        """Show beside a step that runs how far it is, such as bytes and speed of a download."""
+        with self._lock:
+            self._notes[name] = text
+
+    def line(self, text: str) -> None:
+        """Print a line of its own, such as a download's size and speed once it is there."""
+        self.console.print(f"         {text}")
+
     def done(self, name: str, seconds: float) -> None:
         """Show that a step is done, and how long it took."""
         with self._lock:
             self._running.pop(name, None)
+            self._notes.pop(name, None)
             self._finished.append(name)
         elapsed = duration(time.monotonic() - self._began)
         self.console.print(
@@ -72,7 +83,7 @@ class Progress:
         self._last_line = now
         with self._lock:
             what = ", ".join(
-                f"{name} {duration(now - since)} of {duration(self._expected.get(name, 1))}"
+                f"{name} {duration(now - since)} of {duration(self._expected.get(name, 1))}{self._noted(name)}"
                 for name, since in self._running.items()
             )
         self.console.print(f"  running {what}; {duration(now - self._began)} elapsed")
@@ -89,5 +100,8 @@ class Progress:
         with self._lock:
             for name, since in self._running.items():
                 expected = duration(self._expected.get(name, 1))
-                table.add_row(Spinner("dots"), name, f"{duration(now - since)} of about {expected}")
+                table.add_row(Spinner("dots"), name, f"{duration(now - since)} of about {expected}{self._noted(name)}")
         return table
+
+    def _noted(self, name: str) -> str:
+        return f", {self._notes[name]}" if name in self._notes else ""

@@ -120,6 +120,11 @@ class Work:
         """Finished folder of a step that this one needs."""
         return self.store.path(next(s for s in self.step.needs if s.name == name))
 
+    @property
+    def interrupted(self) -> bool:
+        """True once Ctrl-C or SIGTERM asked the run to end; work that is no process of its own has to look."""
+        return self.runner.stopping
+
     def run(
         self, *argv: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: bytes = b""
     ) -> bytes:
@@ -154,6 +159,11 @@ class Runner:
     _processes: set[subprocess.Popen] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
+
+    @property
+    def stopping(self) -> bool:
+        """True from an interruption on."""
+        return self._stopping
 
     def run(self, steps: Sequence[Step]) -> list[Step]:
         """Make the missing ones of `steps` and of what they need; returns those that were made."""

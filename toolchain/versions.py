@@ -34,6 +34,7 @@ COREDNS = "1.14.6"
 PAUSE = "3.10.2"
 DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
 DEBIAN_PYTHON = "3.11"  # bookworm's
+DEBIAN_GLIBC = "2.36"  # bookworm's
 
 # What a cluster runs, by source: stock is kind's own image.
 NODE_KUBERNETES = {"built": KUBERNETES, "stock": "1.37.0"}

@@ -29,7 +29,7 @@ def look_on_kind(server: ApiServer, stack: str, folder: Path) -> int:
         say("no Docker Engine answers, so nothing was deleted; run `make setup`, which starts or explains it")
         return 1
     if problem := docker_engine.engine_problem(folder):
-        say(f"{problem.seen}, so nothing was deleted; {problem.remedy}")
+        say(f"{problem.observed}, so nothing was deleted; {problem.remedy}")
         return 1
     try:
         holders = server.strangers(stack)

@@ -1,5 +1,5 @@
 # The same as Dockerfile on upstream's image of Python, where registries can be reached.
-FROM docker.io/library/python:3.11.13-slim-bookworm
+FROM docker.io/library/python:3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 COPY packages/ /usr/local/lib/python3.11/site-packages/
 COPY gpu_agents/ /usr/local/lib/python3.11/site-packages/gpu_agents/
 COPY bin/ /usr/bin/

@@ -1,4 +1,4 @@
-"""From answers to figures: throughput, and what a caller waits, in milliseconds."""
+"""Figures of answers: throughput, and the milliseconds that a caller waits."""
 
 import math
 import statistics

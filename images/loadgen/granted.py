@@ -1,4 +1,4 @@
-"""What vLLM's own process was granted. vLLM mixes this class into its worker (--worker-extension-cls)."""
+"""Extension of vLLM's worker that tells what MPS granted its process; vLLM mixes it in by --worker-extension-cls."""
 
 
 class Granted:

@@ -1,4 +1,4 @@
-"""What a measurement consists of. Needs nothing but the standard library, since both sides of it read this."""
+"""Plan of a measurement: its profiles and points. Standard library only, since both sides of it read this."""
 
 import json
 from collections.abc import Iterator, Sequence

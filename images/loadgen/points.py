@@ -1,4 +1,4 @@
-"""The measured points as files: a line of JSON each as they come, then CSV and JSON of all. Runs beside the cluster."""
+"""Files of measured points: a line of JSON each as they come, then CSV and JSON of all. Runs beside the cluster."""
 
 import csv
 import json

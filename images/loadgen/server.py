@@ -1,4 +1,4 @@
-"""A vLLM server as a process beside this one, with limits of MPS of its own."""
+"""vLLM server as a process beside this one, with limits of MPS of its own."""
 
 import asyncio
 import os

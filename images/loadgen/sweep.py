@@ -1,4 +1,4 @@
-"""Measures a plan: starts each server, puts it under each load, prints a line of JSON for each point."""
+"""Measurement of a plan: each server is started and put under each load; a line of JSON for each point."""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
 """Rules of consumable capacity: GPUs that claims share in NVIDIA's driver, and requests that MPS can enforce."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gpus import shares
 from gpus.models import GPU_MODELS, GpuModel
@@ -8,16 +8,13 @@ from gpus.mps import DEFAULT_CLASS, context_mib, granted_multiprocessors
 from gpus.quantity import MIB, quantity_mib
 from settings import catalog
 from settings.blocks import ConsumableCapacity, Draft, Driver, Gpu, Mps
+from settings.catalog import GpuUse
 from settings.plan import DISABLED, capacity_enforced, consumable_shares, gpu_index_by_module, memory_of_clients
 from settings.problems import Problem
 from settings.rules.quantity import quantity_rules
 from toolchain.versions import DRA_DRIVER, DRA_DRIVER_FEATURE_GATES
 
-CAPACITY_MODULE, MPS_MODULE, EXCLUSIVE_MODULE = (
-    catalog.CONSUMABLE_CAPACITY.number,
-    catalog.MPS.number,
-    catalog.WORKLOADS.number,
-)
+CAPACITY_MODULE, MPS_MODULE = catalog.CONSUMABLE_CAPACITY.number, catalog.MPS.number
 
 
 def chosen(block: ConsumableCapacity) -> dict[str, str]:
@@ -46,6 +43,14 @@ def _first_model(gpu: Gpu | None) -> GpuModel | None:
     return GPU_MODELS.get((gpu.nodes[0].model if gpu.nodes else None) or gpu.model)
 
 
+def _exclusive(numbers: Iterable[str]) -> str:
+    """Words on the modules that have a GPU of their own each; empty where none has."""
+    exclusive = [row.number for row in catalog.rows(numbers) if row.gpu is GpuUse.OWN]
+    if len(exclusive) > 1:
+        return f"each of modules {', '.join(exclusive)} holds"
+    return f"module {exclusive[0]} holds" if exclusive else ""
+
+
 def _count_rules(gpu: Gpu, used: Mapping[str, int]) -> Iterator[Problem]:
     first = gpu.nodes[0].count if gpu.nodes else None
     needed = max(used.values(), default=-1) + 1
@@ -55,8 +60,8 @@ def _count_rules(gpu: Gpu, used: Mapping[str, int]) -> Iterator[Problem]:
     if gpu.source == "simulated" and (first or gpu.count) < needed:
         key = "gpu.count" if first is None else "gpu.nodes[0].count"
         rule = f"is too few: modules {', '.join(used)} use {needed} GPUs of the first node"
-        if EXCLUSIVE_MODULE in used:
-            rule += f", one of which module {EXCLUSIVE_MODULE} holds for itself"
+        if exclusive := _exclusive(used):
+            rule += f", one of which {exclusive} for itself"
         yield Problem(key, first or gpu.count, rule, f"give {needed} or more, or switch one of them off")
 
 
@@ -82,9 +87,10 @@ def _driver_rules(driver: Driver, mps: Mps, modules: tuple[str, ...]) -> Iterato
     if MPS_MODULE in modules and mps.mode == "claim":
         rule = f"and consumable shares ({used}) exclude each other: NVIDIA's driver refuses its own MPS beside them"
         yield Problem("mps.mode", mps.mode, rule, "set it to daemon, or set driver.consumableShares to disabled")
-    if EXCLUSIVE_MODULE in modules:
-        rule = f"lets several claims have one GPU, and module {EXCLUSIVE_MODULE} shows that a claim has it for itself"
-        yield Problem(key, used, rule, f'set it to disabled, or drop "{EXCLUSIVE_MODULE}" from modules')
+    for row in catalog.rows(modules):
+        if row.gpu is GpuUse.OWN:
+            rule = f"lets several claims have one GPU, and module {row.number} shows that a claim has it for itself"
+            yield Problem(key, used, rule, f'set it to disabled, or drop "{row.number}" from modules')
     # An admin claim takes no share, but Kubernetes allocates it only where one is left.
     claims = sum(row.claims for row in catalog.rows(modules))
     looks_on = any(row.looks_at_every_gpu for row in catalog.rows(modules))

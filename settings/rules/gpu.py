@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from gpus.models import GPU_MODELS
+from settings import catalog
 from settings.blocks import Cluster, Draft, Gpu
 from settings.problems import Problem, suggest
 
@@ -15,6 +16,10 @@ def gpu_rules(draft: Draft) -> Iterator[Problem]:
     if draft.gpu is None:
         return
     yield from _gpu_rules(draft.gpu)
+    for row in catalog.rows(draft.modules or ()):
+        if row.needs_real_gpu and draft.gpu.source == "simulated":
+            rule = "runs CUDA code, and a simulated GPU runs none"
+            yield Problem("modules", row.number, rule, f'set gpu.source to host or drop "{row.number}"')
     if draft.cluster is not None:
         yield from _node_rules(draft.cluster, draft.gpu)
 

@@ -22,16 +22,13 @@ CLAIM_SHARED_MEMORY_MIB = 64
 def vllm_rules(draft: Draft) -> Iterator[Problem]:
     """Problems of the block; looks at other blocks where they are well-formed."""
     vllm, mps = draft.block(Vllm), draft.block(Mps)
-    gpu, cluster, modules = draft.gpu, draft.cluster, draft.modules
+    cluster, modules = draft.cluster, draft.modules
     if vllm is None or modules is None or MODULE not in modules:
         return
     if "sweep" in vllm.model_fields_set and SWEEP_MODULE not in modules:
         value = vllm.sweep.model_dump(by_alias=True, exclude_unset=True)
         rule = "is set, but the module that uses it is off"
         yield Problem("vllm.sweep", value, rule, f'add "{SWEEP_MODULE}" to modules or drop vllm.sweep')
-    if gpu and gpu.source == "simulated":
-        rule = "runs CUDA code, and a simulated GPU runs none"
-        yield Problem("modules", MODULE, rule, f'set gpu.source to host or drop "{MODULE}"')
     yield from _model_rules(vllm.model, cluster)
     yield from _folder_rules("vllm.pythonEnvironment", vllm.python_environment, cluster, "bin/python")
     yield from quantity_rules("vllm.memory", vllm.memory)

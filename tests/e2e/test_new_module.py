@@ -155,7 +155,10 @@ WRONG = {
     ),
     "key that the block lacks": ({"percentage": "percent"}, "is not a key of spare; did you mean"),
     "image that is not pinned": ({"mine:v2": "mine"}, 'images.spareServer: "registry.example.com/mine" is not pinned'),
-    "too few GPUs": ({"count: 3": "count: 2"}, "modules 03, 04, 99 use 3 GPUs of the first node"),
+    "too few GPUs": (
+        {"count: 3": "count: 2"},
+        "use 3 GPUs of the first node, one of which each of modules 03, 99 holds for itself",
+    ),
     "requirement that is off": ({'"04", "05", ': ""}, '"99" needs "04" (Two pods on one GPU by MPS)'),
     "module that it excludes": ({'"05", "99"': '"05", "08", "99"'}, '"99" and "08" (Admin access and metrics) exclude'),
     "gate that is off": (

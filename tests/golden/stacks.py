@@ -12,7 +12,7 @@ from machine import gpus as host_gpus
 from machine import images, prerequisites
 from machine import kind as kind_cluster
 from machine.gpus import HostGpu, HostGpus
-from machine.nvidia_driver import Found, HostDriver, Mount
+from machine.nvidia_driver import DriverFile, HostDriver, Mount
 from settings import PROJECT, Settings
 from tests.golden.derived import by_difference
 from tests.golden.recorder import CHECKOUT, Recorder, Recording, export, run
@@ -50,12 +50,12 @@ HOST_DRIVER = HostDriver(
     kernel_version=VERSION,
     architecture="x86_64",
     libraries=tuple(
-        Found(
+        DriverFile(
             f"{name}.so.1", NVIDIA / "lib64" / f"{name}.so.1", NVIDIA / "lib64" / f"{name}.so.{VERSION}", "ldconfig -p"
         )
         for name in ("libnvidia-ml", "libcuda", "libnvidia-ptxjitcompiler")
     ),
-    programs=(Found("nvidia-smi", NVIDIA / "bin" / "nvidia-smi", NVIDIA / "bin" / "nvidia-smi", "PATH"),),
+    programs=(DriverFile("nvidia-smi", NVIDIA / "bin" / "nvidia-smi", NVIDIA / "bin" / "nvidia-smi", "PATH"),),
     toolkit=False,
     mounts=(
         Mount(str(NVIDIA / "bin"), "/driver/usr/bin"),

@@ -1,4 +1,4 @@
-"""What each stack registers is what was reviewed, and holds what must hold for every stack."""
+"""Registrations of each stack: they are what was reviewed, and hold what must hold for every stack."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What one changed setting changes: no more than it has to, and as it was reviewed."""
+"""Effects of one changed setting: no more resources than it has to touch, and those that were reviewed."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each stack's pods may do on a node, so that a change of privilege shows in review as such."""
+"""Privileges of each stack's pods on a node, so that a change of them shows in review as such."""
 
 import json
 import re

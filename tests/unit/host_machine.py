@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine.nvidia_driver import LIBRARIES, MORE_PROGRAMS, PROGRAMS, Answer, Machine
+from machine.nvidia_driver import LIBRARIES, OPTIONAL_PROGRAMS, PROGRAMS, Answer, Machine
 
 VERSION = "580.159.04"
 UUIDS = tuple(f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in range(4))
@@ -50,7 +50,7 @@ class Fake:
         return self.root / folder
 
     def programs(self, folder: str) -> Path:
-        for name in (*PROGRAMS, *MORE_PROGRAMS):
+        for name in (*PROGRAMS, *OPTIONAL_PROGRAMS):
             self.write(f"{folder}/{name}")
         return self.root / folder
 

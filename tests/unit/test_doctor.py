@@ -33,7 +33,7 @@ def test_status_says_whether_everything_is_met(
     printed = capsys.readouterr().out
     assert f"{sum(finding.ok for finding in findings)} of {len(findings)} prerequisites are met" in printed
     for finding in findings:
-        assert finding.seen in printed
+        assert finding.observed in printed
         assert (finding.remedy in printed) == (not finding.ok or finding.warning)
 
 

@@ -9,13 +9,14 @@ from itertools import pairwise
 import pytest
 
 from gpus import models as gpu_models
-from gpus.models import ModelError, load_models, render_node_config, simulated_gpus
+from gpus.models import ModelError, SimulatedDriver, load_models, render_node_config, simulated_gpus
 
 MODELS = load_models()
 MEMORY_AND_MULTIPROCESSORS = {
     "rtx-4090": (24564, 128),
     "a100-40gb": (40960, 108),
     "a100-80gb": (81920, 108),
+    "a100-pcie-40gb": (40960, 108),
     "l40s": (46068, 142),
     "h100-80gb": (81559, 132),
     "h200-141gb": (143771, 132),
@@ -235,4 +236,4 @@ def test_static_mig_that_does_not_fit_is_refused(entries):
 @pytest.mark.parametrize(("driver", "cuda"), [("580", "13.0"), ("580.159.04\n[gpu 7]", "13.0"), ("580.1", "13")])
 def test_a_version_that_does_not_read_like_one_is_refused(driver, cuda):
     with pytest.raises(ModelError, match="version"):
-        render_node_config("worker", MODELS["l40s"], 1, driver, cuda)
+        render_node_config("worker", MODELS["l40s"], 1, SimulatedDriver(driver, cuda))

@@ -18,13 +18,13 @@ def fake(tmp_path: Path) -> Fake:
 
 def mounts(driver: HostDriver) -> dict[str, str]:
     """What is mounted, by its place in the node."""
-    found = {mount.node: mount.host for mount in driver.mounts}
-    assert len(found) == len(driver.mounts), "two mounts have one place"
-    return found
+    hosts = {mount.node: mount.host for mount in driver.mounts}
+    assert len(hosts) == len(driver.mounts), "two mounts have one place"
+    return hosts
 
 
-def ways(driver: HostDriver) -> set[str]:
-    return {found.how for found in (*driver.libraries, *driver.programs)}
+def sources(driver: HostDriver) -> set[str]:
+    return {file.source for file in (*driver.libraries, *driver.programs)}
 
 
 def test_machine_without_a_driver_has_nothing_and_raises_nothing(fake: Fake):
@@ -35,7 +35,7 @@ def test_machine_without_a_driver_has_nothing_and_raises_nothing(fake: Fake):
 
 def test_driver_in_one_folder_is_mounted_as_two_folders_and_for_nvidias_mps_daemon(tmp_path: Path):
     driver = find(None, in_one_folder(tmp_path).machine)
-    assert driver.missing == () and ways(driver) == {"ldconfig -p", "PATH"}
+    assert driver.missing == () and sources(driver) == {"ldconfig -p", "PATH"}
     libraries = str(tmp_path / "usr/local/nvidia/lib64")
     assert mounts(driver) == {
         NODE_PROGRAMS: str(tmp_path / "usr/local/nvidia/bin"),
@@ -53,19 +53,19 @@ def test_one_folder_is_found_without_loader_and_path(fake: Fake):
     fake.libraries("usr/local/nvidia/lib64")
     fake.programs("usr/local/nvidia/bin")
     driver = find(None, fake.machine)
-    assert driver.missing == () and ways(driver) == {"a usual root"}
+    assert driver.missing == () and sources(driver) == {"a usual root"}
 
 
 def test_folder_that_nobody_usually_uses_is_found_beside_its_nvidia_smi_on_path(fake: Fake):
     fake.libraries("srv/gpu/lib64")
     fake.path = [fake.programs("srv/gpu/bin")]
     driver = find(None, fake.machine)
-    assert driver.missing == () and ways(driver) == {"PATH", "beside nvidia-smi on PATH"}
+    assert driver.missing == () and sources(driver) == {"PATH", "beside nvidia-smi on PATH"}
 
 
 def test_libraries_are_found_on_the_loaders_own_path(fake: Fake):
     fake.library_path = [fake.libraries("srv/libraries")]
-    assert {found.how for found in find(None, fake.machine).libraries} == {"LD_LIBRARY_PATH"}
+    assert {file.source for file in find(None, fake.machine).libraries} == {"LD_LIBRARY_PATH"}
 
 
 def test_of_a_distributions_folders_only_the_drivers_files_are_mounted(fake: Fake):
@@ -107,7 +107,7 @@ def test_driver_root_of_the_config_is_the_only_place_that_is_looked_at(tmp_path:
     fake.libraries("srv/lib64")
     fake.programs("srv/bin")
     driver = find(str(fake.root / "srv"), fake.machine)
-    assert ways(driver) == {"gpu.driverRoot"}
+    assert sources(driver) == {"gpu.driverRoot"}
     assert set(mounts(driver).values()) == {str(fake.root / "srv/lib64"), str(fake.root / "srv/bin")}
     assert not find(str(fake.root / "nowhere"), fake.machine).libraries
 
@@ -139,7 +139,7 @@ def test_aarch64_has_folders_and_a_word_of_its_own(fake: Fake):
     fake.architecture = "aarch64"
     fake.loader_cache(fake.libraries("usr/local/nvidia/lib64"), word="AArch64")
     driver = find(None, fake.machine)
-    assert {found.how for found in driver.libraries} == {"ldconfig -p"}
+    assert {file.source for file in driver.libraries} == {"ldconfig -p"}
     assert "/driver/usr/lib/aarch64-linux-gnu" in mounts(driver)
 
 

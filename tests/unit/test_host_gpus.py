@@ -16,13 +16,13 @@ def look(tmp_path: Path, count: int = 2, devices: tuple[int | str, ...] = (), **
 
 
 def test_gpus_are_those_of_nvidia_smi_with_the_minors_of_proc(tmp_path: Path):
-    found = look(tmp_path)
+    host = look(tmp_path)
     name = "NVIDIA H100 80GB HBM3"
-    assert found.every == (
+    assert host.all_gpus == (
         HostGpu(0, UUIDS[0], name, 81559, "Default", "Enabled", "Disabled", 1),
         HostGpu(1, UUIDS[1], name, 81559, "Default", "Enabled", "Disabled", 0),
     )
-    assert found.chosen == found.published == found.every and not found.others and not found.warnings
+    assert host.chosen == host.published == host.all_gpus and not host.excluded and not host.warnings
 
 
 def test_nvidia_smi_gets_the_libraries_that_were_found(tmp_path: Path):
@@ -43,11 +43,11 @@ def test_machine_is_looked_at_once(tmp_path: Path):
 def test_chosen_gpu_is_named_by_index_or_uuid_and_the_others_device_files_are_hidden(
     tmp_path: Path, devices: tuple[int | str, ...]
 ):
-    found = look(tmp_path, 3, devices)
-    assert [gpu.index for gpu in found.chosen] == [1]
+    host = look(tmp_path, 3, devices)
+    assert [gpu.index for gpu in host.chosen] == [1]
     # Minors are what device files are called after, and they need not be the indices.
-    assert found.hidden_devices == ("/dev/nvidia2", "/dev/nvidia0")
-    found.require()
+    assert host.hidden_devices == ("/dev/nvidia2", "/dev/nvidia0")
+    host.require()
 
 
 def test_without_a_choice_nothing_is_hidden(tmp_path: Path):
@@ -55,10 +55,10 @@ def test_without_a_choice_nothing_is_hidden(tmp_path: Path):
 
 
 def test_gpu_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path):
-    found = look(tmp_path, 2, (0, 7, UUIDS[3]))
-    assert found.unknown == (7, UUIDS[3])
+    host = look(tmp_path, 2, (0, 7, UUIDS[3]))
+    assert host.unknown_devices == (7, UUIDS[3])
     with pytest.raises(HostGpusError) as caught:
-        found.require()
+        host.require()
     assert f"gpu.devices: 7 is no GPU of this machine; use some of 0 ({UUIDS[0]}), 1 ({UUIDS[1]})" in str(caught.value)
     assert f"gpu.devices: {UUIDS[3]} is no GPU" in str(caught.value)
 
@@ -73,16 +73,16 @@ def test_gpu_that_cannot_be_hidden_is_refused(tmp_path: Path):
 
 
 def test_divided_gpu_is_chosen_but_not_published(tmp_path: Path):
-    found = look(tmp_path, mig="Enabled")
-    assert len(found.chosen) == 2 and found.published == ()
+    host = look(tmp_path, mig="Enabled")
+    assert len(host.chosen) == 2 and host.published == ()
 
 
 def test_corrupted_info_rom_is_a_warning(tmp_path: Path):
     fake = in_one_folder(tmp_path)
     fake.gpus(1, code=14, error="WARNING: infoROM is corrupted at gpu 0000:01:00.0")
-    found = discover(None, (), fake.machine)
-    assert len(found.every) == 1 and found.warnings == ("WARNING: infoROM is corrupted at gpu 0000:01:00.0",)
-    assert found.error == ""
+    host = discover(None, (), fake.machine)
+    assert len(host.all_gpus) == 1 and host.warnings == ("WARNING: infoROM is corrupted at gpu 0000:01:00.0",)
+    assert host.error == ""
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_corrupted_info_rom_is_a_warning(tmp_path: Path):
 def test_nvidia_smi_that_tells_of_no_gpu_is_quoted(tmp_path: Path, answer: tuple[int, str, str], error: str):
     fake = in_one_folder(tmp_path)
     fake.answers["nvidia-smi"] = answer
-    found = discover(None, (), fake.machine)
-    assert found.every == () and found.error.startswith(error)
+    host = discover(None, (), fake.machine)
+    assert host.all_gpus == () and host.error.startswith(error)
 
 
 def test_memory_that_is_not_told_is_unknown_and_no_crash(tmp_path: Path):
-    assert [gpu.memory_mib for gpu in look(tmp_path, 1, memory="[N/A]").every] == [0]
+    assert [gpu.memory_mib for gpu in look(tmp_path, 1, memory="[N/A]").all_gpus] == [0]
 
 
 def test_toolkit_is_asked_for_the_chosen_gpus_only(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_outputs_tell_what_was_found_where_and_what_is_left_alone(tmp_path: Path
 
 
 def test_machine_without_a_driver_is_refused_with_the_remedy(tmp_path: Path):
-    found = discover(None, (), host_gpus.Machine(tmp_path, "x86_64", lambda argv, env: (127, "", "no"), "", ""))
-    assert found.error == "nvidia-smi was not found"
+    host = discover(None, (), host_gpus.Machine(tmp_path, "x86_64", lambda argv, env: (127, "", "no"), "", ""))
+    assert host.error == "nvidia-smi was not found"
     with pytest.raises(HostGpusError, match=r"libcuda\.so\.1.* not found; install NVIDIA's driver, or set gpu\.driver"):
-        found.require()
+        host.require()

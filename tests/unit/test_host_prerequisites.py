@@ -42,11 +42,11 @@ def warnings(fake: Fake, settings: Settings | None = None) -> list[Finding]:
 
 def test_host_that_has_everything_passes_without_a_warning(fake: Fake):
     assert failed(fake) == [] == warnings(fake)
-    seen = {finding.name: finding.seen for finding in look(fake)}
-    assert seen["runtime"] == "cgroup v2, Docker's default runtime runc; GPUs by mounts of the driver's files"
-    assert seen["gpus"] == f"GPU 0: NVIDIA H100 80GB HBM3, 81559Mi, {UUIDS[0]}"
-    assert seen["MPS of the host"] == "none"
-    assert "ldconfig -p" in seen["libcuda"] and "PATH" in seen["nvidia-smi"]
+    observed = {finding.name: finding.observed for finding in look(fake)}
+    assert observed["runtime"] == "cgroup v2, Docker's default runtime runc; GPUs by mounts of the driver's files"
+    assert observed["gpus"] == f"GPU 0: NVIDIA H100 80GB HBM3, 81559Mi, {UUIDS[0]}"
+    assert observed["MPS of the host"] == "none"
+    assert "ldconfig -p" in observed["libcuda"] and "PATH" in observed["nvidia-smi"]
 
 
 def test_host_without_anything_is_told_all_at_once(tmp_path: Path):
@@ -67,7 +67,7 @@ def test_mps_programs_are_asked_for_by_module_04_only(fake: Fake):
 
 def test_remedy_for_a_wrong_driver_root_says_what_it_should_be(fake: Fake):
     found = {finding.name: finding for finding in failed(fake, parse(gpu={"driverRoot": "/nowhere"}))}
-    assert found["libcuda"].seen == "not found below /nowhere"
+    assert found["libcuda"].observed == "not found below /nowhere"
     assert "set gpu.driverRoot to the folder that holds its bin and lib64" in found["libcuda"].remedy
 
 
@@ -109,7 +109,7 @@ def no_engine(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "seen", "remedy"),
+    ("change", "name", "observed", "remedy"),
     [
         (old_driver, "driver", "535.161.08 (", "needs driver 565 or newer"),
         (other_kernel_module, "kernel module", f"590.44.01, libraries {VERSION}", "restart the machine"),
@@ -123,11 +123,11 @@ def no_engine(fake: Fake) -> None:
     ],
 )
 def test_failing_finding_says_what_was_seen_and_names_a_remedy(
-    fake: Fake, change: Callable[[Fake], None], name: str, seen: str, remedy: str
+    fake: Fake, change: Callable[[Fake], None], name: str, observed: str, remedy: str
 ):
     change(fake)
     finding = next(finding for finding in failed(fake) if finding.name == name)
-    assert seen in finding.seen and remedy in finding.remedy
+    assert observed in finding.observed and remedy in finding.remedy
 
 
 def no_kernel_version(fake: Fake) -> None:
@@ -147,7 +147,7 @@ def mps_of_the_host(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "seen", "remedy"),
+    ("change", "name", "observed", "remedy"),
     [
         (no_kernel_version, "kernel module", "is not loaded", "modprobe nvidia"),
         (no_persistence, "persistence of GPU 0", "Disabled", "`nvidia-smi -i 0 -pm 1` as root"),
@@ -156,18 +156,18 @@ def mps_of_the_host(fake: Fake) -> None:
     ],
 )
 def test_what_will_do_but_not_well_is_a_warning(
-    fake: Fake, change: Callable[[Fake], None], name: str, seen: str, remedy: str
+    fake: Fake, change: Callable[[Fake], None], name: str, observed: str, remedy: str
 ):
     change(fake)
     assert failed(fake) == []
     (finding,) = warnings(fake)
-    assert finding.name == name and seen in finding.seen and remedy in finding.remedy
+    assert finding.name == name and observed in finding.observed and remedy in finding.remedy
 
 
 def test_mps_of_the_host_excludes_module_04(fake: Fake):
     mps_of_the_host(fake)
     (finding,) = failed(fake, parse(["00", "01", "02", "04"]))
-    assert finding.seen == "process 4242" and "`echo quit | nvidia-cuda-mps-control` as its user" in finding.remedy
+    assert finding.observed == "process 4242" and "`echo quit | nvidia-cuda-mps-control` as its user" in finding.remedy
 
 
 def test_mps_in_a_node_is_not_the_hosts(fake: Fake):
@@ -180,7 +180,7 @@ def test_divided_gpu_is_refused_by_modules_that_need_a_whole_one(fake: Fake):
     fake.gpus(2, mig="Enabled")
     found = {finding.name: finding for finding in failed(fake)}
     assert "name others in gpu.devices, or `nvidia-smi -i 0 -mig 0` as root" in found["MIG of GPU 0"].remedy
-    assert found["gpus"].seen == "no whole GPU"
+    assert found["gpus"].observed == "no whole GPU"
 
 
 def test_only_the_chosen_gpus_are_judged(fake: Fake):
@@ -199,14 +199,14 @@ def test_too_few_gpus_are_told_with_what_the_modules_use(fake: Fake):
 
 def test_device_that_is_not_there_is_told_with_those_that_are(fake: Fake):
     found = failed(fake, parse(gpu={"devices": [3]}))
-    assert found[0].seen == "gpu.devices: 3 is no GPU" and f"0 ({UUIDS[0]})" in found[0].remedy
+    assert found[0].observed == "gpu.devices: 3 is no GPU" and f"0 ({UUIDS[0]})" in found[0].remedy
 
 
 def test_gpu_that_cannot_be_hidden_is_told(fake: Fake):
     fake.gpus(2)
     (fake.root / "proc/driver/nvidia/gpus/0000:02:00.0/information").unlink()
     (finding,) = failed(fake, parse(gpu={"devices": [0]}))
-    assert "its device file is not known" in finding.seen and "drop gpu.devices" in finding.remedy
+    assert "its device file is not known" in finding.observed and "drop gpu.devices" in finding.remedy
 
 
 def test_compute_mode_of_this_stacks_own_claim_is_no_obstacle_while_it_is_up(fake: Fake, tmp_path: Path):

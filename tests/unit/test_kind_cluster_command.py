@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,13 @@ class World:
 
     root: Path
     folder: Path
+    changed_variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
         cluster = {"CLUSTER_NAME": "a", "CLUSTER_FOLDER": str(self.folder), "CLUSTER_TIMEOUT": "240"}
-        return {**os.environ, **cluster, "CLUSTER_INCARNATION": kind_cluster.incarnation(self.folder, "a")}
+        incarnation = kind_cluster.incarnation(self.folder, "a")
+        return {**os.environ, **cluster, "CLUSTER_INCARNATION": incarnation, **self.changed_variables}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -61,7 +63,7 @@ class World:
     def calls(self, start: str) -> list[str]:
         return [line for line in (self.root / "calls").read_text().splitlines() if line.startswith(start)]
 
-    def stranger(self, network: str = "kind") -> None:
+    def create_foreign_cluster(self, network: str = "kind") -> None:
         """Somebody makes a cluster of that name by hand."""
         (self.root / "clusters" / "a").mkdir()
         (self.root / "clusters" / "a" / "a-control-plane").write_text(f"{network}\n")
@@ -105,7 +107,7 @@ def test_kubeconfig_can_be_read_again_without_asking_docker(world: World):
 
 @pytest.mark.parametrize("network", ["kind", "kind-a"])
 def test_create_never_adopts_a_cluster(world: World, network: str):
-    world.stranger(network)
+    world.create_foreign_cluster(network)
     if network == "kind-a":
         world.mark_network("another checkout")
     rc, out, err = world.run("create")
@@ -230,7 +232,7 @@ def test_creation_whose_kind_is_interrupted_first_is_taken_down_as_well(world: W
 
 def test_what_a_killed_run_left_is_made_anew(world: World):
     world.mark_network(KindCluster("a", world.folder).owner)
-    world.stranger("kind-a")
+    world.create_foreign_cluster("kind-a")
     rc, out, err = world.run("create")
     assert rc == 0 and out.startswith("kubeconfig of a")
     assert "cluster a: an interrupted run left 1 nodes and a network; making it anew" in err
@@ -240,7 +242,7 @@ def test_what_a_killed_run_left_is_made_anew(world: World):
 def test_cluster_that_somebody_made_after_ours_was_deleted_by_hand_is_not_taken_for_ours(world: World):
     # `kind delete cluster` leaves the network, which still bears our mark.
     world.mark_network(KindCluster("a", world.folder).owner)
-    world.stranger("kind")
+    world.create_foreign_cluster("kind")
     assert world.run("create")[0] == 1
     assert world.containers == {"a-control-plane"}
     rc, _, err = world.run("delete")
@@ -306,7 +308,64 @@ def test_two_clusters_of_one_checkout_bear_one_mark(world: World):
     assert len(owner) == 36
 
 
-def test_wrong_word_shows_how_to_use_the_command(world: World):
-    rc, out, err = world.run("adopt", "it")
+USAGE = "usage: python -m machine.kind [-h] {create,kubeconfig,delete}\n"
+
+
+def test_help_says_how_to_use_the_command_and_ends_with_0():
+    command = [sys.executable, "-m", "machine.kind", "--help"]
+    env = {name: value for name, value in os.environ.items() if name not in kind_cluster.VARIABLES}
+    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(USAGE)
+    for name, text in (*kind_cluster.ACTIONS.items(), *kind_cluster.VARIABLES.items()):
+        assert f"\n  {name:<22}  {text}\n" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("adopt", "it"), (), ("create", "it")])
+def test_wrong_word_shows_how_to_use_the_command(world: World, words: tuple[str, ...]):
+    rc, out, err = world.run(*words)
     assert (rc, out) == (2, "")
-    assert err.startswith("usage: kind_cluster create|kubeconfig|delete, not adopt it\n")
+    assert err.startswith(USAGE)
+    assert world.calls("") == []
+
+
+@pytest.mark.parametrize(
+    ("action", "variable", "value", "told"),
+    [
+        ("delete", "CLUSTER_NAME", "", "environment: CLUSTER_NAME must be set for delete; --help says to what"),
+        ("create", "CLUSTER_TIMEOUT", "", "environment: CLUSTER_TIMEOUT must be set for create; --help says to what"),
+        (
+            "create",
+            "CLUSTER_TIMEOUT",
+            "4m",
+            'CLUSTER_TIMEOUT: "4m" is no whole number of seconds; give one, such as 240',
+        ),
+        ("create", "CLUSTER_HIDDEN_DEVICES", "/dev/a", '"/dev/a" is no JSON list; write it like ["/dev/nvidia1"]'),
+    ],
+)
+def test_wrong_environment_is_told_with_its_remedy_before_anything_is_done(
+    world: World, action: str, variable: str, value: str, told: str
+):
+    world.changed_variables[variable] = value
+    rc, out, err = world.run(action)
+    assert (rc, out) == (2, "")
+    assert err.startswith(USAGE) and told in err
+    assert world.calls("") == []
+
+
+def test_missing_kubeconfig_is_told_with_the_command_that_writes_it(world: World):
+    world.run("create")
+    (world.folder / "kubeconfig").unlink()
+    rc, out, err = world.run("kubeconfig")
+    file = world.folder / "kubeconfig"
+    assert (rc, out) == (1, "")
+    assert err == f"cluster a: {file} is missing; write it with `kind export kubeconfig --name a --kubeconfig {file}`\n"
+
+
+def test_missing_program_is_told_with_the_command_that_brings_it(world: World, tmp_path: Path):
+    for program in ("docker", "kind"):
+        (tmp_path / "bin" / program).unlink()
+    world.changed_variables["PATH"] = str(tmp_path / "bin")
+    rc, out, err = world.run("delete")
+    assert (rc, out) == (1, "")
+    assert err == "cluster a: docker is missing; run `make setup`, then `source ./activate`\n"

@@ -48,7 +48,7 @@ def test_every_document_is_an_object_with_a_name(file: Path):
 @pytest.mark.parametrize("file", YAML, ids=lambda file: str(file.relative_to(MANIFESTS)))
 def test_every_file_says_first_what_it_is_for(file: Path):
     # A namespace's own file says so by its name.
-    assert file.name == "namespace.yaml" or file.read_text().startswith("# ")
+    assert file.name == "0-namespace.yaml" or file.read_text().startswith("# ")
 
 
 def dict_keys(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -137,8 +137,9 @@ def test_every_volume_of_vllm_is_in_a_manifest(tmp_path: Path):
 
 def test_folder_is_read_in_the_order_of_files_and_files_in_that_asked_for():
     folder = load("07-consumable-capacity")
-    assert [document["metadata"]["name"] for document in folder[:2]] == ["small", "small"]
-    files = load("03-workloads", "waiter.yaml", "namespace.yaml")
+    assert [document["metadata"]["name"] for document in folder[1:3]] == ["small", "small"]
+    assert folder[0]["kind"] == "Namespace"
+    files = load("03-workloads", "waiter.yaml", "0-namespace.yaml")
     assert [document["kind"] for document in files] == ["ResourceClaimTemplate", "Deployment", "Namespace"]
     with pytest.raises(FileNotFoundError, match="manifests/no-such-folder holds no YAML file"):
         load("no-such-folder")

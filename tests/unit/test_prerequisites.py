@@ -33,7 +33,7 @@ class Machine:
         }
         self.nodes: list[str] = []
         self.stopped: list[str] = []
-        self.strangers: list[str] = []
+        self.foreign_containers: list[str] = []
         self.owner: str | None = None
 
     def run(self, *argv: str) -> tuple[bool, str]:
@@ -44,19 +44,19 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine(tmp_path)
+    answers = Machine(tmp_path)
     free = prerequisites.shutil.disk_usage(tmp_path)._replace(free=50 * prerequisites.GIB)
     monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
-    monkeypatch.setattr(prerequisites, "_run", made.run)
+    monkeypatch.setattr(prerequisites, "_run", answers.run)
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "6.8.0-generic")
     monkeypatch.setattr(prerequisites.os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}.__getitem__)
     monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: free)
     monkeypatch.setattr(prerequisites, "MINIMUM_INOTIFY_INSTANCES", 1)
-    monkeypatch.setattr(kind_cluster, "node_containers", lambda name: made.nodes)
-    monkeypatch.setattr(kind_cluster, "stopped_containers", lambda name: made.stopped)
-    monkeypatch.setattr(kind_cluster.KindCluster, "strangers", lambda self: made.strangers)
-    monkeypatch.setattr(kind_cluster.KindCluster, "found_owner", lambda self: made.owner)
-    return made
+    monkeypatch.setattr(kind_cluster, "node_containers", lambda name: answers.nodes)
+    monkeypatch.setattr(kind_cluster, "stopped_containers", lambda name: answers.stopped)
+    monkeypatch.setattr(kind_cluster.KindCluster, "foreign_containers", lambda self: answers.foreign_containers)
+    monkeypatch.setattr(kind_cluster.KindCluster, "network_owner", lambda self: answers.owner)
+    return answers
 
 
 def on_kind(**blocks: Any) -> Settings:
@@ -125,7 +125,7 @@ def silence_kind(machine: Machine) -> None:
 
 
 def take_name(machine: Machine) -> None:
-    machine.nodes = machine.strangers = NODES
+    machine.nodes = machine.foreign_containers = NODES
 
 
 def take_network(machine: Machine) -> None:
@@ -133,7 +133,7 @@ def take_network(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "seen", "remedy"),
+    ("change", "name", "observed", "remedy"),
     [
         (break_image, "image", f"{IMAGES.node} is not in the engine", "run `make setup`"),
         (silence_engine, "docker", "|||", "run `make setup`, which starts or explains it"),
@@ -144,11 +144,11 @@ def take_network(machine: Machine) -> None:
     ],
 )
 def test_failing_finding_says_what_was_seen_and_names_a_remedy(
-    machine: Machine, change: Callable[[Machine], None], name: str, seen: str, remedy: str
+    machine: Machine, change: Callable[[Machine], None], name: str, observed: str, remedy: str
 ):
     change(machine)
     finding = failed(on_kind())[0]
-    assert finding.name == name and seen in finding.seen and remedy in finding.remedy
+    assert finding.name == name and observed in finding.observed and remedy in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_kernel_is_judged_by_the_number_its_release_starts_with(
 ):
     monkeypatch.setattr(prerequisites.platform, "release", lambda: release)
     (kernel,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "kernel")
-    assert (kernel.seen, kernel.ok) == (f"Linux {release}", enough) and "Linux 5.4 or newer" in kernel.remedy
+    assert (kernel.observed, kernel.ok) == (f"Linux {release}", enough) and "Linux 5.4 or newer" in kernel.remedy
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_engine_is_judged_by_the_number_its_version_starts_with(
 ):
     machine.answers["docker info"] = (True, f"{version}|2|overlayfs|{tmp_path}")
     (engine,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "docker")
-    assert engine.ok == enough and f"Docker Engine {version}, " in engine.seen
+    assert engine.ok == enough and f"Docker Engine {version}, " in engine.observed
     assert engine.remedy == "Docker Engine 20.10 or newer is needed"
 
 
@@ -186,28 +186,28 @@ def test_full_disk_is_told_before_anything_is_made(machine: Machine, monkeypatch
     full = prerequisites.shutil.disk_usage(tmp_path)._replace(free=prerequisites.GIB)
     monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: full)
     (finding,) = failed(on_kind())
-    assert finding.seen == f"1.0 GiB free in {tmp_path}" and "docker system df" in finding.remedy
+    assert finding.observed == f"1.0 GiB free in {tmp_path}" and "docker system df" in finding.remedy
 
 
-def own(machine: Machine, folder: Path) -> None:
+def create_by_this_checkout(machine: Machine, folder: Path) -> None:
     machine.nodes = NODES
     machine.owner = kind_cluster.KindCluster(CLUSTER, folder).owner
 
 
 def test_stopped_nodes_are_named_with_the_command_that_starts_them(machine: Machine, tmp_path: Path):
     folder = tmp_path / ".state" / "test"
-    own(machine, folder)
+    create_by_this_checkout(machine, folder)
     folder.mkdir()
     (folder / "incarnation").write_text("1")
     machine.stopped = NODES[1:]
     (finding,) = failed(on_kind())
-    assert finding.seen == f"{NODES[1]} stopped" and finding.remedy == f"`docker start {NODES[1]}`"
+    assert finding.observed == f"{NODES[1]} stopped" and finding.remedy == f"`docker start {NODES[1]}`"
 
 
 def test_cluster_of_this_checkout_is_no_obstacle(machine: Machine, tmp_path: Path):
-    own(machine, tmp_path / ".state" / "test")
+    create_by_this_checkout(machine, tmp_path / ".state" / "test")
     (finding,) = (finding for finding in look(on_kind(), IMAGES) if finding.name == "cluster")
-    assert finding.ok and finding.seen == f"{CLUSTER}: 2 nodes of ours"
+    assert finding.ok and finding.observed == f"{CLUSTER}: 2 nodes of ours"
 
 
 def test_looking_leaves_nothing_behind(machine: Machine, tmp_path: Path):
@@ -240,19 +240,21 @@ def test_existing_cluster_with_dra_and_the_named_nodes_passes_without_docker(mac
 def test_existing_cluster_before_dra_is_refused(machine: Machine, minor: str):
     serve(machine, minor)
     (finding,) = failed(on_existing())
-    assert finding.seen == f"Kubernetes v1.{minor}.0 at context lab" and "v1.34" in finding.remedy
+    assert finding.observed == f"Kubernetes v1.{minor}.0 at context lab" and "v1.34" in finding.remedy
 
 
 def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
     serve(machine, "37", nodes=("other",))
     (finding,) = failed(on_existing())
-    assert finding.seen == "gpu-node-1 is no node" and finding.remedy == "gpu.nodes must be some of other"
+    assert finding.observed == "gpu-node-1 is no node" and finding.remedy == "gpu.nodes must be some of other"
 
 
 def test_image_that_no_registry_serves_must_be_on_the_existing_node(machine: Machine):
     serve(machine, "37", listed=OURS[1:])
     (finding,) = failed(on_existing())
-    assert finding.seen == f"{IMAGES['dra-driver']} is not on gpu-node-1" and "name it under images" in finding.remedy
+    assert (
+        finding.observed == f"{IMAGES['dra-driver']} is not on gpu-node-1" and "name it under images" in finding.remedy
+    )
 
 
 def test_node_that_cannot_list_all_its_images_is_trusted(machine: Machine):
@@ -266,7 +268,7 @@ def test_existing_cluster_that_does_not_answer_is_told_by_its_own_error(machine:
     kubectl = f"kubectl --kubeconfig {FOLDER / 'kubeconfig.yaml'} --context lab"
     machine.answers[f"{kubectl} {command}"] = (False, error)
     (finding,) = failed(on_existing())
-    assert finding.seen == error and finding.remedy == f"check it with `{kubectl} {command}`"
+    assert finding.observed == error and finding.remedy == f"check it with `{kubectl} {command}`"
 
 
 def test_host_gpus_on_kind_are_looked_at_after_the_machine(machine: Machine, monkeypatch: pytest.MonkeyPatch):
@@ -288,15 +290,15 @@ def test_warnings_are_handed_on_and_no_obstacle(machine: Machine, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("argv", "seen"),
+    ("argv", "result"),
     [
         (("sh", "-c", "echo out; echo first >&2; echo last >&2; exit 3"), (False, "last")),
         (("sh", "-c", "exit 3"), (False, "exit 3")),
         (("sh", "-c", "echo ' out '"), (True, "out")),
     ],
 )
-def test_command_is_told_by_its_output_or_the_last_line_of_its_error(argv: tuple[str, ...], seen: tuple[bool, str]):
-    assert prerequisites._run(*argv) == seen
+def test_command_is_told_by_its_output_or_the_last_line_of_its_error(argv: tuple[str, ...], result: tuple[bool, str]):
+    assert prerequisites._run(*argv) == result
 
 
 def test_program_that_is_not_there_is_a_finding_and_no_crash():

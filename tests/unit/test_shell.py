@@ -32,7 +32,7 @@ def plain_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def seen(**raw: object) -> list[str]:
     findings = list(shell.look(Settings.parse(raw, "test")))
     assert all(not finding.ok and finding.remedy for finding in findings)
-    return [finding.seen for finding in findings]
+    return [finding.observed for finding in findings]
 
 
 def test_shell_in_order_says_nothing() -> None:

@@ -1,16 +1,12 @@
 """Set-up's choices and what it lays into a checkout; builds nothing and asks no network."""
 
-import hashlib
 import io
 import json
 import os
 import re
 import subprocess
-import urllib.error
 from collections.abc import Callable
-from email.message import Message
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -26,7 +22,7 @@ from toolchain.steps import Runner, Step, StepError, Store, Work
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(source.download, "answers", lambda *_: pytest.fail("asked the network"))
 
 
 @pytest.mark.usefixtures("no_network")
@@ -52,94 +48,73 @@ def test_unknown_source_is_refused_and_not_recorded(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-class Network:
-    """Answers requests; `closed` cannot be reached, `refused` answer with an error."""
+def choose_by_network(
+    closed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, record: Path, wanted: str | None = None
+) -> tuple[Source, set[str]]:
+    """Choice on a machine with cgroup v2 whose network does not reach `closed`, and the addresses that were tried."""
+    asked: set[str] = set()
 
-    def __init__(self, closed: str = "", refused: str = "") -> None:
-        self.closed, self.refused = closed, refused
-        self.asked: list[str] = []
+    def answers(url: str, seconds: float) -> str | None:
+        asked.add(url)
+        return f"{url}: timed out" if url in closed else None
 
-    def __call__(self, request: Any, timeout: float) -> io.BytesIO:
-        self.asked.append(request.full_url)
-        assert request.get_method() == "HEAD" and timeout == source.PROBE_SECONDS
-        if request.full_url == self.closed:
-            raise urllib.error.URLError("timed out")
-        if request.full_url == self.refused:
-            raise urllib.error.HTTPError(request.full_url, 401, "Unauthorized", Message(), None)
-        return io.BytesIO()
-
-
-def choose_by_network(network: Network, record: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
-    monkeypatch.setattr(source.urllib.request, "urlopen", network)
-    return source.choose(None, record)
+    monkeypatch.setattr(source.download, "answers", answers)
+    monkeypatch.setattr(source, "cgroup_version", lambda: 2)
+    return source.choose(wanted, record), asked
 
 
 def test_open_network_means_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # A registry that wants a log-in has answered.
-    network = Network(refused="https://registry.k8s.io/v2/")
-    chosen = choose_by_network(network, tmp_path / "source.json", monkeypatch)
+    chosen, asked = choose_by_network((), monkeypatch, tmp_path / "source.json")
     assert chosen == Source("stock", "upstream's sites and registries answer")
-    assert network.asked == list(source.PROBES)
+    assert asked == set(source.sites())
 
 
-@pytest.mark.parametrize("closed", source.PROBES)
-def test_one_site_that_cannot_be_reached_means_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str):
+def test_every_site_that_the_steps_need_is_tried():
+    wanted = plan.stock(Go(Path("go"), f"go{versions.GO}"))
+    downloads = {step.recipe.split()[-1] for step in (*wanted.tools, *wanted.plugins.values()) if step.recipe}
+    registries = {ref.partition("/")[0] for ref in (step.recipe for step in wanted.images) if "registry" in ref}
+    assert downloads == {url for url in source.sites() if not url.endswith("/v2/")}
+    assert registries | {"registry-1.docker.io"} == {url.split("/")[2] for url in source.REGISTRIES}
+
+
+@pytest.mark.parametrize("closed", [source.sites()[:1], source.sites()[-1:], source.sites()[2:4], source.sites()])
+def test_sites_that_cannot_be_reached_are_all_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: tuple[str, ...]
+):
     record = tmp_path / "source.json"
-    chosen = choose_by_network(Network(closed), record, monkeypatch)
-    assert chosen == Source("built", f"{closed} cannot be reached (timed out)")
+    chosen, _ = choose_by_network(closed, monkeypatch, record)
+    reasons = "; ".join(f"{url}: timed out" for url in closed)
+    assert chosen == Source("built", f"{len(closed)} of {len(source.sites())} addresses do not answer: {reasons}")
     assert json.loads(record.read_text())["reason"] == chosen.reason
+
+
+def test_auto_looks_again_and_records_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    record = tmp_path / "source.json"
+    assert choose_by_network(source.sites()[:1], monkeypatch, record)[0].way == "built"
+    assert choose_by_network((), monkeypatch, record)[0].way == "built"
+    assert choose_by_network((), monkeypatch, record, "auto")[0].way == "stock"
+    assert choose_by_network(source.sites(), monkeypatch, record)[0].way == "stock"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_cgroup_v1_means_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(source, "cgroup_version", lambda: 1)
+    chosen = source.choose(None, tmp_path / "source.json")
+    assert chosen.way == "built" and "cgroup v1, on which upstream's node image does not start" in chosen.reason
+
+
+@pytest.mark.parametrize(("files", "version"), [(("cgroup.controllers",), 2), (("unified/cgroup.controllers",), 1)])
+def test_hybrid_hierarchy_is_cgroup_v1(tmp_path: Path, files: tuple[str, ...], version: int):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert source.cgroup_version(tmp_path) == version
 
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
     (tmp_path / "store").mkdir()
     return Runner(Store(tmp_path / "store"), Progress(Console(file=io.StringIO())))
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, content: bytes, checksums: str) -> None:
-    def urlopen(url: str, timeout: float) -> io.BytesIO:
-        return io.BytesIO(checksums.encode() if "sha256" in url or "checksums" in url else content)
-
-    monkeypatch.setattr(source.urllib.request, "urlopen", urlopen)
-
-
-DIGEST = hashlib.sha256(b"program").hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("make", "checksums"),
-    [
-        (source.stock_kubectl, DIGEST),
-        (source.stock_kind, f"{DIGEST}  kind-linux-amd64\n"),
-        (source.stock_kind, f"{'0' * 64}  other-linux-amd64\n{DIGEST}  kind-linux-amd64\n"),
-    ],
-)
-def test_stock_program_with_the_published_checksum_is_executable(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Step], checksums: str
-):
-    serve(monkeypatch, b"program", checksums)
-    step = make()
-    runner.run([step])
-    (program,) = runner.store.path(step).iterdir()
-    assert program.read_bytes() == b"program" and os.access(program, os.X_OK)
-
-
-@pytest.mark.parametrize(
-    ("checksums", "message"),
-    [
-        ("0" * 64, f"its SHA-256 is {DIGEST}, but upstream publishes {'0' * 64}; try again later"),
-        (f"{DIGEST}  another file\n", "does not list it; try again later"),
-        ("", "does not list it; try again later"),
-    ],
-)
-def test_stock_program_without_its_published_checksum_is_refused(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch, checksums: str, message: str
-):
-    serve(monkeypatch, b"program", checksums)
-    step = source.stock_kubectl()
-    with pytest.raises(StepError, match=message):
-        runner.run([step])
-    assert not runner.store.path(step).exists()
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ RELEASE = re.compile(rf"(?<![\w.])v?{NUMBER}(?:\.{NUMBER}){{2,}}(?!\w)|\Av?{NUMB
 IMAGE = re.compile(r"(?:[\w.-]+/)+[\w.-]+(?::v?\d[\w.-]*|@sha256:)")
 # (file, what its text holds) -> why that is no pin
 ALLOWED = {
+    ("machine/prerequisites.py", "20.10"): "the least Docker Engine that works",
+    ("machine/prerequisites.py", "5.4"): "the least kernel that works",
+    ("machine/prerequisites.py", "1.34"): "the release of Kubernetes that serves resource.k8s.io/v1 first",
     ("toolchain/bundle/sbom.py", "1.6"): "the edition of CycloneDX that the document follows",
 }
 

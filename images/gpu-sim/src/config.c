@@ -84,6 +84,11 @@ static const char *driver_pair(struct config *config, const char *key, const cha
 {
     if (strcmp(key, "version") == 0)
         return set_text(config->driver_version, value);
+    if (strcmp(key, "mps_memory_limit_by_mig_uuid") == 0) {
+        config->mps_memory_limit_by_mig_uuid = strcmp(value, "applied") == 0;
+        return config->mps_memory_limit_by_mig_uuid || strcmp(value, "ignored") == 0 ? NULL
+                                                                                     : "must be applied or ignored";
+    }
     if (strcmp(key, "cuda") != 0)
         return "unknown key in [driver]";
     unsigned int major, minor;
@@ -170,12 +175,17 @@ static const char *parse_static_mig(struct gpu_config *gpu, const char *value)
     char list[512];
     if (gpu->model == NULL)
         return "model must come before mig";
+    if (gpu->model->profile_count == 0)
+        return "the model has no MIG";
+    gpu->mig_enabled = true;
+    if (strcmp(value, "on") == 0)
+        return NULL;
     snprintf(list, sizeof list, "%s", value);
     char *state = NULL;
     for (char *item = strtok_r(list, ", ", &state); item != NULL; item = strtok_r(NULL, ", ", &state)) {
         char *at = strchr(item, '@');
         if (at == NULL || gpu->static_mig_count == CONFIG_MAX_STATIC_MIG)
-            return "mig must be at most 8 times PROFILE@PLACEMENT";
+            return "mig must be on, or at most 8 times PROFILE@PLACEMENT";
         *at = '\0';
         struct static_mig *entry = &gpu->static_mig[gpu->static_mig_count++];
         entry->profile = find_profile(gpu->model, item);
@@ -196,7 +206,7 @@ static const char *gpu_pair(struct config *config, struct gpu_config *gpu, const
         return strlen(value) == 40 && strncmp(value, "GPU-", 4) == 0 ? set_text(gpu->uuid, value)
                                                                      : "uuid must be GPU- and 36 characters";
     if (strcmp(key, "minor") == 0)
-        return ini_number(value, 0, 254, &gpu->minor) ? NULL : "minor must be 0 to 254";
+        return ini_number(value, 0, CONFIG_MAX_GPUS - 1, &gpu->minor) ? NULL : "minor must be 0 to 15";
     if (strcmp(key, "pci_bus_id") == 0)
         return parse_pci_bus_id(gpu, value);
     if (strcmp(key, "pcie_root") == 0)
@@ -368,9 +378,26 @@ unsigned int config_instance_id(const struct gpu_model *model, const struct mig_
     return 0;
 }
 
+/* As in NVIDIA's numbering, the first three minors belong to other capabilities. */
+enum { FIRST_MINOR = 3, MINORS_OF_INSTANCE = 1 + CONFIG_MAX_COMPUTE_INSTANCES };
+
 unsigned int config_capability_minor(unsigned int gpu_minor, unsigned int instance_id)
 {
-    /* As in NVIDIA's numbering, the first three minors belong to other capabilities. */
-    const unsigned int per_instance = 1 + CONFIG_MAX_COMPUTE_INSTANCES;
-    return 3 + (gpu_minor * CONFIG_INSTANCE_IDS + instance_id) * per_instance;
+    return FIRST_MINOR + (gpu_minor * CONFIG_INSTANCE_IDS + instance_id) * MINORS_OF_INSTANCE;
+}
+
+unsigned int config_compute_minor(unsigned int gpu_minor, unsigned int instance_id, unsigned int compute_id,
+                                  unsigned int generation)
+{
+    const unsigned int all = CONFIG_MAX_GPUS * CONFIG_INSTANCE_IDS * MINORS_OF_INSTANCE;
+    _Static_assert(FIRST_MINOR + CONFIG_GENERATIONS * CONFIG_MAX_GPUS * CONFIG_INSTANCE_IDS * MINORS_OF_INSTANCE <
+                       1 << 20,
+                   "Linux has 20 bits for a minor number");
+    return config_capability_minor(gpu_minor, instance_id) + 1 + compute_id + generation * all;
+}
+
+/* As NVIDIA's kernel module shows a capability. */
+void config_capability_text(unsigned int minor, char text[CONFIG_TEXT * 2])
+{
+    snprintf(text, CONFIG_TEXT * 2, "DeviceFileMinor: %u\nDeviceFileMode: %d\nDeviceFileModify: 1\n", minor, 0444);
 }

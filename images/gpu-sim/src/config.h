@@ -18,6 +18,9 @@ enum {
        minor number alone which MIG device it was given. ID 0 stays unused. */
     CONFIG_INSTANCE_IDS = 32,
     CONFIG_MAX_COMPUTE_INSTANCES = 8,
+    /* A MIG device that is made anew has another UUID. Containers derive the UUID from the capability device they were
+       given, so a compute instance has a minor number of its own each time that it is made, up to this many times. */
+    CONFIG_GENERATIONS = 128,
 };
 
 struct mig_profile {
@@ -70,11 +73,17 @@ struct gpu_config {
     unsigned int minor;
     struct static_mig static_mig[CONFIG_MAX_STATIC_MIG];
     unsigned int static_mig_count;
+    bool mig_enabled; /* from the start; with or without instances */
 };
 
 struct config {
     char driver_version[CONFIG_TEXT];
     unsigned int cuda_version; /* as cuDriverGetVersion: 13000 is 13.0 */
+    /* Whether MPS holds a client to a memory limit that the daemon was given by a MIG device's UUID. Off unless the
+       configuration says so: on an A100 with NVIDIA's DRA driver v25.8.1 others saw such limits without effect, and
+       NVIDIA/k8s-device-plugin's pull request 572 reports the same. Not measured by this project; by ordinal, and by a
+       whole GPU's UUID, limits hold (measured on an H100). */
+    bool mps_memory_limit_by_mig_uuid;
     struct gpu_model models[CONFIG_MAX_MODELS];
     unsigned int model_count;
     struct gpu_config gpus[CONFIG_MAX_GPUS];
@@ -90,7 +99,11 @@ const struct mig_profile *config_instance(const struct gpu_model *model, unsigne
 /* The inverse of config_instance; 0 if the profile cannot start there. */
 unsigned int config_instance_id(const struct gpu_model *model, const struct mig_profile *profile, unsigned int start);
 
-/* Minor number of /dev/nvidia-caps/nvidia-cap<minor> of a GPU instance. Its compute instances follow: +1, +2, ... */
+/* Minor number of /dev/nvidia-caps/nvidia-cap<minor> of a GPU instance, and of a compute instance of it. */
 unsigned int config_capability_minor(unsigned int gpu_minor, unsigned int instance_id);
+unsigned int config_compute_minor(unsigned int gpu_minor, unsigned int instance_id, unsigned int compute_id,
+                                  unsigned int generation);
+/* The file's text in /proc/driver/nvidia/capabilities. */
+void config_capability_text(unsigned int minor, char text[CONFIG_TEXT * 2]);
 
 #endif

@@ -13,7 +13,7 @@ static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 static bool initialised;
 static bool forked; /* CUDA does not work in a fork of a process that has started it */
 static struct inventory inventory;
-static struct cuda_device devices[CONFIG_MAX_GPUS];
+static struct cuda_device devices[DEVICES_MAX];
 static unsigned int device_count;
 
 static bool load_inventory(struct inventory *target)
@@ -47,10 +47,10 @@ static void watch_forks(void)
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-static unsigned int list_reachable(struct cuda_device reachable[CONFIG_MAX_GPUS])
+static unsigned int list_reachable(struct cuda_device reachable[DEVICES_MAX])
 {
-    struct device found[CONFIG_MAX_GPUS];
-    unsigned int count = devices_list(&inventory, NULL, found);
+    struct device found[DEVICES_MAX];
+    unsigned int count = devices_all(&inventory, found);
     for (unsigned int i = 0; i < count; i++)
         reachable[i] = (struct cuda_device){.device = found[i], .granted = device_multiprocessors(&found[i])};
     return count;
@@ -59,8 +59,8 @@ static unsigned int list_reachable(struct cuda_device reachable[CONFIG_MAX_GPUS]
 /* CUDA_VISIBLE_DEVICES counts among the MPS server's devices, as measured, or among all without one. */
 static void choose_devices(const struct cuda_device *reachable, unsigned int count)
 {
-    struct device plain[CONFIG_MAX_GPUS];
-    unsigned int chosen[CONFIG_MAX_GPUS];
+    struct device plain[DEVICES_MAX];
+    unsigned int chosen[DEVICES_MAX];
     for (unsigned int i = 0; i < count; i++)
         plain[i] = reachable[i].device;
     device_count = devices_select(plain, count, getenv("CUDA_VISIBLE_DEVICES"), chosen);
@@ -68,9 +68,9 @@ static void choose_devices(const struct cuda_device *reachable, unsigned int cou
         devices[i] = reachable[chosen[i]];
 }
 
-static void set_limits(uint64_t limits[CONFIG_MAX_GPUS])
+static void set_limits(uint64_t limits[DEVICES_MAX])
 {
-    struct device plain[CONFIG_MAX_GPUS];
+    struct device plain[DEVICES_MAX];
     for (unsigned int i = 0; i < device_count; i++)
         plain[i] = devices[i].device;
     mps_client_limits(getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), plain, device_count, limits);
@@ -80,8 +80,8 @@ static void set_limits(uint64_t limits[CONFIG_MAX_GPUS])
 
 static CUresult start_devices(void)
 {
-    struct cuda_device reachable[CONFIG_MAX_GPUS];
-    uint64_t limits[CONFIG_MAX_GPUS] = {0};
+    struct cuda_device reachable[DEVICES_MAX];
+    uint64_t limits[DEVICES_MAX] = {0};
     CUresult result = CUDA_SUCCESS;
     unsigned int count = list_reachable(reachable);
     enum cuda_mps_start mps = cuda_mps_connect(reachable, &count, limits, &result);
@@ -203,21 +203,6 @@ CUresult cuDeviceGetName(char *name, int length, CUdevice device)
     return cuda_leave(CUDA_SUCCESS);
 }
 
-static CUresult parse_uuid(const char *text, CUuuid *uuid)
-{
-    text += strlen("GPU-"); /* MIG- is as long */
-    for (unsigned int i = 0; i < sizeof uuid->bytes; i++) {
-        unsigned int byte = 0;
-        if (*text == '-')
-            text++;
-        if (sscanf(text, "%2x", &byte) != 1)
-            return CUDA_ERROR_UNKNOWN;
-        uuid->bytes[i] = (unsigned char)byte;
-        text += 2;
-    }
-    return CUDA_SUCCESS;
-}
-
 static CUresult get_uuid(CUuuid *uuid, CUdevice device, bool mig)
 {
     struct cuda_device *found;
@@ -226,7 +211,9 @@ static CUresult get_uuid(CUuuid *uuid, CUdevice device, bool mig)
         return result;
     if (uuid == NULL)
         return cuda_leave(CUDA_ERROR_INVALID_VALUE);
-    return cuda_leave(parse_uuid(mig ? device_uuid(&found->device) : found->device.gpu->uuid, uuid));
+    const struct device gpu = {.gpu = found->device.gpu};
+    bool known = device_key(mig ? &found->device : &gpu, (unsigned char *)uuid->bytes);
+    return cuda_leave(known ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN);
 }
 
 /* The first version names the GPU even where the device is a MIG device of it. */

@@ -51,7 +51,7 @@ static void fill_hello(struct mps_hello *hello, const struct cuda_device *device
     hello->partitioned = partitioned != NULL && strcmp(partitioned, "1") == 0;
     hello->device_count = count;
     for (unsigned int i = 0; i < count; i++)
-        snprintf(hello->devices[i], sizeof hello->devices[i], "%s", device_uuid(&devices[i].device));
+        device_key(&devices[i].device, hello->devices[i]);
 }
 
 /* May take long: the server of another user has to end first. */
@@ -68,11 +68,11 @@ static CUresult greet(const struct cuda_device *devices, unsigned int count, str
 /* The devices that the server has, in the order of its ordinals. */
 static void take_granted(struct cuda_device *devices, unsigned int *count, const struct mps_welcome *welcome)
 {
-    struct cuda_device reachable[CONFIG_MAX_GPUS];
+    struct cuda_device reachable[DEVICES_MAX];
     unsigned int kept = 0;
     memcpy(reachable, devices, *count * sizeof *devices);
-    for (unsigned int ordinal = 0; ordinal < CONFIG_MAX_GPUS; ordinal++) {
-        for (unsigned int i = 0; i < *count && kept < CONFIG_MAX_GPUS; i++) {
+    for (unsigned int ordinal = 0; ordinal < DEVICES_MAX; ordinal++) {
+        for (unsigned int i = 0; i < *count && kept < DEVICES_MAX; i++) {
             if (welcome->granted[i] == 0 || welcome->ordinals[i] != ordinal)
                 continue;
             devices[kept] = reachable[i];
@@ -84,7 +84,7 @@ static void take_granted(struct cuda_device *devices, unsigned int *count, const
 }
 
 enum cuda_mps_start cuda_mps_connect(struct cuda_device *devices, unsigned int *count,
-                                     uint64_t limits[CONFIG_MAX_GPUS], CUresult *result)
+                                     uint64_t limits[DEVICES_MAX], CUresult *result)
 {
     struct mps_message answer;
     is_client = false;

@@ -40,7 +40,7 @@ const struct inventory *cuda_inventory(void);
 enum cuda_mps_start { CUDA_MPS_ABSENT, CUDA_MPS_CONNECTED, CUDA_MPS_FAILED };
 /* Leaves the devices that the server has, in its order, with what each is granted. limits are the server's. */
 enum cuda_mps_start cuda_mps_connect(struct cuda_device *devices, unsigned int *count,
-                                     uint64_t limits[CONFIG_MAX_GPUS], CUresult *result);
+                                     uint64_t limits[DEVICES_MAX], CUresult *result);
 /* Sends a request (enum mps_kind). CUDA_SUCCESS at once without MPS, CUDA_ERROR_MPS_RPC_FAILURE once the server is
    gone. */
 CUresult cuda_mps_call(int kind, unsigned int device, uint32_t context_id, uint64_t bytes, uint64_t *value);

@@ -10,6 +10,8 @@ enum { GPU_SIM_TIMESLICE_MAX = 3 };
 
 #pragma GCC visibility push(default)
 const char *gpuSimulated(void);
+/* Makes the pending MIG mode the current one, and destroys all instances. */
+nvmlReturn_t gpuSimReset(nvmlDevice_t device);
 nvmlReturn_t gpuSimSetTimeslice(nvmlDevice_t device, unsigned int timeslice);
 nvmlReturn_t gpuSimGetTimeslice(nvmlDevice_t device, unsigned int *timeslice);
 #pragma GCC visibility pop

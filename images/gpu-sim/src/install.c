@@ -48,17 +48,21 @@ static bool make_device_nodes(struct tree *tree, const char *folder, const struc
     return true;
 }
 
-/* As NVIDIA's kernel module shows a capability in /proc/driver/nvidia/capabilities. */
-static bool write_capability(struct tree *tree, const char *folder, unsigned int minor)
+/* With unset, also where the library has shown another minor since (see mig_announce). */
+static bool write_capability(struct tree *tree, const char *folder, unsigned int minor, bool unset)
 {
-    char path[PATH_MAX], text[128];
+    char path[PATH_MAX], text[CONFIG_TEXT * 2];
+    size_t size = 0;
     snprintf(path, sizeof path, "%s/access", folder);
-    snprintf(text, sizeof text, "DeviceFileMinor: %u\nDeviceFileMode: %d\nDeviceFileModify: 1\n", minor, 0444);
-    return write_text(tree, path, text);
+    char *present = unset ? NULL : tree_read(tree, path, &size);
+    config_capability_text(minor, text);
+    bool done = present != NULL && size > 0 ? tree_file(tree, path, present, size, 0644) : write_text(tree, path, text);
+    free(present);
+    return done;
 }
 
 /* A file for every MIG device that could ever be made: the driver reads it when one is, and nothing runs here then. */
-static bool write_gpu_capabilities(struct tree *tree, const struct gpu_config *gpu)
+static bool write_gpu_capabilities(struct tree *tree, const struct gpu_config *gpu, bool unset)
 {
     for (unsigned int id = 1; id < CONFIG_INSTANCE_IDS; id++) {
         char folder[128], compute_folder[192];
@@ -67,11 +71,11 @@ static bool write_gpu_capabilities(struct tree *tree, const struct gpu_config *g
         if (profile == NULL)
             continue;
         snprintf(folder, sizeof folder, "sim/proc-driver/nvidia/capabilities/gpu%u/mig/gi%u", gpu->minor, id);
-        if (!write_capability(tree, folder, minor))
+        if (!write_capability(tree, folder, minor, unset))
             return false;
         for (unsigned int compute = 0; compute < profile->slices; compute++) {
             snprintf(compute_folder, sizeof compute_folder, "%s/ci%u", folder, compute);
-            if (!write_capability(tree, compute_folder, minor + 1 + compute))
+            if (!write_capability(tree, compute_folder, config_compute_minor(gpu->minor, id, compute, 0), unset))
                 return false;
         }
     }
@@ -126,13 +130,13 @@ static bool write_proc_devices(struct tree *tree)
 }
 
 /* Stand-ins for /proc/driver, /proc/devices and the PCI devices of /sys. */
-static bool write_kernel_views(struct tree *tree, const struct config *config)
+static bool write_kernel_views(struct tree *tree, const struct config *config, bool unset)
 {
     if (!tree_folder(tree, "sim/proc-driver/nvidia/capabilities") || !tree_folder(tree, "sim/sys/bus/pci/devices") ||
         !write_proc_devices(tree))
         return false;
     for (unsigned int i = 0; i < config->gpu_count; i++) {
-        if (!write_gpu_capabilities(tree, &config->gpus[i]) || !write_pci_device(tree, config, &config->gpus[i]))
+        if (!write_gpu_capabilities(tree, &config->gpus[i], unset) || !write_pci_device(tree, config, &config->gpus[i]))
             return false;
     }
     return true;
@@ -151,12 +155,13 @@ static char *read_whole(const char *path, size_t *size)
 }
 
 /* What is remembered of GPUs (modes, MIG devices) belongs to a configuration; with another one it would be wrong. */
-static bool forget_state(struct tree *tree, const char *config, size_t size)
+static bool forget_state(struct tree *tree, const char *config, size_t size, bool *forgotten)
 {
     size_t present_size = 0;
     void *present = tree_read(tree, "etc/gpu-sim.ini", &present_size);
     bool same = present != NULL && present_size == size && memcmp(present, config, size) == 0;
     free(present);
+    *forgotten = !same;
     return tree_folder(tree, "run") && (same || tree_prune(tree, "run"));
 }
 
@@ -187,9 +192,10 @@ static bool install_tree(struct tree *tree, const struct install_paths *paths, c
 {
     static const char *const owned[] = {"usr", "etc", "dev", "sim"};
     size_t size;
+    bool forgotten = true;
     char *text = read_whole(paths->config, &size);
-    bool done = text != NULL && forget_state(tree, text, size) && tree_copy(tree, paths->source) &&
-                make_device_nodes(tree, "dev/", config) && write_kernel_views(tree, config) &&
+    bool done = text != NULL && forget_state(tree, text, size, &forgotten) && tree_copy(tree, paths->source) &&
+                make_device_nodes(tree, "dev/", config) && write_kernel_views(tree, config, forgotten) &&
                 write_config(tree, config, text, size);
     for (size_t i = 0; done && i < sizeof owned / sizeof owned[0]; i++)
         done = tree_prune(tree, owned[i]);

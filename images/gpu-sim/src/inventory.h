@@ -21,6 +21,7 @@ struct nvmlComputeInstance_st {
     unsigned int profile_index; /* NVML_COMPUTE_INSTANCE_PROFILE_* */
     unsigned int slices;
     unsigned int start;
+    unsigned int generation; /* 0: there from the start */
     struct nvmlGpuInstance_st *parent;
     struct nvmlDevice_st device;
     char uuid[MIG_UUID_SIZE];
@@ -39,6 +40,8 @@ struct gpu {
     const struct gpu_config *config;
     unsigned int index; /* among the visible GPUs */
     bool mig_enabled;
+    bool mig_pending; /* the mode after the next reset */
+    unsigned int last_generation; /* of the MIG device made last */
     struct nvmlDevice_st device;
     struct nvmlGpuInstance_st instances[CONFIG_INSTANCE_IDS];
 };

@@ -28,7 +28,7 @@ static bool read_line(const char *line, struct memory_record *record)
 {
     _Static_assert(MIG_UUID_SIZE == 48, "the format below has its width");
     unsigned long long used;
-    if (record->count == CONFIG_MAX_GPUS || sscanf(line, "%47s %20llu", record->uuids[record->count], &used) != 2)
+    if (record->count == DEVICES_MAX || sscanf(line, "%47s %20llu", record->uuids[record->count], &used) != 2)
         return false;
     record->used[record->count++] = used;
     return true;

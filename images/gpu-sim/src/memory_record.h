@@ -3,16 +3,16 @@
 #ifndef GPU_SIM_MEMORY_RECORD_H
 #define GPU_SIM_MEMORY_RECORD_H
 
-#include "inventory.h"
+#include "devices.h"
 
 #include <stdint.h>
 
-enum { MEMORY_RECORD_SIZE = (CONFIG_MAX_GPUS + 1) * (MIG_UUID_SIZE + 24) };
+enum { MEMORY_RECORD_SIZE = (DEVICES_MAX + 1) * (MIG_UUID_SIZE + 24) };
 
 struct memory_record {
     unsigned int count;
-    char uuids[CONFIG_MAX_GPUS][MIG_UUID_SIZE];
-    uint64_t used[CONFIG_MAX_GPUS]; /* bytes */
+    char uuids[DEVICES_MAX][MIG_UUID_SIZE];
+    uint64_t used[DEVICES_MAX]; /* bytes */
 };
 
 /* Returns the text's length. */

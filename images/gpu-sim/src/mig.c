@@ -112,6 +112,12 @@ enum mig_result mig_destroy_instance(struct nvmlGpuInstance_st *instance)
     return MIG_OK;
 }
 
+void mig_reset(struct gpu *gpu)
+{
+    memset(gpu->instances, 0, sizeof gpu->instances);
+    gpu->mig_enabled = gpu->mig_pending;
+}
+
 unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_profile *profile)
 {
     struct occupancy used = measure(gpu, profile);
@@ -162,14 +168,24 @@ static uint64_t hash(const char *text, uint64_t seed)
     return value;
 }
 
-/* Derived from GPU and IDs alone, so that driver and container agree on it without sharing any state. */
+/* Derived from GPU, IDs and generation, which the minor of a capability device tells as well, so that driver and
+   container agree on it without sharing any state. */
 static void derive_uuid(struct nvmlComputeInstance_st *compute)
 {
-    char name[CONFIG_TEXT + 32];
-    snprintf(name, sizeof name, "%s/%u/%u", compute->parent->gpu->config->uuid, compute->parent->id, compute->id);
+    char name[CONFIG_TEXT + 48], again[16] = "";
+    if (compute->generation != 0)
+        snprintf(again, sizeof again, "/%u", compute->generation);
+    snprintf(name, sizeof name, "%s/%u/%u%s", compute->parent->gpu->config->uuid, compute->parent->id, compute->id,
+             again);
     unsigned long long high = hash(name, 0), low = hash(name, high);
     snprintf(compute->uuid, sizeof compute->uuid, "MIG-%08llx-%04llx-8%03llx-%04llx-%012llx", high >> 32,
              (high >> 16) & 0xffff, high & 0xfff, 0x8000 | ((low >> 48) & 0x3fff), low & 0xffffffffffff);
+}
+
+void mig_set_generation(struct nvmlComputeInstance_st *compute, unsigned int generation)
+{
+    compute->generation = generation;
+    derive_uuid(compute);
 }
 
 static struct nvmlComputeInstance_st *place_compute(struct nvmlGpuInstance_st *instance, unsigned int id,

@@ -22,6 +22,8 @@ enum mig_result mig_create_instance(struct gpu *gpu, const struct mig_profile *p
 enum mig_result mig_create_instance_anywhere(struct gpu *gpu, const struct mig_profile *profile,
                                              struct nvmlGpuInstance_st **created);
 enum mig_result mig_destroy_instance(struct nvmlGpuInstance_st *instance);
+/* What a reset of the GPU leaves: the pending mode, and no instance. */
+void mig_reset(struct gpu *gpu);
 /* How many more GPU instances of the profile fit. */
 unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_profile *profile);
 
@@ -29,6 +31,11 @@ unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_pro
 unsigned int mig_compute_slices(const struct nvmlGpuInstance_st *instance, unsigned int profile_index);
 enum mig_result mig_create_compute(struct nvmlGpuInstance_st *instance, unsigned int profile_index,
                                    struct nvmlComputeInstance_st **created);
+/* Gives it a UUID of its own. Generation 0 is what mig_create_compute leaves. */
+void mig_set_generation(struct nvmlComputeInstance_st *compute, unsigned int generation);
+/* Gives one that has just been made a UUID that none before it had, and shows its capability where the driver looks.
+   Where that cannot be shown, the UUID stays, since no container could know another. */
+void mig_announce(const struct inventory *inventory, struct nvmlComputeInstance_st *compute);
 void mig_destroy_compute(struct nvmlComputeInstance_st *compute);
 unsigned int mig_remaining_compute(const struct nvmlGpuInstance_st *instance, unsigned int profile_index);
 

@@ -4,6 +4,8 @@
 #include "ini.h"
 #include "state.h"
 
+#include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,20 +25,34 @@ static bool capability_is_granted(const struct inventory *inventory, unsigned in
     return access(path, F_OK) == 0;
 }
 
+static bool find_generation(const struct inventory *inventory, unsigned int gpu_minor, unsigned int id,
+                            unsigned int *generation)
+{
+    for (*generation = 0; *generation < CONFIG_GENERATIONS; (*generation)++) {
+        if (capability_is_granted(inventory, config_compute_minor(gpu_minor, id, 0, *generation)))
+            return true;
+    }
+    return false;
+}
+
 /* A container only ever sees whole GPU instances here: the driver creates no partial compute instances. */
 static void load_from_capabilities(const struct inventory *inventory, struct gpu *gpu)
 {
+    /* A layout that is there from the start is known here too; that NVIDIA's driver has cut a GPU up later is not. */
+    gpu->mig_enabled = gpu->mig_pending = gpu->config->mig_enabled;
     for (unsigned int id = 1; id < CONFIG_INSTANCE_IDS; id++) {
         unsigned int minor = config_capability_minor(gpu->config->minor, id), start = 0;
         const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
         struct nvmlGpuInstance_st *instance;
         struct nvmlComputeInstance_st *compute;
+        unsigned int generation = 0;
         if (profile == NULL || !capability_is_granted(inventory, minor) ||
-            !capability_is_granted(inventory, minor + 1) ||
+            !find_generation(inventory, gpu->config->minor, id, &generation) ||
             mig_create_instance(gpu, profile, start, &instance) != MIG_OK)
             continue;
-        gpu->mig_enabled = true;
-        mig_create_compute(instance, full_compute_profile(instance), &compute);
+        gpu->mig_enabled = gpu->mig_pending = true;
+        if (mig_create_compute(instance, full_compute_profile(instance), &compute) == MIG_OK)
+            mig_set_generation(compute, generation);
     }
 }
 
@@ -53,33 +69,61 @@ static bool load_static(struct gpu *gpu, char *error, size_t error_size)
         }
         mig_create_compute(instance, full_compute_profile(instance), &compute);
     }
-    gpu->mig_enabled = gpu->config->static_mig_count > 0;
+    gpu->mig_enabled = gpu->mig_pending = gpu->config->mig_enabled;
     return true;
 }
 
-/* One line: mode, then "INSTANCE" or "INSTANCE/COMPUTE_PROFILE" for each instance. */
+/* "MODE", or "MODE>PENDING" where a reset would change it. */
+static bool restore_mode(struct gpu *gpu, char *text)
+{
+    unsigned int enabled, pending;
+    char *then = strchr(text, '>');
+    if (then != NULL)
+        *then = '\0';
+    if (!ini_number(text, 0, 1, &enabled) || !ini_number(then == NULL ? text : then + 1, 0, 1, &pending))
+        return false;
+    gpu->mig_enabled = enabled == 1;
+    gpu->mig_pending = pending == 1;
+    return true;
+}
+
+/* "INSTANCE", "INSTANCE/COMPUTE_PROFILE" or "INSTANCE/COMPUTE_PROFILE#GENERATION". */
+static bool restore_instance(struct gpu *gpu, char *item)
+{
+    unsigned int id, start = 0, compute_profile, generation = 0;
+    char *slash = strchr(item, '/'), *hash = strchr(item, '#');
+    if (slash != NULL)
+        *slash = '\0';
+    if (hash != NULL)
+        *hash = '\0';
+    if (!ini_number(item, 1, CONFIG_INSTANCE_IDS - 1, &id) ||
+        (hash != NULL && !ini_number(hash + 1, 0, CONFIG_GENERATIONS - 1, &generation)))
+        return false;
+    const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
+    struct nvmlGpuInstance_st *instance = &gpu->instances[id];
+    struct nvmlComputeInstance_st *compute;
+    if (profile == NULL || (!instance->exists && mig_create_instance(gpu, profile, start, &instance) != MIG_OK))
+        return false;
+    if (slash == NULL)
+        return true;
+    if (!ini_number(slash + 1, 0, 8, &compute_profile) ||
+        mig_create_compute(instance, compute_profile, &compute) != MIG_OK)
+        return false;
+    mig_set_generation(compute, generation);
+    return true;
+}
+
+/* One line: the mode, "#LAST_GENERATION" if it is not 0, and the instances. */
 static bool restore(struct gpu *gpu, char *text)
 {
     char *state = NULL;
     char *mode = strtok_r(text, " \n", &state);
-    unsigned int enabled;
-    if (mode == NULL || !ini_number(mode, 0, 1, &enabled))
+    if (mode == NULL || !restore_mode(gpu, mode))
         return false;
-    gpu->mig_enabled = enabled == 1;
     for (char *item = strtok_r(NULL, " \n", &state); item != NULL; item = strtok_r(NULL, " \n", &state)) {
-        unsigned int id, start = 0, compute_profile;
-        char *slash = strchr(item, '/');
-        if (slash != NULL)
-            *slash = '\0';
-        if (!ini_number(item, 1, CONFIG_INSTANCE_IDS - 1, &id))
-            return false;
-        const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
-        struct nvmlGpuInstance_st *instance = &gpu->instances[id];
-        struct nvmlComputeInstance_st *compute;
-        if (profile == NULL || (!instance->exists && mig_create_instance(gpu, profile, start, &instance) != MIG_OK))
-            return false;
-        if (slash != NULL && (!ini_number(slash + 1, 0, 8, &compute_profile) ||
-                              mig_create_compute(instance, compute_profile, &compute) != MIG_OK))
+        bool understood = *item == '#' ? ini_number(item + 1, 0, CONFIG_GENERATIONS - 1, &gpu->last_generation)
+                                       : restore_instance(gpu, item);
+        if (!understood)
             return false;
     }
     return true;
@@ -101,19 +145,64 @@ bool mig_load(struct inventory *inventory, struct gpu *gpu, char *error, size_t 
     return false;
 }
 
+static bool replace_file(const char *path, const char *text)
+{
+    char temporary[PATH_MAX + 32];
+    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
+    int file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (file < 0)
+        return false;
+    bool written = dprintf(file, "%s", text) > 0;
+    written = close(file) == 0 && written;
+    if (written && rename(temporary, path) == 0)
+        return true;
+    unlink(temporary);
+    return false;
+}
+
+void mig_announce(const struct inventory *inventory, struct nvmlComputeInstance_st *compute)
+{
+    struct gpu *gpu = compute->parent->gpu;
+    unsigned int minor = gpu->config->minor, generation = gpu->last_generation % (CONFIG_GENERATIONS - 1) + 1;
+    char path[PATH_MAX], text[CONFIG_TEXT * 2];
+    int length = snprintf(path, sizeof path, "%s/sim/proc-driver/nvidia/capabilities/gpu%u/mig/gi%u/ci%u/access",
+                          inventory->root, minor, compute->parent->id, compute->id);
+    config_capability_text(config_compute_minor(minor, compute->parent->id, compute->id, generation), text);
+    if (!inventory->driver_root || length >= (int)sizeof path || !replace_file(path, text))
+        return;
+    gpu->last_generation = generation;
+    mig_set_generation(compute, generation);
+}
+
+static size_t append(char text[STATE_SIZE], size_t length, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int added = vsnprintf(text + length, STATE_SIZE - length, format, arguments);
+    va_end(arguments);
+    return added > 0 && length + (size_t)added < STATE_SIZE ? length + (size_t)added : length;
+}
+
 void mig_save(const struct inventory *inventory, const struct gpu *gpu)
 {
     char text[STATE_SIZE];
-    size_t length = (size_t)snprintf(text, sizeof text, "%d", gpu->mig_enabled);
+    size_t length = append(text, 0, "%d", gpu->mig_enabled);
+    if (gpu->mig_pending != gpu->mig_enabled)
+        length = append(text, length, ">%d", gpu->mig_pending);
+    if (gpu->last_generation != 0)
+        length = append(text, length, " #%u", gpu->last_generation);
     for (unsigned int i = 0; i < CONFIG_INSTANCE_IDS; i++) {
         const struct nvmlGpuInstance_st *instance = &gpu->instances[i];
         if (!instance->exists)
             continue;
-        length += (size_t)snprintf(text + length, sizeof text - length, " %u", instance->id);
+        length = append(text, length, " %u", instance->id);
         for (unsigned int j = 0; j < CONFIG_MAX_COMPUTE_INSTANCES; j++) {
-            if (instance->compute[j].exists)
-                length += (size_t)snprintf(text + length, sizeof text - length, " %u/%u", instance->id,
-                                           instance->compute[j].profile_index);
+            const struct nvmlComputeInstance_st *compute = &instance->compute[j];
+            if (!compute->exists)
+                continue;
+            length = append(text, length, " %u/%u", instance->id, compute->profile_index);
+            if (compute->generation != 0)
+                length = append(text, length, "#%u", compute->generation);
         }
     }
     state_write(inventory, gpu->config->minor, "mig", text);

@@ -30,10 +30,12 @@ static struct mps_client *free_place(struct mps_server_state *server)
 }
 
 /* By its whole UUID: the client names the device it sees itself. */
-static bool find_device(const struct mps_server_state *server, const char *uuid, unsigned int *index)
+static bool find_device(const struct mps_server_state *server, const unsigned char client_key[DEVICE_KEY_SIZE],
+                        unsigned int *index)
 {
     for (*index = 0; *index < server->device_count; (*index)++) {
-        if (strcmp(device_uuid(&server->devices[*index]), uuid) == 0)
+        unsigned char key[DEVICE_KEY_SIZE];
+        if (device_key(&server->devices[*index], key) && memcmp(key, client_key, sizeof key) == 0)
             return true;
     }
     return false;
@@ -149,7 +151,7 @@ static int32_t create_context(struct mps_server_state *server, struct mps_client
     while (context < client->contexts + MPS_MAX_CONTEXTS && context->exists)
         context++;
     if (context == client->contexts + MPS_MAX_CONTEXTS ||
-        server->memory[device->device].contexts >= MPS_MAX_CONTEXTS)
+        server->memory[device->device].contexts >= device_mps_contexts(&server->devices[device->device]))
         return CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED;
     if (!device_memory_add_context(&server->memory[device->device], &device->memory, device->granted))
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -71,6 +71,7 @@ static uint64_t *find_limit(const struct command *command, const char *text, str
         return &settings->limits[ordinal];
     if (!devices_find(command->daemon->devices, command->daemon->device_count, text, &ordinal))
         return NULL;
+    merged = merged && !mps_ignores_uuid_limit(command->daemon, ordinal);
     return merged ? &settings->limits[ordinal] : &settings->uuid_limits[ordinal];
 }
 

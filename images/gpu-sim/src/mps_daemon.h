@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <sys/types.h>
 
-enum { MPS_MAX_PEERS = 128, MPS_LISTENERS = 2, MPS_ALL_CONTEXTS = MPS_MAX_CONTEXTS * CONFIG_MAX_GPUS };
+enum { MPS_MAX_PEERS = 128, MPS_LISTENERS = 2, MPS_ALL_CONTEXTS = MPS_MAX_CONTEXTS * DEVICES_MAX };
 
 struct mps_server {
     pid_t pid; /* 0: there is no server */
@@ -48,7 +48,7 @@ struct mps_daemon {
     int signals;
     int listeners[MPS_LISTENERS];
     struct inventory inventory;
-    struct device devices[CONFIG_MAX_GPUS];
+    struct device devices[DEVICES_MAX];
     unsigned int device_count;
     struct mps_settings defaults;
     struct mps_server server;
@@ -71,6 +71,9 @@ bool mps_server_is_idle(const struct mps_server *server);
 bool mps_server_hand_over(struct mps_daemon *daemon, struct mps_message *hello, int socket);
 void mps_server_send_settings(struct mps_daemon *daemon);
 void mps_server_terminate_client(struct mps_daemon *daemon, int32_t pid);
+
+/* For a limit that was given by the device's UUID: whether it is remembered without effect. */
+bool mps_ignores_uuid_limit(const struct mps_daemon *daemon, unsigned int device);
 
 /* mps_peers.c */
 void mps_peers_accept(struct mps_daemon *daemon);

@@ -8,21 +8,21 @@
 #define GPU_SIM_MPS_PROTOCOL_H
 
 #include "cuda.h"
-#include "inventory.h"
+#include "devices.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 enum {
     MPS_MAGIC = 0x4d505353,
-    MPS_PROTOCOL_VERSION = 1,
+    MPS_PROTOCOL_VERSION = 2,
     MPS_TEXT_SIZE = 1024,
     MPS_COMMAND_SIZE = 16, /* of a process's name, as the kernel keeps it */
     /* NVIDIA's documentation: 48 client contexts a device. */
     MPS_MAX_CLIENTS = 48,
-    MPS_MAX_CONTEXTS = 48,
+    MPS_MAX_CONTEXTS = DEVICE_MPS_CONTEXTS,
     /* Limits may be set for ordinals that no device has; they are remembered without effect. */
-    MPS_ORDINALS = 64,
+    MPS_ORDINALS = DEVICES_MAX,
 };
 
 enum mps_kind {
@@ -61,16 +61,16 @@ struct mps_hello {
     uint32_t percentage;
     uint32_t partitioned; /* the client's percentage counts, whatever the server's is */
     uint32_t device_count;
-    char devices[CONFIG_MAX_GPUS][MIG_UUID_SIZE]; /* all that the client can reach */
+    unsigned char devices[DEVICES_MAX][DEVICE_KEY_SIZE]; /* all that the client can reach */
 };
 
 struct mps_welcome {
     int32_t result; /* CUresult */
     /* By the order of the hello. */
-    uint32_t granted[CONFIG_MAX_GPUS]; /* multiprocessors; 0: the server does not have this device */
-    uint32_t ordinals[CONFIG_MAX_GPUS]; /* the server's */
+    uint32_t granted[DEVICES_MAX]; /* multiprocessors; 0: the server does not have this device */
+    uint32_t ordinals[DEVICES_MAX]; /* the server's */
     /* By the numbers that the client itself gives its devices in the end: measured. */
-    uint64_t limits[CONFIG_MAX_GPUS];
+    uint64_t limits[DEVICES_MAX];
 };
 
 struct mps_request {
@@ -88,7 +88,7 @@ struct mps_settings {
     uint32_t percentage;
     uint32_t priority;
     uint64_t limits[MPS_ORDINALS]; /* by the daemon's ordinals; 0: none */
-    uint64_t uuid_limits[CONFIG_MAX_GPUS]; /* those that commands gave by UUID */
+    uint64_t uuid_limits[DEVICES_MAX]; /* those that commands gave by UUID */
 };
 
 struct mps_event {

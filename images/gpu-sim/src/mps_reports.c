@@ -20,7 +20,7 @@ static void process_row(const struct mps_daemon *daemon, const struct mps_proces
 /* A row a client and device; a client without a context uses no device yet. */
 static void client_rows(const struct mps_daemon *daemon, const struct mps_process *client, struct mps_answer *answer)
 {
-    bool told[CONFIG_MAX_GPUS] = {false};
+    bool told[DEVICES_MAX] = {false};
     bool any = false;
     for (unsigned int i = 0; i < daemon->server.context_count; i++) {
         const struct mps_event *context = &daemon->server.contexts[i];

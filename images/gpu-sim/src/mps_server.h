@@ -30,15 +30,15 @@ struct mps_client {
     struct mps_process process;
     uint32_t next_context;
     unsigned int device_count;
-    struct mps_client_device devices[CONFIG_MAX_GPUS];
+    struct mps_client_device devices[DEVICES_MAX];
     struct mps_context contexts[MPS_MAX_CONTEXTS];
 };
 
 struct mps_server_state {
     struct mps_log log;
     struct inventory inventory;
-    struct device devices[CONFIG_MAX_GPUS];
-    struct device_memory memory[CONFIG_MAX_GPUS];
+    struct device devices[DEVICES_MAX];
+    struct device_memory memory[DEVICES_MAX];
     unsigned int device_count;
     int memory_file; /* -1: nothing is published */
     struct memory_record published;

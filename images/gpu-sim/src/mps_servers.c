@@ -73,11 +73,16 @@ static _Noreturn void run_server(const struct mps_daemon *daemon, uid_t uid, gid
     _exit(1);
 }
 
-/* Defaults by UUID and by ordinal are two lists until a server has both; the ordinal's wins. */
-static void merge_limits(struct mps_settings *settings)
+bool mps_ignores_uuid_limit(const struct mps_daemon *daemon, unsigned int device)
 {
-    for (unsigned int i = 0; i < CONFIG_MAX_GPUS; i++) {
-        if (settings->limits[i] == 0)
+    return daemon->devices[device].compute != NULL && !daemon->inventory.config.mps_memory_limit_by_mig_uuid;
+}
+
+/* Defaults by UUID and by ordinal are two lists until a server has both; the ordinal's wins. */
+static void merge_limits(const struct mps_daemon *daemon, struct mps_settings *settings)
+{
+    for (unsigned int i = 0; i < daemon->device_count; i++) {
+        if (settings->limits[i] == 0 && !mps_ignores_uuid_limit(daemon, i))
             settings->limits[i] = settings->uuid_limits[i];
     }
 }
@@ -97,7 +102,7 @@ bool mps_server_start(struct mps_daemon *daemon, uid_t uid, gid_t gid)
         return false;
     }
     *server = (struct mps_server){.pid = pid, .uid = uid, .channel = channel[0], .settings = daemon->defaults};
-    merge_limits(&server->settings);
+    merge_limits(daemon, &server->settings);
     mps_server_send_settings(daemon);
     return true;
 }

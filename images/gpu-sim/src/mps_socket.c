@@ -123,9 +123,7 @@ static bool is_well_formed(struct mps_message *message)
     case MPS_TEXT: clean_text(message->text, sizeof message->text); return true;
     case MPS_HELLO:
         clean_text(message->hello.process.command, sizeof message->hello.process.command);
-        for (size_t i = 0; i < CONFIG_MAX_GPUS; i++)
-            clean_text(message->hello.devices[i], MIG_UUID_SIZE);
-        return message->hello.device_count <= CONFIG_MAX_GPUS;
+        return message->hello.device_count <= DEVICES_MAX;
     default: return true;
     }
 }

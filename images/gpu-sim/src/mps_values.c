@@ -87,7 +87,7 @@ static uint64_t lower_limit(uint64_t one, uint64_t other)
     return one < other ? one : other;
 }
 
-static bool lower_one(char *item, const struct device *devices, unsigned int count, uint64_t limits[CONFIG_MAX_GPUS])
+static bool lower_one(char *item, const struct device *devices, unsigned int count, uint64_t limits[DEVICES_MAX])
 {
     char *equals = strchr(item, '=');
     unsigned int index = 0;
@@ -102,13 +102,13 @@ static bool lower_one(char *item, const struct device *devices, unsigned int cou
 }
 
 void mps_client_limits(const char *text, const struct device *devices, unsigned int count,
-                       uint64_t limits[CONFIG_MAX_GPUS])
+                       uint64_t limits[DEVICES_MAX])
 {
     char list[LIST_SIZE], *state = NULL;
     snprintf(list, sizeof list, "%s", text == NULL ? "" : text);
     for (char *item = strtok_r(list, ", ", &state); item != NULL; item = strtok_r(NULL, ", ", &state)) {
         if (!lower_one(item, devices, count, limits)) {
-            memset(limits, 0, CONFIG_MAX_GPUS * sizeof *limits);
+            memset(limits, 0, DEVICES_MAX * sizeof *limits);
             return;
         }
     }

@@ -20,7 +20,7 @@ void mps_format_memory(uint64_t bytes, char text[32]);
    client's "0=2G,GPU-...=1500M", which may lower them. Measured: one entry that names no device of the client's or no
    size, and there is no limit at all. */
 void mps_client_limits(const char *text, const struct device *devices, unsigned int count,
-                       uint64_t limits[CONFIG_MAX_GPUS]);
+                       uint64_t limits[DEVICES_MAX]);
 
 /* Multiprocessors that an MPS client with this percentage gets. */
 unsigned int mps_granted_multiprocessors(const struct device *device, uint32_t thousandths);

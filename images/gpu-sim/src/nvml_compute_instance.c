@@ -115,6 +115,7 @@ nvmlReturn_t nvmlGpuInstanceCreateComputeInstance(nvmlGpuInstance_t handle, unsi
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (mig_create_compute(instance, index, &created->handle) != MIG_OK)
         return session_leave(NVML_ERROR_INSUFFICIENT_RESOURCES);
+    mig_announce(session_inventory(), created->handle);
     mig_save(session_inventory(), instance->gpu);
     return session_leave(NVML_SUCCESS);
 }

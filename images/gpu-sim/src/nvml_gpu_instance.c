@@ -165,8 +165,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t handle, unsi
         return result;
     if (count == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    if (!gpu->mig_enabled)
-        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+    /* The same with MIG off: measured on an H100 with driver 580.159.04, as is what the two functions below answer. */
     *count = mig_remaining_instances(gpu, profile);
     return session_leave(NVML_SUCCESS);
 }
@@ -227,8 +226,6 @@ nvmlReturn_t nvmlDeviceGetGpuInstances(nvmlDevice_t handle, unsigned int id, nvm
         return result;
     if (instances == NULL || count == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    if (!gpu->mig_enabled)
-        return session_leave(NVML_ERROR_NOT_SUPPORTED);
     *count = 0;
     /* The caller's array holds the profile's instanceCount handles, and never more instances exist. */
     for (unsigned int i = 0; i < CONFIG_INSTANCE_IDS; i++) {
@@ -246,8 +243,6 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t handle, unsigned int id, 
         return result;
     if (instance == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    if (!gpu->mig_enabled)
-        return session_leave(NVML_ERROR_NOT_SUPPORTED);
     if (id >= CONFIG_INSTANCE_IDS || !gpu->instances[id].exists)
         return session_leave(NVML_ERROR_NOT_FOUND);
     instance->handle = &gpu->instances[id];

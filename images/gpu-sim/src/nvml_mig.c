@@ -1,6 +1,9 @@
 /* NVML calls about MIG mode and MIG devices. */
 #include "mig.h"
+#include "gpu_sim.h"
 #include "nvml_session.h"
+
+#include <string.h>
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned int *current, unsigned int *pending)
 {
@@ -12,7 +15,8 @@ nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned int *current, un
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (device->gpu->config->model->profile_count == 0)
         return session_leave(NVML_ERROR_NOT_SUPPORTED);
-    *current = *pending = device->gpu->mig_enabled ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+    *current = device->gpu->mig_enabled ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
+    *pending = device->gpu->mig_pending ? NVML_DEVICE_MIG_ENABLE : NVML_DEVICE_MIG_DISABLE;
     return session_leave(NVML_SUCCESS);
 }
 
@@ -31,6 +35,14 @@ static bool has_instances(const struct gpu *gpu)
    and a comment there says that a refusal ("in use by another client") shows in the other value of the two. */
 static const nvmlReturn_t refused_activation = NVML_SUCCESS;
 
+/* Documented in NVIDIA's MIG User Guide: an Ampere GPU is reset before a mode holds, which is left to
+   `nvidia-smi --gpu-reset` here; later ones change at once. That NVML says so by the activation status is documented
+   in nvml.h for GPUs that NVML cannot reset itself, as in virtual machines. */
+static bool needs_reset(const struct gpu *gpu)
+{
+    return strcmp(gpu->config->model->architecture, "Ampere") == 0;
+}
+
 nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t handle, unsigned int mode, nvmlReturn_t *activation)
 {
     struct gpu *gpu;
@@ -39,15 +51,34 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t handle, unsigned int mode, nvmlRe
         return result;
     if (activation == NULL || mode > NVML_DEVICE_MIG_ENABLE)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    if (!session_inventory()->driver_root)
+        return session_leave(*activation = NVML_ERROR_NO_PERMISSION);
     if (gpu->config->model->profile_count == 0)
         return session_leave(*activation = NVML_ERROR_NOT_SUPPORTED);
     if (mode == NVML_DEVICE_MIG_DISABLE && has_instances(gpu)) {
         *activation = refused_activation;
         return session_leave(NVML_ERROR_IN_USE);
     }
-    gpu->mig_enabled = mode == NVML_DEVICE_MIG_ENABLE;
+    gpu->mig_pending = mode == NVML_DEVICE_MIG_ENABLE;
+    *activation = needs_reset(gpu) && gpu->mig_pending != gpu->mig_enabled ? NVML_ERROR_RESET_REQUIRED : NVML_SUCCESS;
+    if (!needs_reset(gpu))
+        gpu->mig_enabled = gpu->mig_pending;
     mig_save(session_inventory(), gpu);
-    return session_leave(*activation = NVML_SUCCESS);
+    return session_leave(NVML_SUCCESS);
+}
+
+/* A reset destroys all instances, as NVIDIA's MIG User Guide says of instances in general: none is persistent. */
+nvmlReturn_t gpuSimReset(nvmlDevice_t handle)
+{
+    struct gpu *gpu;
+    nvmlReturn_t result = session_enter_gpu(handle, &gpu);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (!session_inventory()->driver_root)
+        return session_leave(NVML_ERROR_NO_PERMISSION);
+    mig_reset(gpu);
+    mig_save(session_inventory(), gpu);
+    return session_leave(NVML_SUCCESS);
 }
 
 nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t handle, unsigned int *count)
@@ -58,7 +89,8 @@ nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t handle, unsigned int *c
         return result;
     if (count == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
-    *count = mig_max_devices(gpu->config->model);
+    /* 0 with MIG off: measured on an H100 with driver 580.159.04. */
+    *count = gpu->mig_enabled ? mig_max_devices(gpu->config->model) : 0;
     return session_leave(NVML_SUCCESS);
 }
 
@@ -103,6 +135,9 @@ nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t mig, nvml
     return session_leave(NVML_SUCCESS);
 }
 
+/* Measured on an H100 with driver 580.159.04. */
+static const nvmlReturn_t whole_gpu_has_none = NVML_ERROR_INVALID_ARGUMENT;
+
 nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t handle, unsigned int *id)
 {
     struct nvmlDevice_st *device;
@@ -112,7 +147,7 @@ nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t handle, unsigned int *id)
     if (id == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (device->compute == NULL)
-        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+        return session_leave(whole_gpu_has_none);
     *id = device->compute->parent->id;
     return session_leave(NVML_SUCCESS);
 }
@@ -126,7 +161,7 @@ nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t handle, unsigned int *i
     if (id == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
     if (device->compute == NULL)
-        return session_leave(NVML_ERROR_NOT_SUPPORTED);
+        return session_leave(whole_gpu_has_none);
     *id = device->compute->id;
     return session_leave(NVML_SUCCESS);
 }

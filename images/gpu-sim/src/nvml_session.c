@@ -102,6 +102,12 @@ nvmlReturn_t session_enter_compute_instance(nvmlComputeInstance_t handle, struct
     return session_leave(NVML_ERROR_INVALID_ARGUMENT);
 }
 
+nvmlReturn_t session_may_see(const struct nvmlDevice_st *device)
+{
+    bool hidden = device->compute == NULL && device->gpu->mig_enabled && !inventory.driver_root;
+    return hidden ? NVML_ERROR_NO_PERMISSION : NVML_SUCCESS;
+}
+
 struct inventory *session_inventory(void)
 {
     return &inventory;

@@ -18,6 +18,10 @@ nvmlReturn_t session_enter_gpu_instance(nvmlGpuInstance_t handle, struct nvmlGpu
 nvmlReturn_t session_enter_compute_instance(nvmlComputeInstance_t handle, struct nvmlComputeInstance_st **compute);
 nvmlReturn_t session_leave(nvmlReturn_t result);
 
+/* For figures of a whole GPU that has MIG on: a program that was given MIG devices of it may not know them. Seen by
+   others in containers on A100s ("Insufficient Permissions"); whoever sees the whole driver root may. */
+nvmlReturn_t session_may_see(const struct nvmlDevice_st *device);
+
 /* Valid between enter and leave. */
 struct inventory *session_inventory(void);
 

@@ -14,6 +14,13 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t handle, nvmlUtilization_
         return result;
     if (utilization == NULL)
         return session_leave(NVML_ERROR_INVALID_ARGUMENT);
+    result = session_may_see(&gpu->device);
+    if (result != NVML_SUCCESS)
+        return session_leave(result);
+    /* nvidia-smi's help (580.159.04): "On MIG-enabled GPUs, querying the utilization of ... gpu, and memory is not
+       currently supported". */
+    if (gpu->mig_enabled)
+        return session_leave(NVML_ERROR_NOT_SUPPORTED);
     *utilization = (nvmlUtilization_t){.gpu = 0, .memory = 0};
     return session_leave(NVML_SUCCESS);
 }

@@ -9,9 +9,13 @@ static const char usage[] =
     "\n"
     "nvidia-smi [-i ID[,ID...]]                       table of GPUs\n"
     "nvidia-smi [-i ID] -L | --list-gpus              one line a GPU and MIG device\n"
+    "nvidia-smi [-i ID] -q | --query                  what is known of each GPU and MIG device\n"
     "nvidia-smi [-i ID] --query-gpu=FIELD[,FIELD...] --format=csv[,noheader][,nounits]\n"
     "nvidia-smi [-i ID] -c | --compute-mode MODE      0/DEFAULT, 2/PROHIBITED, 3/EXCLUSIVE_PROCESS\n"
     "nvidia-smi [-i ID] -pm | --persistence-mode MODE 0/DISABLED, 1/ENABLED\n"
+    "nvidia-smi [-i ID] -mig | --multi-instance-gpu MODE 0/DISABLED, 1/ENABLED; on Ampere it holds after a reset\n"
+    "nvidia-smi [-i ID] -r | --gpu-reset              makes a pending MIG mode current; destroys MIG devices\n"
+    "nvidia-smi mig -h                                GPU instances and compute instances\n"
     "nvidia-smi compute-policy [-i ID] --set-timeslice 0..3\n"
     "nvidia-smi --version | -h | --help\n"
     "\n"
@@ -25,8 +29,11 @@ struct options {
     const char *compute_mode;
     const char *persistence_mode;
     const char *timeslice;
+    const char *mig_mode;
     bool compute_policy;
+    bool reset;
     bool list;
+    bool detail;
     bool version;
     bool help;
 };
@@ -44,6 +51,7 @@ static const struct value_option value_options[] = {
     {"-c", "--compute-mode", offsetof(struct options, compute_mode)},
     {"-pm", "--persistence-mode", offsetof(struct options, persistence_mode)},
     {NULL, "--set-timeslice", offsetof(struct options, timeslice)},
+    {"-mig", "--multi-instance-gpu", offsetof(struct options, mig_mode)},
 };
 
 /* Takes "--name=value", "--name value" or "-n value"; false if the argument is none of these. */
@@ -71,6 +79,10 @@ static bool take_flag(struct options *options, const char *argument)
 {
     if (strcmp(argument, "-L") == 0 || strcmp(argument, "--list-gpus") == 0)
         return options->list = true;
+    if (strcmp(argument, "-q") == 0 || strcmp(argument, "--query") == 0)
+        return options->detail = true;
+    if (strcmp(argument, "-r") == 0 || strcmp(argument, "--gpu-reset") == 0)
+        return options->reset = true;
     if (strcmp(argument, "--version") == 0)
         return options->version = true;
     if (strcmp(argument, "-h") == 0 || strcmp(argument, "--help") == 0)
@@ -159,6 +171,58 @@ static int set_all(struct smi *smi, const char *what, const char *value, const c
     return SMI_SUCCESS;
 }
 
+static const char *bus_id(struct smi *smi, nvmlDevice_t device)
+{
+    static nvmlPciInfo_t pci;
+    pci = (nvmlPciInfo_t){.busId = ""};
+    smi->pci(device, &pci);
+    return pci.busId;
+}
+
+/* Texts as NVIDIA's MIG User Guide and public logs have them. */
+static int set_mig_mode(struct smi *smi, const char *value)
+{
+    static const char *const modes[] = {"DISABLED", "ENABLED"};
+    int mode = mode_number(value, modes, 2);
+    if (mode < 0) {
+        printf("\"%s\" is not a valid MIG mode.\n", value);
+        return SMI_INVALID_ARGUMENT;
+    }
+    const char *verb = mode == 1 ? "enable" : "disable";
+    for (unsigned int i = 0; i < smi->device_count; i++) {
+        const char *id = bus_id(smi, smi->devices[i]);
+        nvmlReturn_t activation = NVML_SUCCESS;
+        nvmlReturn_t result = smi->set_mig_mode(smi->devices[i], (unsigned int)mode, &activation);
+        if (result != NVML_SUCCESS) {
+            printf("Unable to %s MIG Mode for GPU %s: %s\n", verb, id, smi->error_string(result));
+            return (int)result;
+        }
+        if (activation != NVML_SUCCESS)
+            printf("Warning: MIG mode is in pending %s state for GPU %s:%s\n"
+                   "Reboot the system or try nvidia-smi --gpu-reset to make MIG mode effective on GPU %s\n",
+                   verb, id, smi->error_string(activation), id);
+        else
+            printf("%s MIG Mode for GPU %s\n", mode == 1 ? "Enabled" : "Disabled", id);
+    }
+    puts("All done.");
+    return SMI_SUCCESS;
+}
+
+static int reset_all(struct smi *smi)
+{
+    for (unsigned int i = 0; i < smi->device_count; i++) {
+        nvmlReturn_t result = smi->reset(smi->devices[i]);
+        const char *id = bus_id(smi, smi->devices[i]);
+        if (result != NVML_SUCCESS) {
+            printf("Unable to reset GPU %s: %s\n", id, smi->error_string(result));
+            return (int)result;
+        }
+        printf("GPU %s was successfully reset.\n", id);
+    }
+    puts("All done.");
+    return SMI_SUCCESS;
+}
+
 static int run(struct smi *smi, const struct options *options)
 {
     static const char *const compute_modes[] = {"DEFAULT", NULL, "PROHIBITED", "EXCLUSIVE_PROCESS"};
@@ -170,8 +234,14 @@ static int run(struct smi *smi, const struct options *options)
         return set_all(smi, "persistence mode", options->persistence_mode, persistence_modes, 2, set_persistence_mode);
     if (options->timeslice != NULL)
         return set_all(smi, "timeslice", options->timeslice, timeslices, 4, set_timeslice);
+    if (options->mig_mode != NULL)
+        return set_mig_mode(smi, options->mig_mode);
+    if (options->reset)
+        return reset_all(smi);
     if (options->query != NULL)
         return smi_query(smi, options->query, options->format);
+    if (options->detail)
+        return smi_detail(smi);
     return options->list ? smi_list(smi) : smi_table(smi);
 }
 
@@ -179,6 +249,8 @@ int main(int count, char **arguments)
 {
     struct options options = {0};
     struct smi smi = {0};
+    if (count > 1 && strcmp(arguments[1], "mig") == 0)
+        return smi_mig(&smi, count - 2, arguments + 2);
     int code = parse(&options, count, arguments);
     if (code != SMI_SUCCESS)
         return code;

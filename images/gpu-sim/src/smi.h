@@ -41,6 +41,31 @@ enum {
     X(mig_mode, nvmlDeviceGetMigMode)                                     \
     X(mig_by_index, nvmlDeviceGetMigDeviceHandleByIndex)                  \
     X(max_mig_count, nvmlDeviceGetMaxMigDeviceCount)                      \
+    X(set_mig_mode, nvmlDeviceSetMigMode)                                 \
+    X(reset, gpuSimReset)                                                 \
+    X(gi_profile, nvmlDeviceGetGpuInstanceProfileInfoV)                   \
+    X(gi_placements, nvmlDeviceGetGpuInstancePossiblePlacements_v2)       \
+    X(gi_remaining, nvmlDeviceGetGpuInstanceRemainingCapacity)            \
+    X(gis, nvmlDeviceGetGpuInstances)                                     \
+    X(gi_info, nvmlGpuInstanceGetInfo)                                    \
+    X(gi_create, nvmlDeviceCreateGpuInstance)                             \
+    X(gi_create_placed, nvmlDeviceCreateGpuInstanceWithPlacement)         \
+    X(gi_destroy, nvmlGpuInstanceDestroy)                                 \
+    X(ci_profile, nvmlGpuInstanceGetComputeInstanceProfileInfoV)          \
+    X(ci_remaining, nvmlGpuInstanceGetComputeInstanceRemainingCapacity)   \
+    X(cis, nvmlGpuInstanceGetComputeInstances)                            \
+    X(ci_info, nvmlComputeInstanceGetInfo_v2)                             \
+    X(ci_create, nvmlGpuInstanceCreateComputeInstance)                    \
+    X(ci_destroy, nvmlComputeInstanceDestroy)                             \
+    X(attributes, nvmlDeviceGetAttributes_v2)                             \
+    X(gi_id, nvmlDeviceGetGpuInstanceId)                                  \
+    X(ci_id, nvmlDeviceGetComputeInstanceId)                              \
+    X(bar1, nvmlDeviceGetBAR1MemoryInfo)                                  \
+    X(brand, nvmlDeviceGetBrand)                                          \
+    X(minor, nvmlDeviceGetMinorNumber)                                    \
+    X(addressing, nvmlDeviceGetAddressingMode)                            \
+    X(memory_v2, nvmlDeviceGetMemoryInfo_v2)                              \
+    X(architecture, nvmlDeviceGetArchitecture)                            \
     X(power_limit, nvmlDeviceGetPowerManagementLimit)                     \
     X(utilization, nvmlDeviceGetUtilizationRates)                         \
     X(set_timeslice, gpuSimSetTimeslice)
@@ -62,6 +87,10 @@ int smi_select(struct smi *smi, const char *ids);
 int smi_list(struct smi *smi);
 int smi_table(struct smi *smi);
 int smi_version(struct smi *smi);
+/* nvidia-smi mig with the arguments behind "mig". Opens NVML itself, after it has understood them. */
+int smi_mig(struct smi *smi, int count, char **arguments);
+/* -q */
+int smi_detail(struct smi *smi);
 /* --query-gpu and --format as given on the command line. */
 int smi_query(struct smi *smi, const char *fields, const char *format);
 

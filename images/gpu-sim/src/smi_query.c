@@ -6,6 +6,7 @@
 enum { VALUE_SIZE = 160, MAX_FIELDS = 64 };
 
 static const char not_available[] = "[N/A]";
+static const char not_permitted[] = "[Insufficient Permissions]";
 
 struct field {
     const char *name;
@@ -119,13 +120,22 @@ static bool get_persistence_mode(struct smi *smi, nvmlDevice_t device, char valu
     return true;
 }
 
+static bool format_mig_mode(char value[VALUE_SIZE], unsigned int mode)
+{
+    snprintf(value, VALUE_SIZE, "%s", mode == NVML_DEVICE_MIG_ENABLE ? "Enabled" : "Disabled");
+    return true;
+}
+
 static bool get_mig_mode(struct smi *smi, nvmlDevice_t device, char value[VALUE_SIZE])
 {
     unsigned int current, pending;
-    if (smi->mig_mode(device, &current, &pending) != NVML_SUCCESS)
-        return false;
-    snprintf(value, VALUE_SIZE, "%s", current == NVML_DEVICE_MIG_ENABLE ? "Enabled" : "Disabled");
-    return true;
+    return smi->mig_mode(device, &current, &pending) == NVML_SUCCESS && format_mig_mode(value, current);
+}
+
+static bool get_pending_mig_mode(struct smi *smi, nvmlDevice_t device, char value[VALUE_SIZE])
+{
+    unsigned int current, pending;
+    return smi->mig_mode(device, &current, &pending) == NVML_SUCCESS && format_mig_mode(value, pending);
 }
 
 static bool get_power_limit(struct smi *smi, nvmlDevice_t device, char value[VALUE_SIZE])
@@ -161,7 +171,7 @@ static const struct field fields[] = {
     {"compute_mode", NULL, NULL, get_compute_mode},
     {"persistence_mode", NULL, NULL, get_persistence_mode},
     {"mig.mode.current", NULL, NULL, get_mig_mode},
-    {"mig.mode.pending", NULL, NULL, get_mig_mode},
+    {"mig.mode.pending", NULL, NULL, get_pending_mig_mode},
     {"power.limit", NULL, "W", get_power_limit},
     {"power.default_limit", NULL, "W", get_power_limit},
     {"utilization.gpu", NULL, "%", get_utilization},
@@ -248,13 +258,22 @@ static void print_header(const struct request *request)
     putchar('\n');
 }
 
+/* Of a GPU whose memory this program may not know, its use is hidden as well. */
+static const char *missing(struct smi *smi, const struct field *field, nvmlDevice_t device)
+{
+    nvmlMemory_t memory;
+    bool of_use = field->get == get_memory_total || field->get == get_memory_used || field->get == get_memory_free ||
+                  field->get == get_utilization;
+    return of_use && smi->memory(device, &memory) == NVML_ERROR_NO_PERMISSION ? not_permitted : not_available;
+}
+
 static void print_row(struct smi *smi, const struct request *request, nvmlDevice_t device)
 {
     for (unsigned int i = 0; i < request->count; i++) {
         const struct field *field = request->fields[i];
         char value[VALUE_SIZE];
         bool known = field->get != NULL && field->get(smi, device, value);
-        printf("%s%s", i == 0 ? "" : ", ", known ? value : not_available);
+        printf("%s%s", i == 0 ? "" : ", ", known ? value : missing(smi, field, device));
         if (known && request->units && field->unit != NULL)
             printf(" %s", field->unit);
     }

@@ -25,6 +25,14 @@ def test_a_container_sees_the_mig_device_whose_capability_it_was_given_and_no_ot
     assert container.nvml(CREATE + "result = migs()") == [mig for mig in made if "3g.40gb" in mig[0]]
 
 
+def test_a_container_may_not_change_mig_mode(make_root, tmp_path):
+    container = container_of(make_root(), tmp_path, "nvidia0")
+    for arguments in (["-mig", "1"], ["-r"]):
+        done = container.smi(*arguments)
+        assert done.returncode == 4 and "Insufficient Permissions" in done.stdout
+    assert container.nvml("result = n.nvmlDeviceGetMigMode(n.nvmlDeviceGetHandleByIndex(0))") == [0, 0]
+
+
 def test_a_container_changes_nothing_outside_its_process(make_root, tmp_path):
     container = container_of(make_root(), tmp_path, "nvidia0")
     (container.path / "run").mkdir()

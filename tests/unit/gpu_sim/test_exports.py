@@ -22,7 +22,10 @@ def test_every_function_of_the_header_is_exported_and_nothing_else(build, protot
     library = build.out / "root" / LIBRARIES / f"libnvidia-ml.so.{DRIVER}"
     symbols = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
     exported = {line.split()[-1] for line in symbols.splitlines() if " T " in line}
-    assert exported == set(prototypes) | {"gpuSimulated", "gpuSimSetTimeslice", "gpuSimGetTimeslice"}
+    assert exported == set(prototypes) | {
+        "gpuSimulated",
+        *(f"gpuSim{name}" for name in ("Reset", "SetTimeslice", "GetTimeslice")),
+    }
 
 
 def test_no_function_crashes_on_null_and_every_answer_is_an_nvml_error(make_root, prototypes):

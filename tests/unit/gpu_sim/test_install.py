@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpus.models import render_node_config
+from gpus.models import SimulatedDriver, render_node_config
 from tests.unit.gpu_sim.driver_root import DRIVER, LIBRARIES, MODELS, Build, Root
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mknod needs root")
@@ -107,6 +107,20 @@ def test_a_second_install_changes_nothing(build, tmp_path):
 
 
 @needs_root
+def test_a_capability_that_was_shown_since_stays_as_long_as_the_configuration_does(build, tmp_path):
+    root = tmp_path / "root"
+    install(build, root)
+    capability = root / "sim/proc-driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access"
+    first = capability.read_text()
+    assert first == "DeviceFileMinor: 13\nDeviceFileMode: 292\nDeviceFileModify: 1\n"
+    capability.write_text(first.replace("13", "4621"))
+    install(build, root)
+    assert "4621" in capability.read_text()
+    install(build, root, 1)
+    assert capability.read_text() == first
+
+
+@needs_root
 def test_another_install_leaves_what_a_first_one_would_have_made(build, tmp_path):
     (tmp_path / "dev").mkdir()
     install(build, tmp_path / "root", 4, "h100-80gb", "--dev", tmp_path / "dev")
@@ -161,7 +175,7 @@ def test_the_installed_root_works_as_it_is(build, tmp_path):
 
 
 def test_a_version_the_libraries_were_not_built_for_is_refused_with_the_remedy(build, tmp_path):
-    (tmp_path / "node.ini").write_text(render_node_config("node", MODELS["l40s"], 1, "570.1.1"))
+    (tmp_path / "node.ini").write_text(render_node_config("node", MODELS["l40s"], 1, SimulatedDriver("570.1.1")))
     arguments = ["--config", tmp_path / "node.ini", "--root", tmp_path / "root", "--source", build.out / "root"]
     done = gpu_sim(build, "install", *arguments)
     assert done.returncode == 1 and "DRIVER_VERSION=570.1.1" in done.stderr

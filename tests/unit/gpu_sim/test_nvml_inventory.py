@@ -46,6 +46,13 @@ def test_the_addressing_mode_is_none_as_measured_on_an_h100(make_root, key):
     """) == [0, 25, 2]
 
 
+def test_bar1_is_the_least_power_of_two_that_all_memory_fits(make_root):
+    # 131072 MiB on an H100 80GB: measured.
+    code = "result = n.nvmlDeviceGetBAR1MemoryInfo(n.nvmlDeviceGetHandleByIndex(0)).bar1Total >> 20"
+    found = {key: make_root(key, 1).nvml(code) for key in ("a100-40gb", "h100-80gb", "b200-180gb")}
+    assert found == {"a100-40gb": 65536, "h100-80gb": 131072, "b200-180gb": 262144}
+
+
 def test_only_gpus_whose_device_node_is_there_are_visible(make_root):
     root = make_root(count=4)
     (root.path / "dev/nvidia1").unlink()

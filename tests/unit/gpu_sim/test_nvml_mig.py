@@ -13,10 +13,9 @@ MIG_MODELS = [key for key, model in MODELS.items() if model.mig_profiles]
 
 @pytest.mark.parametrize("key", MIG_MODELS)
 def test_every_profile_and_placement_can_be_created_read_back_and_destroyed(make_root, key):
-    found = make_root(key, 1).nvml(
+    found = make_root(key, 1, mig=["on"]).nvml(
         CREATE
         + textwrap.dedent("""
-        n.nvmlDeviceSetMigMode(d, 1)
         result = []
         for index in range(18):
             if code(n.nvmlDeviceGetGpuInstanceProfileInfo, d, index):
@@ -134,6 +133,36 @@ def test_mig_devices_and_their_uuids_survive_the_process(make_root):
     made = root.nvml(code)
     assert len(made) == 2
     assert root.nvml(CREATE + "result = migs()") == made
+
+
+def test_with_mig_off_nvml_answers_as_measured_on_an_h100(make_root):
+    assert make_root(count=1).nvml(
+        CREATE
+        + textwrap.dedent("""
+        count, handles = n.c_uint(9), (n.c_nvmlGpuInstance_t * 8)()
+        listed = n._nvmlGetFunctionPointer("nvmlDeviceGetGpuInstances")(d, 19, handles, n.byref(count))
+        result = [n.nvmlDeviceGetMaxMigDeviceCount(d), listed, count.value,
+                  *[n.nvmlDeviceGetGpuInstanceRemainingCapacity(d, profile) for profile in (19, 0, 14)],
+                  *[code(call, d) for call in (n.nvmlDeviceGetGpuInstanceId, n.nvmlDeviceGetComputeInstanceId)],
+                  code(n.nvmlDeviceGetGpuInstanceById, d, 1), code(n.nvmlDeviceGetMigDeviceHandleByIndex, d, 0),
+                  code(n.nvmlDeviceGetAttributes, d)]
+        """)
+    ) == [0, 0, 0, 7, 1, 3, 2, 2, 6, 6, 3]
+
+
+@pytest.mark.parametrize(("key", "later"), [("a100-80gb", True), ("h100-80gb", False), ("b200-180gb", False)])
+def test_a_mode_waits_for_a_reset_on_ampere_only(make_root, key, later):
+    root = make_root(key, 1)
+    code = CREATE + SET_MODE + "result = [set_mode(1), n.nvmlDeviceGetMigMode(d), code(create, 0, 0)]"
+    waiting, done = [[0, 16], [0, 1], 3], [[0, 0], [1, 1], 0]
+    assert root.nvml(code) == (waiting if later else done)
+    shown = "Disabled, Enabled" if later else "Enabled, Enabled"
+    query = root.smi("--query-gpu=mig.mode.current,mig.mode.pending", "--format=csv,noheader")
+    assert query.stdout == shown + "\n"
+    reset = root.smi("--gpu-reset", "-i", "0")
+    assert reset.stdout == "GPU 00000000:0A:00.0 was successfully reset.\nAll done.\n"
+    assert root.nvml(CREATE + "result = [n.nvmlDeviceGetMigMode(d), migs()]") == [[1, 1], []]
+    assert root.nvml(code) == [[0, 0], [1, 1], 0]
 
 
 @pytest.mark.parametrize("key", ["rtx-4090", "l40s"])
