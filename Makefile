@@ -44,7 +44,7 @@ tables: python ## write README's table of modules from their rows of the catalog
 	@.venv/bin/python -m checks.report.modules
 
 down: setup ## take the stack down; leaves nothing of it
-	@$(ACTIVATE) && pulumi destroy --yes --skip-preview --stack $(STACK)
+	@$(ACTIVATE) && { pulumi destroy --yes --skip-preview --stack $(STACK) || { python -m components.commands.left_behind $(STACK); exit 1; }; }
 
 lint: python ## ruff: check and format; import-linter: the direction of imports
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && PYTHONPATH=. .venv/bin/lint-imports --no-logo
@@ -90,6 +90,7 @@ stop-engine: python ## stop the Docker Engine if `make setup` started it
 clean: ## remove what set-up laid into this checkout; stacks have to be down
 	@if [ -d .state/.pulumi ]; then $(ACTIVATE); up=$$(pulumi stack ls --json | python -c 'import json, sys; print(*(s["name"] for s in json.load(sys.stdin) if s.get("resourceCount")))'); \
 	if [ -n "$$up" ]; then echo "still up: $$up; run make down STACK=... for each first" >&2; exit 1; fi; fi
+	@for mark in .state/*/incarnation; do if [ -e "$$mark" ]; then echo "still up: $$(basename $$(dirname $$mark)); run make down STACK=... first" >&2; exit 1; fi; done
 	@# Measurements on a real GPU, which are committed, stay.
 	@rm -rf .tools .venv .state results/*/
 

@@ -24,21 +24,39 @@ class Cluster(pulumi.ComponentResource):
     context: str
     ready: list[pulumi.Resource]
     """Resources that must exist before anything is put into the cluster."""
+    users: list[pulumi.Resource]
+    """Components that have put something into the cluster, in order."""
+    identity: Sequence[Input[str]]
+    """Values that are others when the cluster itself is made anew."""
 
     def __init__(self, kind: str, name: str, opts: ResourceOptions | None = None) -> None:
         super().__init__(f"dra-workshop:cluster:{kind}", name, None, opts)
-        self.ready = []
+        self.ready, self.users, self.identity = [], [], []
 
-    def connect(self, name: str, kubeconfig: Input[str], context: str, identity: Input[str] | None = None) -> None:
-        """Make the provider. A changed `identity` replaces it and all that was made through it."""
+    def connect(
+        self,
+        name: str,
+        kubeconfig: Input[str],
+        context: str,
+        identity: Input[str] | None = None,
+        *,
+        forget_unreachable: bool = False,
+    ) -> None:
+        """Make the provider. A changed `identity` replaces it and all that was made through it.
+
+        `forget_unreachable`: a cluster that does not answer takes what was in it out of the state. Without it `refresh`
+        and `destroy` fail there, and the state stays.
+        """
         self.context = context
         self.provider = k8s.Provider(
             f"{name}-kubernetes",
             kubeconfig=kubeconfig,
             context=context,
             cluster_identifier=identity,
-            # A cluster that was deleted behind the stack's back must not stop `refresh` and `destroy`.
-            delete_unreachable=True,
+            # None, not False: the provider then heeds PULUMI_K8S_DELETE_UNREACHABLE, as its own message tells people.
+            delete_unreachable=forget_unreachable or None,
+            # How fields are taken back and left (components/objects.py), whatever the shell's variables say.
+            enable_server_side_apply=True,
             # A changed ConfigMap is an update of one object, not a new one under another name.
             enable_config_map_mutable=True,
             opts=ResourceOptions(parent=self, version=PROVIDER_VERSION),
@@ -48,6 +66,8 @@ class Cluster(pulumi.ComponentResource):
         self, parent: pulumi.Resource, depends_on: Sequence[pulumi.Resource] = (), *, deleted_first: bool = False
     ) -> ResourceOptions:
         """Options for an object in this cluster. `deleted_first`: it must be gone before the cluster may go."""
+        if parent not in self.users:
+            self.users.append(parent)
         return ResourceOptions(parent=parent, provider=self.provider, depends_on=[*self.ready, *depends_on])
 
 

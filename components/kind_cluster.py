@@ -99,7 +99,10 @@ class KindCluster(Cluster):
         kubeconfig = Output.secret(self.created.stdout)
         # Whatever makes the cluster anew makes everything in it anew.
         digest = hashlib.sha256("".join(map(repr, made_of)).encode()).hexdigest()[:12]
-        self.connect(name, kubeconfig, f"kind-{cluster_name}", identity=f"{cluster_name}/{incarnation}/{digest}")
+        identity = f"{cluster_name}/{incarnation}/{digest}"
+        # A cluster that was deleted behind the stack's back must not stop `refresh` and `destroy`.
+        self.connect(name, kubeconfig, f"kind-{cluster_name}", identity, forget_unreachable=True)
+        self.identity = [self.created.id]
         self.ready = [self.created]
         if load_images:
             loaded = local.Command(

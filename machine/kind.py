@@ -26,6 +26,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import docker_engine
+
 ACTIONS = {
     "create": "create the cluster; reads kind's configuration from standard input, and writes the kubeconfig",
     "kubeconfig": "write the kubeconfig of the cluster that was created",
@@ -185,6 +187,7 @@ class KindCluster:
             raise
         self.kubeconfig.chmod(0o600)
         (self.folder / "incarnation").write_text(incarnation)
+        (self.folder / docker_engine.ENGINE_FILE).write_text(f"{docker_engine.engine_id()}\n")
         return self.kubeconfig.read_text()
 
     def _hide(self, devices: Sequence[str]) -> None:
@@ -198,8 +201,11 @@ class KindCluster:
     def delete(self) -> None:
         """Remove the cluster, its network and its folder; a part that does not exist is no error.
 
-        Raises `ForeignClusterError`, `BusyClusterError`, and `CalledProcessError` of the command that failed.
+        Raises `ForeignClusterError`, also where this shell's Docker Engine is not the cluster's, `BusyClusterError`,
+        and `CalledProcessError` of the command that failed.
         """
+        if problem := docker_engine.engine_problem(self.folder):
+            raise ForeignClusterError(f"cluster {self.name}: {problem.observed}; {problem.remedy}")
         with self._alone():
             self._delete()
             self._lock_file.unlink()
@@ -278,6 +284,7 @@ class KindCluster:
         self._remove_network()
         self.kubeconfig.unlink(missing_ok=True)
         (self.folder / "incarnation").unlink(missing_ok=True)
+        (self.folder / docker_engine.ENGINE_FILE).unlink(missing_ok=True)
 
     def _remove_network(self) -> None:
         if self.network_owner() == self.owner:

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from machine import gpus as host_gpus
-from machine import host_prerequisites
+from machine import host_prerequisites, shell
 from machine import kind as kind_cluster
 from machine.findings import Finding
 from machine.images import LOCAL, Images
@@ -56,6 +56,7 @@ def require(settings: Settings, images: Images) -> list[Finding]:
 def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
     """Findings on everything that the stack needs, met or not; `images` None: set-up has not made them yet."""
     images = images or Images("", {})
+    yield from shell.look(settings)
     if settings.cluster.provider == "existing":
         yield from _in_parallel(_kind, _kubectl, partial(_existing_cluster, settings, images))
         return

@@ -9,6 +9,9 @@ from typing import Any
 
 import pulumi
 
+from components.cluster import Cluster
+from components.destroy_guard import DestroyGuard
+from components.site import Site
 from machine.images import Images
 from modules.context import Context
 from settings import Settings, catalog
@@ -29,5 +32,10 @@ def build(settings: Settings, images: Images) -> dict[str, Any]:
     for module in settings.rows:
         pulumi.log.debug(f"module {module.number}: {module.title}")
         builder(module)(module, settings, context)
+    if cluster := context.find(Cluster):
+        # Last: it depends on everything in the cluster, so that it goes first.
+        folder = settings.state_folder if settings.cluster.provider == "kind" else None
+        driver = context.find(Site) is not None
+        DestroyGuard("destroy-guard", cluster=cluster, kind_folder=folder, driver=driver)
     stack = "" if settings.stack == DEFAULT_STACK else f" STACK={settings.stack}"
     return {**context.outputs, "modules": list(settings.modules), "next": f"make verify{stack}"}

@@ -4,6 +4,7 @@ Reads the outputs of the stack's last update from the backend; asks no cluster.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -46,7 +47,28 @@ class ChangeError(Exception):
 
 
 def refuse(before: Mapping[str, Any], settings: Settings) -> None:
-    """Raise `ChangeError` for a change that would end in a time-out: claims share, and the driver no longer does.
+    """Raise `ChangeError` for a change that would leave something behind, or end in a time-out."""
+    _refuse_another_cluster(before, settings)
+    _refuse_no_shares(before, settings)
+
+
+def _refuse_another_cluster(before: Mapping[str, Any], settings: Settings) -> None:
+    """A stack cannot move from or to a cluster of somebody else: nothing would look at what still runs there."""
+    kept = {"cluster": settings.cluster_name, "kubeconfig": str(settings.kubeconfig)}
+    was = {key: before.get(key, value) for key, value in kept.items()}
+    # By its end: a checkout may have moved.
+    on_kind_before = Path(was["kubeconfig"]).parts[-3:] == (settings.state_folder / "kubeconfig").parts[-3:]
+    if on_kind_before and settings.cluster.provider == "kind":
+        return  # it is made anew
+    if was["cluster"] != kept["cluster"] or on_kind_before != (settings.cluster.provider == "kind"):
+        raise ChangeError(
+            f"cluster: the stack is in {was['cluster']} and would move to {kept['cluster']}; "
+            f"run `make down STACK={settings.stack}` with the config that it was made with first, or use another stack"
+        )
+
+
+def _refuse_no_shares(before: Mapping[str, Any], settings: Settings) -> None:
+    """Claims share a GPU, and the driver would no longer let them.
 
     The scheduler does not give a GPU out again while a claim has a share of it and the driver no longer publishes it as
     one that can be shared, not even to an admin claim.

@@ -49,6 +49,51 @@ class ForeignCluster:
         }
 
 
+def state(workspace: Workspace) -> dict[str, str]:
+    """The URN of each resource of the stack's state, with its id."""
+    exported = json.loads(workspace.pulumi("stack", "export", "--stack", STACK))
+    return {resource["urn"]: resource.get("id", "") for resource in exported["deployment"]["resources"]}
+
+
+def nothing_is_taken_from_under_others(workspace: Workspace, live: LiveStack) -> None:
+    """Somebody's pods hold a GPU through the stack's driver: it stays, until they are gone."""
+    before = state(workspace)
+    with live.free_gpu(), live.playground() as others:
+        pods = others.create("shared-claim")
+        for pod in pods:
+            others.wait_running(pod)
+        lives = [others.life(pod) for pod in pods]
+        output = workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK, fails=True)
+        for pod in pods:
+            assert f"{others.namespace}/{pod} (claim shared-gpu: {NODE}/gpu-" in output
+        assert "Nothing was deleted" in output
+        assert "workloads/holder" not in output
+        assert state(workspace) == before
+        assert [others.life(pod) for pod in pods] == lives
+
+
+def no_state_is_dropped_while_the_api_server_is_out_of_reach(workspace: Workspace, live: LiveStack) -> None:
+    """As behind a VPN that is down. Afterwards the stack is known as before."""
+    before, node = state(workspace), f"{CLUSTER}-control-plane"
+    subprocess.run(["docker", "pause", node], check=True, capture_output=True)
+    try:
+        output = workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK, fails=True)
+        assert f"the cluster at context kind-{CLUSTER} does not answer" in output
+        for name in ("Helm release dra-driver-nvidia-gpu/dra-driver-nvidia-gpu", "DaemonSet gpu-sim/gpu-sim"):
+            assert name in output
+        assert f"labels of Node {NODE}" in output
+        assert state(workspace) == before
+        workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK, fails=True)
+        assert state(workspace) == before
+        workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK, fails=True)
+        assert state(workspace) == before
+    finally:
+        subprocess.run(["docker", "unpause", node], check=True, capture_output=True)
+    wait_for("the API server answers", lambda: live.kubectl("get", "--raw", "/readyz", check=False) == "ok", 120)
+    output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+    assert "created" not in output
+
+
 @pytest.fixture(scope="module")
 def foreign_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignCluster]:
     folder = tmp_path_factory.mktemp("foreign_cluster")
@@ -122,6 +167,7 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
         assert sorted(commands) == [
             "python -m components.commands.mps_limits",
             "python -m components.commands.wait_for_gpus",
+            "true",  # the guard's
         ]
         output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
         assert "created" not in output
@@ -147,6 +193,8 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
         assert outcomes["test_without_consumable_shares_a_claim_has_the_whole_gpu"] == "passed"
         assert set(outcomes.values()) == {"passed", "skipped"}
         assert (workspace.root / "results" / STACK / "verify.xml").exists()
+        nothing_is_taken_from_under_others(workspace, live)
+        no_state_is_dropped_while_the_api_server_is_out_of_reach(workspace, live)
     # The kubelet removes the ResourceSlices of a driver that is gone after half a minute.
     wait_for("the driver's slices are gone", lambda: foreign_cluster.contents()["objects"] == before["objects"], 90)
     assert foreign_cluster.contents() == before

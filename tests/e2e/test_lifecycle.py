@@ -21,7 +21,7 @@ STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
 KIND_LABEL = '{{.Names}}\t{{.Label "io.x-k8s.kind.cluster"}}'
-RESOURCES = 42
+RESOURCES = 44
 CONFIG = """\
 config:
   dra-workshop:modules: ["00", "01", "02", "03", "04", "05"]
@@ -81,8 +81,8 @@ def before(workspace: Workspace) -> dict[str, object]:
     return traces(workspace)
 
 
-def up(workspace: Workspace, **options: bool) -> str:
-    return workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK, **options)
+def up(workspace: Workspace, *, fails: bool = False) -> str:
+    return workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK, fails=fails)
 
 
 def changes(output: str) -> dict[str, int]:
@@ -174,6 +174,36 @@ def test_changed_mps_limit_shows_and_reaches_every_client(workspace: Workspace) 
     for pod in deployment_pods(live, "clients"):
         assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
     assert [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")] == daemons
+
+
+def test_what_kubectl_changed_is_taken_back_by_the_next_up_that_touches_it(workspace: Workspace) -> None:
+    live = LiveStack.find(workspace.root, STACK)
+    plugin = ("-n", "dra-driver-nvidia-gpu", "daemonset/dra-driver-nvidia-gpu-kubelet-plugin")
+    mark = "somebody=was-here"
+
+    def marks(*words: str) -> str:
+        return live.kubectl("get", *words, "-o", "jsonpath={.metadata.annotations.somebody}")
+
+    live.kubectl("scale", "-n", "mps", "deployment/clients", "--replicas=1")
+    live.kubectl("annotate", "-n", "mps", "deployment/clients", mark)
+    live.kubectl("annotate", "namespace/mps", mark)
+    live.kubectl("annotate", *plugin, mark)
+    edit = json.dumps({"data": {"activeThreadPercentage": "77"}})
+    live.kubectl("patch", "-n", "mps-system", "configmap/mps-limits", "--type=merge", f"--patch={edit}")
+    workspace.write_stack(STACK, config(verbosity=5, more="  dra-workshop:mps: {activeThreadPercentage: 40}\n"))
+    workspace.pulumi("preview", "--stack", STACK)
+    up(workspace)
+    assert live.one("deployments.apps", "clients", "mps")["spec"]["replicas"] == 2
+    assert live.one("configmaps", "mps-limits", "mps-system")["data"]["activeThreadPercentage"] == "40"
+    assert marks("-n", "mps", "deployment/clients") == ""
+    assert marks("namespace/mps") == marks(*plugin) == "was-here"  # the update touched neither of these fields
+    # What no update touches is found by a refresh.
+    live.kubectl("scale", "-n", "mps", "deployment/clients", "--replicas=1")
+    assert changes(up(workspace)) == {"unchanged": RESOURCES}
+    output = workspace.pulumi("refresh", "--yes", "--skip-preview", "--stack", STACK)
+    assert changes(output)["updated"] == 1
+    assert changes(up(workspace))["updated"] == 1
+    assert live.one("deployments.apps", "clients", "mps")["spec"]["replicas"] == 2
 
 
 def test_limit_that_the_gpu_cannot_grant_is_refused_in_the_preview(workspace: Workspace) -> None:
@@ -287,6 +317,32 @@ def test_foreign_cluster_of_the_same_name_is_never_adopted(workspace: Workspace,
 
 def test_destroy_leaves_nothing(workspace: Workspace, before: dict[str, object]) -> None:
     workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    assert traces(workspace) == before
+
+
+def test_shell_of_other_projects_changes_nothing(
+    workspace: Workspace, before: dict[str, object], tmp_path: Path
+) -> None:
+    shell = {
+        "KUBECONFIG": "/somebody/elses",
+        "PULUMI_CONFIG": json.dumps({"dra-workshop:cluster": '{"workers": 7}'}),
+        "NO_COLOR": "1",
+        "LC_ALL": "C",
+        "TMPDIR": str(tmp_path),
+    }
+    workspace.write_stack(STACK, config().replace('["00", "01", "02", "03", "04", "05"]', '["00", "01"]'))
+    command = ("--yes", "--skip-preview", "--stack", STACK)
+    assert changes(workspace.pulumi("up", *command, shell=shell, umask=0o077))["created"] > 5
+    elsewhere = {"PULUMI_BACKEND_URL": f"file://{tmp_path}"}
+    workspace.pulumi("stack", "init", STACK, shell=elsewhere)
+    output = workspace.pulumi("up", *command, fails=True, shell=elsewhere)
+    assert f"PULUMI_BACKEND_URL is file://{tmp_path}, and stacks are kept in {workspace.root}/.state" in output
+    (kubeconfig,) = (workspace.root / ".state" / STACK).glob("kubeconfig")
+    (kubeconfig.parent / "engine").write_text("another\n")
+    output = workspace.pulumi("destroy", *command, fails=True)
+    assert "is not the one that the stack's cluster is in" in output
+    (kubeconfig.parent / "engine").unlink()
+    workspace.pulumi("destroy", *command, shell=shell, umask=0o077)
     assert traces(workspace) == before
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,10 @@ from pathlib import Path
 from checks.live import LiveStack
 
 UP_SECONDS = 420
+# What nobody is to see, whatever fails.
+TRACEBACKS = ("Traceback (most recent call last)", "Exception ignored in", "was never awaited")
+# What a shell may have for other projects; `activate` unsets it.
+OTHER_PROJECTS = ("PULUMI_BACKEND_URL", "PULUMI_STACK", "KIND_EXPERIMENTAL_PROVIDER")
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,19 @@ class Workspace:
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         }
-        return {**os.environ, **pulumi, "PATH": path}
+        inherited = {name: value for name, value in os.environ.items() if name not in OTHER_PROJECTS}
+        return {**inherited, **pulumi, "PYTHONUTF8": "1", "PATH": path}
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start `pulumi` in a process group of its own, as a terminal would, with all output in one pipe."""
+    def start(self, *words: str, shell: Mapping[str, str] | None = None, umask: int = -1) -> subprocess.Popen[str]:
+        """Start `pulumi` in a process group of its own, as a terminal would, with all output in one pipe.
+
+        `shell` has variables and `umask` the mask of a shell that is unlike this one.
+        """
         return subprocess.Popen(
             ["pulumi", *words, "--non-interactive"],
             cwd=self.root,
-            env=self.env,
+            env={**self.env, **(shell or {})},
+            umask=umask,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -68,9 +77,12 @@ class Workspace:
             start_new_session=True,
         )
 
-    def pulumi(self, *words: str, fails: bool = False) -> str:
-        """Run `pulumi` to its end; returns what it printed, and fails if its exit is not as expected."""
-        process = self.start(*words)
+    def pulumi(self, *words: str, fails: bool = False, shell: Mapping[str, str] | None = None, umask: int = -1) -> str:
+        """Run `pulumi` to its end; returns what it printed.
+
+        Fails if its exit is not as expected, and if a failure of Python's is in what it printed.
+        """
+        process = self.start(*words, shell=shell, umask=umask)
         try:
             output, _ = process.communicate(timeout=UP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -79,6 +91,7 @@ class Workspace:
             raise AssertionError(f"pulumi {' '.join(words)} took more than {UP_SECONDS} s:\n{output}") from None
         expected = "fail" if fails else "succeed"
         assert (process.returncode != 0) == fails, f"pulumi {' '.join(words)} did not {expected}:\n{output}"
+        assert not [words for words in TRACEBACKS if words in output], output
         return output
 
     def run(self, *command: str) -> str:

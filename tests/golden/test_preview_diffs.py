@@ -14,6 +14,7 @@ FILES = FOLDER / "diffs"
 CLIENTS, LIMITED, CLAIM = "shared-gpu-clients", "limited-client-limited", "shared-gpu-shared-gpu-claim"
 DEFAULT_CLASS, SMALL_CLASS = "mps-policy-class-default", "mps-policy-class-small"
 STACK = "dra-workshop-phase1"
+GUARD = "destroy-guard-look"  # depends on everything
 UPDATED, REPLACED = "updated", "replaced, the old one goes first"
 # A claim that pods use cannot go, so they go first.
 CLAIM_AND_CLIENTS = {CLAIM: REPLACED, **dict.fromkeys((CLIENTS, LIMITED), f"replaced with {CLAIM}")}
@@ -40,7 +41,7 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {},
         {"classes": {"small": {}, "tiny": {"activeThreadPercentage": 7}}},
         {
-            **dict.fromkeys(("mps-policy", LIMITED), "state only"),
+            **dict.fromkeys(("mps-policy", LIMITED, GUARD), "state only"),
             STACK: "outputs",
             **dict.fromkeys(("mps-policy-class-tiny", "mps-policy-class-tiny-binding"), "created"),
             # Nobody without a known class may mount the pipe.
@@ -63,7 +64,7 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {
             **{f"mps-daemon{part}": "deleted" for part in ("", "-namespace", "-config", "-gpus-claim", "-daemonset")},
             **{f"mps-daemon{part}": "deleted" for part in ("-limits", "-restart", "-restart-binding")},
-            **{**CLAIM_AND_CLIENTS, STACK: "outputs"},
+            **{**CLAIM_AND_CLIENTS, STACK: "outputs", GUARD: "state only"},
             **dict.fromkeys(("dra-driver-release", "shared-gpu-mps", DEFAULT_CLASS, SMALL_CLASS), UPDATED),
             # The daemon's image is no longer one of those that the nodes need.
             "cluster-images": UPDATED,

@@ -6,6 +6,7 @@ import pytest
 from modules import changes
 from modules.changes import ChangeError, driver_changes, mps_changes, refuse
 from settings import Settings
+from toolchain.paths import CHECKOUT
 
 DAEMON = {
     "mode": "daemon",
@@ -96,3 +97,23 @@ def test_another_version_of_the_driver_is_told_and_a_downgrade_with_its_risk():
     (line,) = driver_changes(old, new)
     assert line.startswith("version: 0.4.1 -> 0.5.0; ")
     assert "NVIDIA does not test" in list(driver_changes(new, old))[1]
+
+
+KUBECONFIG = str(CHECKOUT / "tests/golden/kubeconfig.yaml")
+
+
+def existing(context: str) -> Settings:
+    cluster = {"provider": "existing", "kubeconfig": KUBECONFIG, "context": context}
+    return stack(cluster=cluster, gpu={"nodes": [{"name": "a"}]})
+
+
+def test_stack_does_not_move_from_or_to_a_cluster_of_somebody_else():
+    lab = {"cluster": "lab", "kubeconfig": KUBECONFIG}
+    kind = {"cluster": "dra-workshop-test", "kubeconfig": "/checkout/.state/test/kubeconfig"}
+    refuse(lab, existing("lab"))
+    refuse({**lab, "kubeconfig": "/another/copy"}, existing("lab"))
+    refuse(kind, stack())
+    refuse(kind, stack(cluster={"name": "renamed"}))
+    for before, after in ((lab, existing("somebody-elses")), (lab, stack()), (kind, existing("lab"))):
+        with pytest.raises(ChangeError, match=r"would move to .*; run `make down STACK=test`"):
+            refuse(before, after)

@@ -365,6 +365,21 @@ def test_delete_refuses_a_network_that_is_not_ours(world: World):
     assert world.containers == {"a-control-plane"} and (world.folder / "kubeconfig").exists()
 
 
+def test_delete_refuses_from_a_shell_that_talks_to_another_engine(world: World):
+    (world.root / "engine").write_text("here\n")
+    world.run("create")
+    (world.root / "engine").write_text("elsewhere\n")
+    status, _, err = world.run("delete")
+    assert status == 1
+    assert "is not the one that the stack's cluster is in" in err
+    assert f"rm {world.folder}/engine" in err
+    assert world.containers
+    (world.root / "engine").write_text("here\n")
+    assert world.run("delete")[0] == 0
+    assert not world.containers
+    assert not world.folder.exists()
+
+
 def test_two_clusters_of_one_checkout_bear_one_mark(world: World):
     owner = KindCluster("a", world.folder).owner
     assert KindCluster("b", world.folder.parent / "other").owner == owner

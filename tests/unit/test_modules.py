@@ -23,7 +23,7 @@ from tests.golden.recorder import RELEASE, Recorder, Recording, run
 # The components that each module registers, here for simulated GPUs on Kind.
 BRINGS = {
     "00": set(),
-    "01": {"cluster", "simulated-gpus"},
+    "01": {"cluster", "simulated-gpus", "destroy-guard"},
     "02": {"dra-driver"},
     "03": {"exclusive-gpu"},
     "04": {"mps-daemon", "shared-gpu"},
@@ -64,6 +64,39 @@ def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
 
 def record(numbers: tuple[str, ...], stack: str = "test", **blocks: Any) -> Recording:
     return stacks.record(Settings.parse({"modules": list(numbers), **needs(numbers), **blocks}, stack))
+
+
+@pytest.mark.parametrize("numbers", [("01",), ("01", "02", "07"), SIMULATED], ids="-".join)
+def test_guard_is_the_first_to_go(numbers: tuple[str, ...]):
+    """Pulumi deletes a resource before those that it depends on."""
+    resources = record(numbers).resources
+    everything = {name for name, resource in resources.items() if resource.custom}
+    assert set(resources["destroy-guard-look"].depends_on) == everything - {"destroy-guard-look"}
+
+
+def test_guard_looks_before_the_driver_or_the_cluster_goes():
+    guard = record(("01", "02")).resources["destroy-guard-look"].inputs
+    assert guard["triggers"] == ["cluster-kind-id", "driver"]  # a changed one replaces the guard
+    assert record(("01",)).resources["destroy-guard-look"].inputs["triggers"] == ["cluster-kind-id"]
+    assert guard["environment"]["CLUSTER_FOLDER"].endswith("/.state/test")
+
+
+def test_every_object_bears_the_name_of_its_stack_and_keeps_its_fields():
+    resources = record(SIMULATED).resources.values()
+    objects = [resource for resource in resources if resource.type.startswith("kubernetes:")]
+    assert len(objects) > 40
+    for resource in objects:
+        if resource.type != RELEASE:
+            annotations = resource.inputs["metadata"]["annotations"]
+            assert annotations["dra-workshop/stack"] == "test", resource.name
+            assert annotations["pulumi.com/patchForce"] == "true", resource.name
+
+
+def test_only_a_kind_cluster_is_forgotten_where_it_does_not_answer():
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    existing = record(("01",), cluster=cluster, gpu={"nodes": [{"name": "a"}]})
+    assert "deleteUnreachable" not in existing.resources["cluster-kubernetes"].inputs
+    assert record(("01",)).resources["cluster-kubernetes"].inputs["deleteUnreachable"] == "true"
 
 
 def test_every_module_is_in_the_table_of_what_it_brings():
@@ -177,7 +210,7 @@ def test_next_step_names_the_stack_unless_it_is_the_first(stack: str, line: str)
 
 def test_gpus_of_the_host_are_mounted_and_nothing_is_simulated():
     recording = record(("01", "02"), gpu={"source": "host"})
-    assert {resource.name for resource in recording.children(None)} == {"cluster", "dra-driver"}
+    assert {resource.name for resource in recording.children(None)} == {"cluster", "dra-driver", "destroy-guard"}
     _, worker = recording.resources["cluster-kind"].inputs["triggers"][1]["nodes"]
     assert {mount["containerPath"]: mount["hostPath"] for mount in worker["extraMounts"]} == {
         "/driver/usr/bin": "/usr/local/nvidia/bin",

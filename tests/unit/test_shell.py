@@ -1,0 +1,133 @@
+"""State of the shell: what would take a stack elsewhere is refused, and `activate` and `make clean` see to the rest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from machine import docker_engine, shell
+from settings import Settings
+from settings import stack as settings_stack
+from toolchain.paths import CHECKOUT, STATE
+
+VARIABLES = (
+    *("PULUMI_BACKEND_URL", "PULUMI_STACK", "KIND_EXPERIMENTAL_PROVIDER", "DOCKER_HOST", "TMPDIR"),
+    *shell.PROVIDER_SWITCHES,
+)
+EXISTING = {
+    "cluster": {"provider": "existing", "kubeconfig": str(CHECKOUT / "tests/golden/kubeconfig.yaml"), "context": "lab"},
+    "gpu": {"nodes": [{"name": "a"}]},
+}
+
+
+@pytest.fixture(autouse=True)
+def plain_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
+
+
+def seen(**raw: object) -> list[str]:
+    findings = list(shell.look(Settings.parse(raw, "test")))
+    assert all(not finding.ok and finding.remedy for finding in findings)
+    return [finding.observed for finding in findings]
+
+
+def test_shell_in_order_says_nothing() -> None:
+    assert seen() == []
+    assert seen(**EXISTING) == []
+
+
+def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///tmp/team-state")
+    assert seen() == [f"PULUMI_BACKEND_URL is file:///tmp/team-state, and stacks are kept in {STATE}"]
+    assert len(seen(**EXISTING)) == 1
+
+
+def test_the_checkouts_own_backend_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{STATE}")
+    assert seen() == []
+
+
+def test_another_container_engine_of_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIND_EXPERIMENTAL_PROVIDER", "podman")
+    assert seen() == ["KIND_EXPERIMENTAL_PROVIDER is podman, and the nodes are Docker's"]
+    assert seen(**EXISTING) == []
+
+
+@pytest.mark.parametrize("name", shell.PROVIDER_SWITCHES)
+def test_switch_that_drops_state_may_not_become_a_stacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "true")
+    assert seen(**EXISTING) == [f"{name} is true, and would stay with the stack"]
+    assert seen() == []
+
+
+def test_another_docker_engine_is_refused_while_the_cluster_is_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(docker_engine, "engine_id", lambda: "there")
+    assert seen() == []  # nothing is up
+    folder = tmp_path / ".state" / "test"
+    folder.mkdir(parents=True)
+    (folder / docker_engine.ENGINE_FILE).write_text("here\n")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build-machine:2375")
+    (problem,) = seen()
+    assert problem.startswith("this shell's Docker Engine (DOCKER_HOST is tcp://build-machine:2375) is not the one")
+    monkeypatch.setattr(docker_engine, "engine_id", lambda: "here")
+    assert seen() == []
+
+
+def test_engine_that_does_not_answer_has_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    assert docker_engine.engine_id() == ""
+
+
+def test_folder_for_temporary_files_has_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
+    assert seen() == [f"TMPDIR is {tmp_path}/absent, which is no folder that this user can write to"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert seen() == []
+
+
+def test_encoding_other_than_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell.locale, "getpreferredencoding", lambda _: "ISO-8859-1")
+    if not sys.flags.utf8_mode:
+        assert seen() == ["the locale's encoding is ISO-8859-1, and files here are UTF-8"]
+
+
+def bash(script: str, **variables: str) -> str:
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
+    done = subprocess.run(["bash", "-c", script], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_activate_keeps_to_the_projects_backend_stack_and_engine() -> None:
+    others = {"PULUMI_BACKEND_URL": "file:///tmp/x", "PULUMI_STACK": "x", "KIND_EXPERIMENTAL_PROVIDER": "podman"}
+    assert bash("source ./activate; env", **others).count("/tmp/x") == 0
+    names = "${PULUMI_BACKEND_URL-none} ${PULUMI_STACK-none} ${KIND_EXPERIMENTAL_PROVIDER-none}"
+    assert bash(f"source ./activate; echo {names}", **others) == "none none none\n"
+
+
+@pytest.mark.parametrize("values", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}])
+def test_after_activate_python_reads_utf_8_in_any_locale(values: dict[str, str]) -> None:
+    program = "from settings import Settings; print(Settings.of_stack('phase1').stack, open('README.md').encoding)"
+    assert bash(f'source ./activate; python -c "{program}"', **values).lower() == "phase1 utf-8\n"
+
+
+def test_clean_refuses_while_a_cluster_of_the_checkout_is_up(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((CHECKOUT / "Makefile").read_text())
+    (tmp_path / "activate").write_text("")
+    cluster = tmp_path / ".state" / "phase1"
+    cluster.mkdir(parents=True)
+    (cluster / "incarnation").write_text("1")
+    make = ["make", "-C", str(tmp_path), "clean"]
+    done = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "still up: phase1" in done.stderr
+    assert cluster.exists()
+    (cluster / "incarnation").unlink()
+    subprocess.run(make, capture_output=True, text=True, check=True)
+    assert not (tmp_path / ".state").exists()
