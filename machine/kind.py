@@ -10,6 +10,8 @@ CLUSTER_HIDDEN_DEVICES, a JSON list of the host's device files that no node may 
 `create` reads kind's configuration from standard input and writes the kubeconfig to standard output.
 """
 
+import hashlib
+import ipaddress
 import json
 import os
 import shutil
@@ -22,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OWNER_LABEL = "dra-workshop.owner"
+MTU_OPTION = "com.docker.network.driver.mtu"
+IPV6_ATTEMPTS = 5
 # In a node. Before each start of containerd, so also after a restart of the node, for which Docker makes all device
 # files anew. The second command keeps NVIDIA's programs from making them anew: they do unless the kernel module's
 # parameters say otherwise. NVIDIA's chart has the same for its plugin (maskNvidiaDriverParams).
@@ -36,6 +40,25 @@ if grep -q '^ModifyDeviceFiles: 1$' /proc/driver/nvidia/params; then
   sed 's/^ModifyDeviceFiles: 1$/ModifyDeviceFiles: 0/' /proc/driver/nvidia/params >/run/nvidia-params
   mount --bind /run/nvidia-params /proc/driver/nvidia/params
 fi
+"""
+# In a node. /run is a fresh tmpfs after a restart of its container, while the boot id stays the same: the kubelet does
+# not prepare a claim again, so the CDI files that its containers name have to be there still. The drop-in is a file of
+# the node's own disk, and runs before containerd starts any of them. Node images that set-up made do it by themselves.
+KEEPING_SCRIPT = "/usr/local/bin/keep-cdi"
+KEEPING_UNIT = "/etc/systemd/system/containerd.service.d/40-keep-cdi.conf"
+KEEPING = """#!/bin/sh
+set -eu
+grep -q ' /run/cdi ' /proc/self/mountinfo && exit 0
+mkdir -p /var/lib/cdi /run/cdi
+mount --bind /var/lib/cdi /run/cdi
+"""
+INSTALL_KEEPING = f"""set -eu
+mkdir -p {Path(KEEPING_UNIT).parent}
+cat >{KEEPING_SCRIPT}
+chmod 0755 {KEEPING_SCRIPT}
+printf '[Service]\\nExecStartPre={KEEPING_SCRIPT}\\n' >{KEEPING_UNIT}
+systemctl daemon-reload
+{KEEPING_SCRIPT}
 """
 INSTALL_HIDING = f"""set -eu
 mkdir -p {Path(HIDING_UNIT).parent}
@@ -71,6 +94,12 @@ def stopped_containers(cluster_name: str) -> list[str]:
     filters = (f"label=io.x-k8s.kind.cluster={cluster_name}", "status=exited")
     options = [word for value in filters for word in ("--filter", value)]
     return _output("docker", "ps", "--all", *options, "--format", "{{.Names}}").split()
+
+
+def ipv6_subnet(network: str, attempt: int) -> str:
+    """Subnet of 64 bits from fc00::/8, the range for local networks, that a network's name and a number choose."""
+    digest = hashlib.sha256(f"{network} {attempt}".encode()).digest()
+    return str(ipaddress.IPv6Network((b"\xfc\x00" + digest[:6] + bytes(8), 64)))
 
 
 def _output(*argv: str) -> str:
@@ -122,7 +151,7 @@ class KindCluster:
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
-            _output("docker", "network", "create", "--label", f"{OWNER_LABEL}={self.owner}", self.network)
+            self._create_network()
             subprocess.run(
                 [
                     *("kind", "create", "cluster", "--name", self.name, "--config", file),
@@ -132,6 +161,7 @@ class KindCluster:
                 stdout=sys.stderr,
                 check=True,
             )
+            self._keep_cdi()
             if hidden:
                 self._hide(hidden)
         except BaseException as error:
@@ -148,6 +178,33 @@ class KindCluster:
         self.kubeconfig.chmod(0o600)
         (self.folder / "incarnation").write_text(incarnation)
         return self.kubeconfig.read_text()
+
+    def _create_network(self) -> None:
+        """Make the network as kind makes its own: with the engine's MTU, and with IPv6 where the engine has it.
+
+        Kind itself sets nothing on a network that it finds. Source: kind's pkg/cluster/internal/providers/docker.
+        """
+        create = ["docker", "network", "create", "--driver=bridge", "--label", f"{OWNER_LABEL}={self.owner}"]
+        create += ["--opt", "com.docker.network.bridge.enable_ip_masquerade=true"]
+        mtu = _output("docker", "network", "inspect", "bridge", "--format", f'{{{{index .Options "{MTU_OPTION}"}}}}')
+        if mtu.strip().isdecimal():
+            create += ["--opt", f"{MTU_OPTION}={mtu.strip()}"]
+        for attempt in range(IPV6_ATTEMPTS):
+            with_ipv6 = [*create, "--ipv6", "--subnet", ipv6_subnet(self.network, attempt), self.network]
+            done = subprocess.run(with_ipv6, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+            # Another network may have that subnet. Any other error means that the engine has no IPv6, or no network at
+            # all, which the next command tells.
+            if "overlap" not in done.stderr:
+                break
+        _output(*create, self.network)
+
+    def _keep_cdi(self) -> None:
+        """Let every node keep the CDI files of its claims when its container starts again."""
+        for node in node_containers(self.name):
+            command = ["docker", "exec", "--interactive", node, "sh", "-c", INSTALL_KEEPING]
+            subprocess.run(command, input=KEEPING, text=True, stdout=sys.stderr, check=True)
 
     def _hide(self, devices: Sequence[str]) -> None:
         """Take device files from every node, now and at each start of it."""
@@ -223,6 +280,9 @@ def main() -> int:
                 return 2
     except Refused as error:
         _say(str(error))
+        return 1
+    except FileNotFoundError as error:
+        _say(f"{error.filename}: is not there; run `make setup`, then `source ./activate`")
         return 1
     except subprocess.CalledProcessError as error:
         _say(f"`{' '.join(str(word) for word in error.cmd[:3])}` ended with {error.returncode}; see above")
