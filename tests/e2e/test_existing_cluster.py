@@ -31,10 +31,10 @@ NODE = f"{CLUSTER}-worker"
 # The first is one that clouds give GPU nodes; nothing of the stack is told of it.
 TAINTS = ("nvidia.com/gpu=present:NoSchedule", "dedicated=gpu:NoSchedule")
 TOLERATIONS = [{"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}]
-# A proxy where nothing listens: whoever asks it for the cluster fails.
+# A proxy where nothing listens, whose rules do not name this machine: who asks it for the cluster or Pulumi fails.
 PROXIES = {
     **dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9"),
-    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.0/8,172.16.0.0/12"),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "10.0.0.0/8,fd00::/8"),
 }
 # A second API server of the cluster, with a feature gate off. It only reads and makes dry runs here.
 SECOND_PORT = 6444

@@ -52,6 +52,7 @@ class Workspace:
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "no_grpc_proxy": "127.0.0.1,localhost",
         }
         return {**os.environ, **pulumi, "PATH": path}
 
