@@ -18,6 +18,7 @@ from checks.mps import CLIENTS, Daemon, deployment_pods
 from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
 from components.mps_daemon import NAMESPACE as MPS_NAMESPACE
+from components.pods import on_node
 from machine.gpus import driver_root
 
 
@@ -128,7 +129,8 @@ class FaultSite:
         pod = next(document for document in example if document["kind"] == "Pod")
         pod["metadata"] = {"name": name, "namespace": namespace}
         spec = pod["spec"]
-        spec["nodeSelector"] = {"kubernetes.io/hostname": self.node}
+        spec["affinity"] = on_node(self.node)
+        spec["tolerations"] = [*spec["tolerations"], *self.stack.tolerations]
         spec["terminationGracePeriodSeconds"] = 1
         spec["resourceClaims"] = [{"name": "gpu", "resourceClaimName": claim or name}]
         (container,) = spec["containers"]

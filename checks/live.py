@@ -69,6 +69,11 @@ class LiveStack:
     def kubeconfig(self) -> str:
         return self.outputs["kubeconfig"]
 
+    @property
+    def tolerations(self) -> list[dict[str, str]]:
+        """Tolerations that a pod needs beside those of the examples in manifests/, to be on the stack's GPU nodes."""
+        return [toleration.for_kubernetes for toleration in self.settings.gpu.tolerations]
+
     @cached_property
     def api(self) -> Any:
         """A client for the stack's cluster. Raises `NotThisStack` if another one answers there."""
@@ -229,6 +234,8 @@ class Playground:
             document["metadata"]["namespace"] = self.namespace
             if document["kind"] == "Pod":
                 pods.append(document["metadata"]["name"])
+                tolerations = document["spec"].get("tolerations", [])
+                document["spec"]["tolerations"] = [*tolerations, *self.stack.tolerations]
                 for container in document["spec"]["containers"]:
                     container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(documents))

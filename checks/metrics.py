@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from checks import capacity
 from checks.live import DRIVER, RESTRICTED, LiveStack, Playground
 from components import admin_access, dra_driver, gpu_exporter
+from components.pods import on_node
 from components.prometheus import PLUGIN_PORT
 from gpus.quantity import quantity_mib
 
@@ -194,7 +195,8 @@ def pod_with_claim(stack: LiveStack, namespace: str, name: str, exactly: dict[st
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 1,
             "securityContext": spec["securityContext"],
-            "nodeSelector": {"kubernetes.io/hostname": node},
+            "affinity": on_node(node),
+            "tolerations": spec["tolerations"],
             "containers": [container],
             "resourceClaims": [{"name": "gpu", "resourceClaimName": name}],
         },

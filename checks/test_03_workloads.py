@@ -9,7 +9,7 @@ import yaml
 
 from checks import measured as sheets
 from checks.capacity import claim_manifest
-from checks.live import LiveStack, Playground, wait_for
+from checks.live import DRIVER, LiveStack, Playground, wait_for
 from checks.throughput import skip_unless_real
 from checks.timeline import CLAIM_TEMPLATE, Api, Timeline, follow, pod_manifest
 from gpus.quantity import quantity_mib
@@ -91,8 +91,15 @@ def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, observed:
     observed(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
 
 
+def skip_without_extended_resources(stack: LiveStack) -> None:
+    """Skip where the API server has dropped the extended resource of NVIDIA's DeviceClass."""
+    if "extendedResourceName" not in stack.one("deviceclasses.v1.resource.k8s.io", DRIVER)["spec"]:
+        pytest.skip("the API server has no extended resources by DRA (DRAExtendedResource, on from Kubernetes 1.36)")
+
+
 def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, observed: Callable[[str], None]) -> None:
     stack = playground.stack
+    skip_without_extended_resources(stack)
     holders = []
     while free(stack):
         (name,) = playground.create("extended-resource", extended=f"holder-{len(holders)}")
@@ -155,6 +162,7 @@ def test_first_available_falls_back_to_the_second_choice(
 
 
 def test_extended_resource_is_served_by_a_claim(playground: Playground, observed: Callable[[str], None]) -> None:
+    skip_without_extended_resources(playground.stack)
     (pod,) = playground.create("extended-resource")
     (gpu,) = playground.report(pod)["gpus"]
     (device,) = playground.allocated(pod)
@@ -165,6 +173,7 @@ def test_extended_resource_is_served_by_a_claim(playground: Playground, observed
 
 def test_ten_cycles_leak_nothing(playground: Playground, observed: Callable[[str], None]) -> None:
     stack = playground.stack
+    skip_without_extended_resources(stack)
     node = stack.settings.gpu_nodes[0].node
     before, cdi = sorted(stack.allocations()), cdi_files(stack, node)
     for cycle in range(CYCLES):

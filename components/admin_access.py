@@ -6,7 +6,7 @@ from pulumi import Resource, ResourceOptions
 from components.claims import CLAIM_KINDS, request_least_memory
 from components.manifests import manifest
 from components.objects import register
-from components.pods import annotate_gpus, set_image, set_node
+from components.pods import annotate_gpus, set_image, set_node, tolerate
 from components.site import Site
 
 NAMESPACE, OBSERVER, TENANT = "gpu-admin", "observer", "tenant"
@@ -33,6 +33,7 @@ class AdminAccess(pulumi.ComponentResource):
             if kind == "Deployment":
                 set_image(document, site.images["gpu-probe"])
                 set_node(document, site.node)
+                tolerate(document, site.tolerations)
                 annotate_gpus(document, site.gpus_digest)
                 options.custom_timeouts = site.rollout
                 # Kubernetes keeps a deleted claim until no pod uses it, so its pods go before it and come back after.

@@ -7,6 +7,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi import Input, Output, ResourceOptions
 
+from settings import kubeconfig as kubeconfigs
 from toolchain import versions
 
 # The plugin that set-up installs. The SDK asks for its own version, which may be newer.
@@ -85,7 +86,7 @@ class ExistingCluster(Cluster):
     ) -> None:
         super().__init__("ExistingCluster", name, opts)
         self.kubeconfig_file = kubeconfig_file
-        self.connect(name, Output.secret(kubeconfig_file.read_text()), context)
+        self.connect(name, Output.secret(kubeconfigs.text(kubeconfig_file)), context)
         for node in gpu_nodes:
             label = k8s.core.v1.NodePatch(
                 f"{name}-{node}",

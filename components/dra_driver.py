@@ -10,11 +10,12 @@ from pulumi import Output, ResourceOptions
 from pulumi_command import local
 
 from components.cluster import GPU_NODE_SELECTOR, Cluster
-from components.manifests import manifest
+from components.manifests import Document, manifest
 from components.objects import register
 from components.simulated_gpus import SimulatedGpus
 from gpus.quantity import quantity_mib
 from settings import catalog
+from settings.blocks import GPU_TOLERATION
 from toolchain.paths import CHECKOUT
 from toolchain.versions import DRA_DRIVER, of_driver
 
@@ -38,6 +39,8 @@ class DriverOptions:
     """One of `toolchain.versions.DRA_DRIVERS`."""
     consumable_shares: str | None = None
     """None leaves it to the chart; versions without the gate ConsumableShares do not have it."""
+    tolerations: Sequence[Document] = ()
+    """Tolerations of the plugin beside the chart's own."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,18 @@ class DraDriver(pulumi.ComponentResource):
         """True where claims share GPUs by consumable capacity."""
         (document,) = manifest("dra-driver.yaml")
         namespace = register(document, f"{name}-namespace", cluster.inside(self))
+        values = chart_values(
+            options.image,
+            options.driver_root,
+            options.feature_gates,
+            options.log_verbosity,
+            gpus.digest if gpus else None,
+            options.consumable_shares,
+            hidden=bool(expected.only_uuids),
+        )
+        if options.tolerations:
+            # Helm puts a list in the place of the chart's own, so it has to hold that as well.
+            values["kubeletPlugin"]["tolerations"] = [GPU_TOLERATION.for_kubernetes, *options.tolerations]
         release = k8s.helm.v3.Release(
             f"{name}-release",
             name=RELEASE,
@@ -82,15 +97,7 @@ class DraDriver(pulumi.ComponentResource):
             chart=of_driver(CHART, options.version),
             version=options.version,
             namespace=NAMESPACE,
-            values=chart_values(
-                options.image,
-                options.driver_root,
-                options.feature_gates,
-                options.log_verbosity,
-                gpus.digest if gpus else None,
-                options.consumable_shares,
-                hidden=bool(expected.only_uuids),
-            ),
+            values=values,
             # They are ComputeDomains', which are off, and Helm would leave them behind at the end.
             skip_crds=True,
             timeout=options.timeout_seconds,

@@ -1,9 +1,9 @@
 """Pods of a manifest, and what only the stack knows of them: the image, the node, the GPUs that were there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from components.manifests import Document
+from components.manifests import Document, manifest
 
 # Digest of the simulated GPUs' configuration: pods and their claims know the GPUs that were there when they started, so
 # other GPUs start them again.
@@ -33,9 +33,31 @@ def set_image(workload: Document, image: str) -> None:
         container["image"] = image
 
 
+def on_node(node: str) -> dict[str, Any]:
+    """Affinity of pods that run on one node only, by its name: its label kubernetes.io/hostname may be another.
+
+    EC2 and vSphere, for example, give a node its short host name as that label.
+    """
+    (document,) = manifest("on-node.yaml")
+    affinity = document["template"]["spec"]["affinity"]
+    ((_, by_node),) = affinity.items()
+    ((_, required),) = by_node.items()
+    (term,) = required["nodeSelectorTerms"]
+    (name,) = term["matchFields"]
+    name["values"] = [node]
+    return affinity
+
+
 def set_node(workload: Document, node: str) -> None:
     """Let the pods run on one node only."""
-    pod_of(workload)["nodeSelector"] = {"kubernetes.io/hostname": node}
+    pod_of(workload)["affinity"] = on_node(node)
+
+
+def tolerate(workload: Document, tolerations: Sequence[Document]) -> None:
+    """Let the pods tolerate more than their manifest says; see gpu.tolerations."""
+    if tolerations:
+        pod = pod_of(workload)
+        pod["tolerations"] = [*pod.get("tolerations", []), *tolerations]
 
 
 def set_env(container: dict[str, Any], name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from components import dra_driver, gpu_exporter
 from components.gpu_exporter import GpuExporter
 from components.manifests import Document, by_kind, find, manifest
 from components.objects import register
-from components.pods import annotate, set_image
+from components.pods import annotate, set_image, tolerate
 from components.site import Site
 
 NAMESPACE = "monitoring"
@@ -76,6 +76,7 @@ class Prometheus(pulumi.ComponentResource):
         """Register a ConfigMap, a Deployment that reads it, and a Service."""
         config, deployment = documents["ConfigMap"], documents["Deployment"]
         set_image(deployment, self._site.images[program])
+        tolerate(deployment, self._site.tolerations)
         digest = hashlib.sha256(json.dumps(config["data"], sort_keys=True).encode()).hexdigest()[:12]
         annotate(deployment, CONFIG_ANNOTATION, digest)
         inside = self._site.inside(self, [self.namespace])

@@ -8,6 +8,7 @@ from pulumi import CustomTimeouts, Resource, ResourceOptions
 
 from components.cluster import Cluster
 from components.dra_driver import DraDriver
+from components.manifests import Document
 from machine.images import Images
 
 
@@ -23,6 +24,8 @@ class Site:
     """Digest of the simulated GPUs' configuration; None where GPUs are real."""
     timeout_seconds: int
     """Seconds that a Deployment may take to become available."""
+    tolerations: tuple[Document, ...] = ()
+    """Tolerations of every pod beside those of its manifest, as Kubernetes has them."""
 
     @property
     def node(self) -> str:

@@ -5,7 +5,7 @@ from pulumi import ResourceOptions
 
 from components.manifests import by_kind, manifest
 from components.objects import register
-from components.pods import set_image
+from components.pods import set_image, tolerate
 from components.site import Site
 
 NAMESPACE = "gpu-health"
@@ -24,6 +24,7 @@ class TaintKeeper(pulumi.ComponentResource):
         super().__init__("dra-workshop:gpu:TaintKeeper", name, None, opts)
         documents = by_kind(manifest("taint-keeper.yaml"))
         set_image(documents["Deployment"], site.images["gpu-agents"])
+        tolerate(documents["Deployment"], site.tolerations)
         namespace = register(documents["Namespace"], f"{name}-namespace", site.inside(self, site.driver.ready))
         account = register(documents["ServiceAccount"], f"{name}-account", site.inside(self, [namespace]))
         role = register(documents["ClusterRole"], f"{name}-role", site.inside(self, [account]))

@@ -10,7 +10,7 @@ from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from components.manifests import Document, by_kind, copied, manifest
 from components.mps_clients import Mps
 from components.objects import register
-from components.pods import merged, pod_of, remove_env, remove_volume, set_image, set_node
+from components.pods import merged, pod_of, remove_env, remove_volume, set_image, set_node, tolerate
 from components.sharing import shared
 from components.site import Site
 from components.workload import Workload
@@ -104,6 +104,7 @@ class VllmServer(pulumi.ComponentResource):
             needed.append(register(config, f"{name}-model", site.inside(self, needed)))
         documents = by_kind(manifest("2-server.yaml"))
         deployment = shared(configured(documents["Deployment"], server, site.node), sharing)
+        tolerate(deployment, site.tolerations)
         options = site.inside(self, needed)
         seconds = f"{server.resources.startup_seconds + site.timeout_seconds}s"
         options.custom_timeouts = CustomTimeouts(create=seconds, update=seconds)
@@ -117,9 +118,6 @@ class VllmServer(pulumi.ComponentResource):
         documents = by_kind(manifest(file))
         volume, claim = documents["PersistentVolume"], documents["PersistentVolumeClaim"]
         volume["spec"]["hostPath"]["path"] = folder
-        (term,) = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-        (on_node,) = term["matchExpressions"]
-        on_node["values"] = [self._site.node]
         prefix = f"{self._name}-{claim['metadata']['name']}"
         folder_volume = register(volume, f"{prefix}-volume", self._site.inside(self, self._workload.objects))
         return register(claim, f"{prefix}-claim", self._site.inside(self, [folder_volume]))

@@ -10,7 +10,7 @@ from pulumi import Input, Resource, ResourceOptions
 from components.claims import CLAIM_KINDS, select_gpu
 from components.manifests import Document, copied
 from components.objects import register
-from components.pods import pod_of, set_image, set_node
+from components.pods import pod_of, set_image, set_node, tolerate
 from components.sharing import Sharing, shared
 from components.site import Site
 
@@ -99,6 +99,7 @@ def placed(document: Document, site: Site, gpu: Input[str] | None, sharing: Shar
     if document["kind"] == "Deployment":
         set_image(document, site.images["gpu-probe"])
         set_node(document, site.node)
+        tolerate(document, site.tolerations)
     return shared(document, sharing) if sharing else document
 
 

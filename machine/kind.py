@@ -12,6 +12,8 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import hashlib
+import ipaddress
 import json
 import os
 import select
@@ -47,6 +49,8 @@ LIBC = ctypes.CDLL(None)
 PARENT_SECONDS = 0.5  # between two looks at the parent
 ENDING_SECONDS = 30  # for processes that an ended kind left, such as a `docker run`
 BUSY_SECONDS = 120  # for another run that is still at work on the cluster
+MTU_OPTION = "com.docker.network.driver.mtu"
+IPV6_ATTEMPTS = 5
 # Runs in a node before each start of containerd, so also after a restart of the node, for which Docker makes all device
 # files anew. The mount keeps NVIDIA's programs from making them anew, as they do unless the kernel module's parameters
 # say otherwise. NVIDIA's chart does the same for its plugin (maskNvidiaDriverParams).
@@ -61,6 +65,25 @@ if grep -q '^ModifyDeviceFiles: 1$' /proc/driver/nvidia/params; then
   sed 's/^ModifyDeviceFiles: 1$/ModifyDeviceFiles: 0/' /proc/driver/nvidia/params >/run/nvidia-params
   mount --bind /run/nvidia-params /proc/driver/nvidia/params
 fi
+"""
+# In a node. /run is a fresh tmpfs after a restart of its container, while the boot id stays the same: the kubelet does
+# not prepare a claim again, so the CDI files that its containers name have to be there still. The drop-in is a file of
+# the node's own disk, and runs before containerd starts any of them. Node images that set-up made do it by themselves.
+KEEPING_SCRIPT = "/usr/local/bin/keep-cdi"
+KEEPING_UNIT = "/etc/systemd/system/containerd.service.d/40-keep-cdi.conf"
+KEEPING = """#!/bin/sh
+set -eu
+grep -q ' /run/cdi ' /proc/self/mountinfo && exit 0
+mkdir -p /var/lib/cdi /run/cdi
+mount --bind /var/lib/cdi /run/cdi
+"""
+INSTALL_KEEPING = f"""set -eu
+mkdir -p {Path(KEEPING_UNIT).parent}
+cat >{KEEPING_SCRIPT}
+chmod 0755 {KEEPING_SCRIPT}
+printf '[Service]\\nExecStartPre={KEEPING_SCRIPT}\\n' >{KEEPING_UNIT}
+systemctl daemon-reload
+{KEEPING_SCRIPT}
 """
 INSTALL_HIDING = f"""set -eu
 mkdir -p {Path(HIDING_UNIT).parent}
@@ -103,6 +126,12 @@ def stopped_containers(cluster_name: str) -> list[str]:
     filters = (f"label=io.x-k8s.kind.cluster={cluster_name}", "status=exited")
     options = [argument for value in filters for argument in ("--filter", value)]
     return _output("docker", "ps", "--all", *options, "--format", "{{.Names}}").split()
+
+
+def ipv6_subnet(network: str, attempt: int) -> str:
+    """Subnet of 64 bits from fc00::/8, the range for local networks, that a network's name and a number choose."""
+    digest = hashlib.sha256(f"{network} {attempt}".encode()).digest()
+    return str(ipaddress.IPv6Network((b"\xfc\x00" + digest[:6] + bytes(8), 64)))
 
 
 def _output(*argv: str) -> str:
@@ -163,7 +192,7 @@ class KindCluster:
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
-            _output("docker", "network", "create", "--label", f"{OWNER_LABEL}={self.owner}", self.network)
+            self._create_network()
             _run_to_the_end(
                 [
                     *("kind", "create", "cluster", "--name", self.name, "--config", str(file)),
@@ -172,6 +201,7 @@ class KindCluster:
                 {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
                 lock,
             )
+            self._keep_cdi()
             if hidden_devices:
                 self._hide(hidden_devices)
         except BaseException as error:
@@ -189,6 +219,33 @@ class KindCluster:
         (self.folder / "incarnation").write_text(incarnation)
         (self.folder / docker_engine.ENGINE_FILE).write_text(f"{docker_engine.engine_id()}\n")
         return self.kubeconfig.read_text()
+
+    def _create_network(self) -> None:
+        """Make the network as kind makes its own: with the engine's MTU, and with IPv6 where the engine has it.
+
+        Kind itself sets nothing on a network that it finds. Source: kind's pkg/cluster/internal/providers/docker.
+        """
+        create = ["docker", "network", "create", "--driver=bridge", "--label", f"{OWNER_LABEL}={self.owner}"]
+        create += ["--opt", "com.docker.network.bridge.enable_ip_masquerade=true"]
+        mtu = _output("docker", "network", "inspect", "bridge", "--format", f'{{{{index .Options "{MTU_OPTION}"}}}}')
+        if mtu.strip().isdecimal():
+            create += ["--opt", f"{MTU_OPTION}={mtu.strip()}"]
+        for attempt in range(IPV6_ATTEMPTS):
+            with_ipv6 = [*create, "--ipv6", "--subnet", ipv6_subnet(self.network, attempt), self.network]
+            done = subprocess.run(with_ipv6, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+            # Another network may have that subnet. Any other error means that the engine has no IPv6, or no network at
+            # all, which the next command tells.
+            if "overlap" not in done.stderr:
+                break
+        _output(*create, self.network)
+
+    def _keep_cdi(self) -> None:
+        """Let every node keep the CDI files of its claims when its container starts again."""
+        for node in node_containers(self.name):
+            command = ["docker", "exec", "--interactive", node, "sh", "-c", INSTALL_KEEPING]
+            subprocess.run(command, input=KEEPING, text=True, stdout=sys.stderr, check=True)
 
     def _hide(self, devices: Sequence[str]) -> None:
         """Remove device files from every node, now and at each start of the node."""

@@ -3,9 +3,9 @@
 Nothing is created, started or changed. Simulated GPUs need no driver.
 """
 
-import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from machine import cluster_prerequisites, host_prerequisites, shell
 from machine import gpus as host_gpus
-from machine import host_prerequisites, shell
 from machine import kind as kind_cluster
+from machine.cluster_prerequisites import DRA_SINCE
 from machine.findings import Finding
 from machine.images import LOCAL, Images
 from machine.releases import is_at_least
@@ -28,11 +29,13 @@ GIB = 2**30
 MINIMUM_ENGINE = Version("20.10")
 MINIMUM_KERNEL = Version("5.4")  # containerd's overlayfs and nftables' fib expressions as the node image uses them
 MINIMUM_FREE_GIB = 5
-# A node's systemd, kubelet and containerd take several each; kind's known issues name 512 as enough for some nodes
-# (https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files).
-MINIMUM_INOTIFY_INSTANCES = 128
-MAX_LISTED_IMAGES = 50  # the kubelet's nodeStatusMaxImages
-DRA_SINCE = Version("1.34")  # resource.k8s.io/v1
+# What a control plane, each worker and all else on the machine take, measured with every module on: 28 instances and
+# 251 watches, 14 and 249. Linux allows 128 instances; 8192 watches before 5.11, and by the memory since. See also
+# https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files.
+INOTIFY = {"instances": (30, 16, 50), "watches": (300, 300, 4096)}
+PROC = Path("/proc")
+# 1.34.0 of kindest/node:v1.34.0@sha256:... and of our own. An image of another name may have a version of its own.
+NODE_TAG = re.compile(r"(?:^|/)node:v?([0-9]+\.[0-9]+(?:\.[0-9]+)?)")
 
 
 class PrerequisiteError(Exception):
@@ -58,14 +61,16 @@ def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
     images = images or Images("", {})
     yield from shell.look(settings)
     if settings.cluster.provider == "existing":
-        yield from _in_parallel(_kind, _kubectl, partial(_existing_cluster, settings, images))
+        yield from _in_parallel(_kind, _kubectl, partial(cluster_prerequisites.look, settings, images))
         return
     node_image = settings.cluster.node_image or images.node
-    findings = _in_parallel(_kind, _kubectl, _host, partial(_engine, node_image))
+    findings = _in_parallel(_kind, _kubectl, partial(_host, settings), partial(_engine, node_image))
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
         references = [ref for ref in (node_image, *images.to_load) if ref]
         yield from _feature_gates(settings, images)
+        if settings.cluster.node_image:
+            yield from _node_kubernetes(settings, settings.cluster.node_image)
         yield from _in_parallel(*(partial(_image, ref) for ref in references), lambda: [_cluster_name(settings)])
     if settings.gpu.source == "host":
         yield from host_prerequisites.look(settings, host_gpus.discover(settings.gpu.driver_root, settings.gpu.devices))
@@ -103,16 +108,44 @@ def _tool(name: str, version: str, *argv: str) -> Finding:
     return Finding(name, observed, ok and version in text, remedy)
 
 
-def _host() -> Iterator[Finding]:
+def _host(settings: Settings) -> Iterator[Finding]:
     kernel = platform.release()
     remedy = f"Linux {MINIMUM_KERNEL} or newer is needed"
     yield Finding("kernel", f"Linux {kernel}", is_at_least(kernel, MINIMUM_KERNEL), remedy)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     yield Finding("memory", f"{memory:.1f} GiB", memory >= 3, "at least 3 GiB are needed; use a larger machine")
-    instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
-    command = f"`sysctl -w fs.inotify.max_user_instances={4 * MINIMUM_INOTIFY_INSTANCES}`"
-    enough = instances >= MINIMUM_INOTIFY_INSTANCES
-    yield Finding("inotify", f"{instances} instances a user", enough, f"{command} as root")
+    yield from _inotify(settings)
+
+
+def _inotify(settings: Settings) -> Iterator[Finding]:
+    """Findings on what the nodes' programs watch files with: root's, in all containers of an engine together."""
+    workers = settings.cluster.workers
+    nodes = f"{workers + 1} node{'s' if workers else ''}"
+    for name, (control_plane, worker, others) in INOTIFY.items():
+        there = int((PROC / f"sys/fs/inotify/max_user_{name}").read_text())
+        needed = control_plane + worker * workers + others
+        seen = f"{there} {name} a user, {nodes} and this machine's own programs need {needed}"
+        remedy = f"`sysctl -w fs.inotify.max_user_{name}={4 * needed}` as root"
+        yield Finding("inotify", seen, there >= needed, f"{remedy}, or fewer cluster.workers")
+
+
+def _node_kubernetes(settings: Settings, ref: str) -> Iterator[Finding]:
+    """Findings on the Kubernetes of a node image that set-up did not make: there is no API server to be asked yet."""
+    ok, version = True, "".join(NODE_TAG.findall(ref))
+    if not version:
+        # Kind's node images name their version in this file.
+        ok, version = _run("docker", "run", "--rm", "--network=none", "--entrypoint=cat", ref, "/kind/version")
+        version = version.removeprefix("v")
+    if not ok:
+        yield Finding("node image", f"{ref}: {version}", False, "use a node image of kind, such as kindest/node")
+        return
+    seen = f"{ref} has Kubernetes {version}"
+    remedy = f"name one of {DRA_SINCE} or newer in cluster.nodeImage, or drop it for the one that set-up made"
+    served = is_at_least(version, Version(DRA_SINCE))
+    yield Finding("node image", seen + ("" if served else ", which has no resource.k8s.io/v1"), served, remedy)
+    for feature, modules in settings.api_features.values() if served else ():
+        if not is_at_least(version, Version(feature.since)):
+            yield cluster_prerequisites.missing_feature(feature, modules, f"is missing or off in Kubernetes {version}")
 
 
 def _engine(node_image: str) -> Iterator[Finding]:
@@ -197,38 +230,3 @@ def _cluster_name(settings: Settings) -> Finding:
     if stopped and (folder / "incarnation").exists():
         return Finding("cluster", f"{', '.join(stopped)} stopped", False, f"`docker start {' '.join(stopped)}`")
     return Finding("cluster", f"{cluster.name}: {f'{len(nodes)} nodes of ours' if nodes else 'name is free'}", True)
-
-
-def _existing_cluster(settings: Settings, images: Images) -> Iterator[Finding]:
-    kubectl = ("kubectl", "--kubeconfig", str(settings.kubeconfig), "--context", settings.context)
-    ok, text = _run(*kubectl, "version", "--output=json", "--request-timeout=10s")
-    if not ok:
-        yield Finding("cluster", text, False, f"check it with `{' '.join(kubectl)} version`")
-        return
-    server = json.loads(text)["serverVersion"]
-    observed = f"Kubernetes {server['gitVersion']} at context {settings.context}"
-    # Some providers' minor numbers end with a plus: 34+.
-    new_enough = is_at_least(f"{server['major']}.{server['minor']}", DRA_SINCE)
-    remedy = f"resource.k8s.io/v1 is served from v{DRA_SINCE} on; upgrade the cluster"
-    yield Finding("cluster", observed, new_enough, remedy)
-    ok, text = _run(*kubectl, "get", "nodes", "--output=json")
-    if not ok:
-        yield Finding("nodes", text, False, f"check it with `{' '.join(kubectl)} get nodes`")
-        return
-    nodes = {node["metadata"]["name"]: node["status"] for node in json.loads(text)["items"]}
-    remedy = f"gpu.nodes must be some of {', '.join(sorted(nodes))}"
-    for name in (gpu_node.node for gpu_node in settings.gpu_nodes):
-        yield Finding("nodes", name if name in nodes else f"{name} is no node", name in nodes, remedy)
-        if name in nodes:
-            yield from _node_images(name, nodes[name].get("images", []), images)
-
-
-def _node_images(node: str, listed: list[dict[str, list[str]]], images: Images) -> Iterator[Finding]:
-    """Findings on images that no registry serves, so that they have to be on the node already."""
-    if len(listed) >= MAX_LISTED_IMAGES:
-        return  # the kubelet lists the largest only, so a missing name says nothing
-    names = {name for image in listed for name in image.get("names", [])}
-    remedy = "load it (`docker save | ctr -n k8s.io images import -`), or push it and name it under images"
-    for reference in images.only_here:
-        present = reference in names
-        yield Finding("image", f"{reference} {'on' if present else 'is not on'} {node}", present, remedy)

@@ -14,6 +14,7 @@ from settings.plan import DISABLED
 def build(module: Module, settings: Settings, context: Context) -> None:
     cluster, simulated_gpus, host_gpus = context.get(Cluster), context.find(SimulatedGpus), discover_host(settings)
     count = len(host_gpus.published) if host_gpus else 0
+    tolerations = tuple(toleration.for_kubernetes for toleration in settings.gpu.tolerations)
     driver = DraDriver(
         "dra-driver",
         cluster=cluster,
@@ -26,6 +27,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             timeout_seconds=settings.timeouts.driver,
             version=settings.driver.version,
             consumable_shares=None if settings.consumable_shares == DISABLED else settings.consumable_shares,
+            tolerations=tolerations,
         ),
         expected=ExpectedGpus(
             counts={node.node: node.count or count for node in settings.gpu_nodes},
@@ -40,6 +42,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             gpu_nodes=tuple(node.node for node in settings.gpu_nodes),
             gpus_digest=simulated_gpus.digest if simulated_gpus else None,
             timeout_seconds=settings.timeouts.workload,
+            tolerations=tolerations,
         )
     )
     context.outputs |= {

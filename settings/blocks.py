@@ -52,11 +52,39 @@ def _device(value: Any) -> Any:
     raise ValueError("names no GPU; use its index (0) or UUID (GPU-...), as `nvidia-smi -L` has them")
 
 
+class Toleration(Block):
+    """Toleration of a taint of GPU nodes, with the fields and defaults of Kubernetes.
+
+    https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/
+    """
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    @property
+    def for_kubernetes(self) -> dict[str, str]:
+        """Fields that are set, and the operator."""
+        return self.model_dump(exclude_none=True)
+
+    def tolerates(self, taint: Mapping[str, str]) -> bool:
+        """Whether pods with it may be on a node with that taint (`key`, `value`, `effect`)."""
+        if self.effect not in (None, taint["effect"]) or self.key not in (None, taint["key"]):
+            return False
+        return self.operator == "Exists" or (self.value or "") == taint.get("value", "")
+
+
+# What NVIDIA's chart lets its plugin tolerate, and the manifests their pods: clouds have that taint on GPU nodes.
+GPU_TOLERATION = Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+
+
 class Gpu(Block):
     """GPUs of the stack: simulated ones of a model, or the host's.
 
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
     driver change the compute mode and time slice of the host's GPUs, `allow_mig_change` their MIG devices and mode.
+    `tolerations` are those of every pod of the stack and of NVIDIA's plugin, beside `GPU_TOLERATION`.
     """
 
     source: Literal["simulated", "host"] = "simulated"
@@ -67,6 +95,7 @@ class Gpu(Block):
     devices: tuple[Annotated[Any, AfterValidator(_device)], ...] = ()
     allow_compute_mode_change: bool = False
     allow_mig_change: bool = False
+    tolerations: tuple[Toleration, ...] = ()
 
 
 # Values of the chart's consumableShares; an integer is a number of shares.

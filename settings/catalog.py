@@ -7,8 +7,9 @@ checks/test_<number>_<slug>.py, its page is docs/learn/<number>-<slug>.md.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -67,6 +68,25 @@ class Image:
 
 
 @dataclass(frozen=True)
+class ApiFeature:
+    """Feature of Kubernetes's API that a module needs: module 00 asks the API server of an existing cluster for it.
+
+    It is there if `resource` is served ("<group>/<version>/<plural>"), and if a claim whose request has the fields of
+    `request` keeps them: an API server drops the fields of a gate that is off. A Kind cluster cannot be asked before it
+    is made, so its node image has to be of `since`, the first version with the gate on.
+    """
+
+    gate: str
+    """Feature gate of Kubernetes."""
+    what: str
+    """What it is, for messages."""
+    since: str
+    resource: str = ""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    needed: Callable[[Blocks], bool] = always
+
+
+@dataclass(frozen=True)
 class MpsClass:
     """Class of MPS clients that a module brings; a stack may not have one of its own by that name.
 
@@ -104,6 +124,8 @@ class Module:
     consumable_shares: str | None = None
     """Value of driver.consumableShares that is the default where the module is on."""
     gates: tuple[Gate, ...] = ()
+    api_features: tuple[ApiFeature, ...] = ()
+    """Features of Kubernetes that are off or missing in a version that the workshop runs on, 1.34 and later."""
     images: tuple[Image, ...] = ()
     node_folders: Callable[[Blocks], Mapping[str, str]] = nothing
     """Folders of this machine that its pods read on a Kind cluster, by their places in the GPU nodes."""
@@ -162,7 +184,24 @@ def _limits_of_vllm(blocks: Blocks) -> Limits:
     return Limits(active_thread_percentage=vllm.active_thread_percentage, pinned_device_memory_limit=memory)
 
 
+def _shares_by_choice(blocks: Blocks) -> bool:
+    return blocks.driver.consumable_shares not in (None, "disabled")
+
+
+def _restarts_pods(blocks: Blocks) -> bool:
+    # On an existing cluster the policy is left out.
+    return _by_daemon(blocks) and blocks.cluster.provider == "kind"
+
+
 GPU_AGENTS = "gpu-agents"
+# Versions: pkg/features/kube_features.go of Kubernetes 1.37.2, and that of k8s.io/apiserver.
+CONSUMABLE_SHARES = ApiFeature(
+    "DRAConsumableCapacity",
+    "claims that request a part of a GPU",
+    "1.36",
+    request={"capacity": {"requests": {"memory": "1Gi"}}},
+)
+ADMIN_ACCESS = ApiFeature("DRAAdminAccess", "claims that only look on", "1.34", request={"adminAccess": True})
 
 PREREQUISITES = Module(
     number="00",
@@ -190,6 +229,7 @@ DRA_DRIVER = Module(
     proves="exactly the configured GPUs are published, attribute by attribute",
     minutes=10,
     requires=("01",),
+    api_features=(replace(CONSUMABLE_SHARES, needed=_shares_by_choice),),
 )
 WORKLOADS = Module(
     number="03",
@@ -219,6 +259,19 @@ MPS = Module(
     gates=(
         Gate("MPSSupport", lambda blocks: not _by_daemon(blocks)),
         Gate("TimeSlicingSettings", _settings_may_change),
+    ),
+    api_features=(
+        replace(ADMIN_ACCESS, needed=_by_daemon),
+        ApiFeature(
+            "MutatingAdmissionPolicy",
+            "the policy by which a client that fails starts its whole pod again",
+            "1.36",
+            resource="admissionregistration.k8s.io/v1/mutatingadmissionpolicies",
+            needed=_restarts_pods,
+        ),
+        ApiFeature(
+            "RestartAllContainersOnContainerExits", "pods that start again as a whole", "1.36", needed=_restarts_pods
+        ),
     ),
     images=(Image("mps-daemon", used=_by_daemon),),
     blocks={"mps": Mps},
@@ -280,6 +333,7 @@ CONSUMABLE_CAPACITY = Module(
     needs_whole_gpu=True,
     claims=len(RUNNING),
     consumable_shares="memory",
+    api_features=(CONSUMABLE_SHARES,),
     blocks={"consumableCapacity": ConsumableCapacity},
     mps_classes=(MpsClass(CAPACITY_CLASS, "pods", always_reserved=True),),
 )
@@ -294,6 +348,7 @@ OBSERVABILITY = Module(
     requires=("01", "02"),
     looks_at_every_gpu=True,
     needs_whole_gpu=True,
+    api_features=(ADMIN_ACCESS,),
     images=(
         Image(GPU_AGENTS, used=_nvml_exporter),
         Image("dcgm-exporter", DCGM_EXPORTER_IMAGE, used=_dcgm_exporter),
@@ -318,6 +373,20 @@ RESILIENCE = Module(
             "NVMLDeviceHealthCheck",
             what="the health check",
             without="the driver does not see that a GPU fails",
+        ),
+    ),
+    api_features=(
+        ApiFeature(
+            "DRADeviceTaints",
+            "claims that tolerate a GPU's taints",
+            "1.36",
+            request={"tolerations": [{"operator": "Exists"}]},
+        ),
+        ApiFeature(
+            "DRADeviceTaintRules",
+            "rules that taint GPUs",
+            "1.37",
+            resource="resource.k8s.io/v1/devicetaintrules",
         ),
     ),
     images=(Image(GPU_AGENTS),),

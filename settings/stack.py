@@ -143,6 +143,16 @@ class Settings(Blocks):
         return {**gates, **self.driver.feature_gates}
 
     @property
+    def api_features(self) -> dict[str, tuple[catalog.ApiFeature, list[catalog.Module]]]:
+        """Features of Kubernetes that the stack needs, by their gates, each with the modules that need it."""
+        needed: dict[str, tuple[catalog.ApiFeature, list[catalog.Module]]] = {}
+        for row in self.rows:
+            for feature in row.api_features:
+                if feature.needed(self):
+                    needed.setdefault(feature.gate, (feature, []))[1].append(row)
+        return needed
+
+    @property
     def images_used(self) -> dict[str, catalog.Image]:
         """Images that the modules' pods run, by name."""
         return {image.name: image for row in self.rows for image in row.images if image.used(self)}

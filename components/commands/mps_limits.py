@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from components.commands.kube import connect
+from components.commands.kube import connect, reported
 from components.commands.waiting import explain_pods, wait
 
 LABEL = {"app": "mps-daemon"}
@@ -83,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from components.commands.kube import connect
+from components.commands.kube import connect, reported
 from components.commands.waiting import explain_pods, wait
 
 DRIVER = "gpu.nvidia.com"
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main))

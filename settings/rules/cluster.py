@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from settings import kubeconfig
 from settings.blocks import Cluster, Draft
 from settings.problems import Problem
 from settings.project import PROJECT, default_name
@@ -90,13 +91,15 @@ def _kubeconfig_rules(text: str, context: str | None) -> Iterator[Problem]:
         yield Problem(key, text, "is not a file", "name the cluster's kubeconfig file")
         return
     try:
-        content = yaml.safe_load(path.read_text())
-        contexts = [str(entry["name"]) for entry in content["contexts"]]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        cause = str(error).partition("\n")[0]
-        rule = f"cannot be read as a kubeconfig ({type(error).__name__}: {cause})"
-        yield Problem(key, text, rule, "check it with `kubectl config view`")
+        content = kubeconfig.read(path)
+    except kubeconfig.KubeconfigError as error:
+        yield Problem(key, text, f"cannot be read as a kubeconfig ({error})", "check it with `kubectl config view`")
         return
-    if context is not None and context not in contexts:
+    contexts = [str(entry["name"]) for entry in content["contexts"]]
+    if context in contexts:
+        for name, file in kubeconfig.missing_files(content, context):
+            rule = f"names the file {file} as {name} of the context, which is not there or not for you to read"
+            yield Problem(key, text, rule, "put the file there, or write the kubeconfig anew by the cluster's own tool")
+    elif context is not None:
         known = f"it has {', '.join(contexts)}" if contexts else "it has none"
         yield Problem("cluster.context", context, "is not a context of the kubeconfig", known)

@@ -40,6 +40,14 @@ def _gpu_rules(gpu: Gpu) -> Iterator[Problem]:
             for field in sorted({"model", "count"} & node.model_fields_set):
                 rule = "is for simulated GPUs; the host has its own"
                 yield Problem(f"gpu.nodes[{index}].{field}", getattr(node, field), rule, "drop it")
+    for index, toleration in enumerate(gpu.tolerations):
+        key, value = f"gpu.tolerations[{index}]", toleration.for_kubernetes
+        if toleration.operator == "Equal" and toleration.key is None:
+            rule = "names no taint"
+            yield Problem(key, value, rule, "give the taint's key, or `operator: Exists` alone for every taint")
+        if toleration.operator == "Exists" and toleration.value is not None:
+            rule = "has a value, which the operator Exists does not look at"
+            yield Problem(key, value, rule, "drop the value, or use the operator Equal")
     if gpu.driver_root is not None and gpu.source == "simulated":
         rule = "is for the host's GPUs; the simulated driver root has a fixed place"
         yield Problem("gpu.driverRoot", gpu.driver_root, rule, "drop it or set gpu.source to host")

@@ -12,6 +12,7 @@ import yaml
 from components.dra_driver import CHART, chart_values
 from components.kind_cluster import kind_config
 from components.manifests import load
+from components.pods import on_node
 from components.simulated_gpus import DRIVER_ROOT, NAMESPACE, daemon_set_spec
 from gpus.models import load_models, render_node_config
 from machine.images import Images, images_of
@@ -68,7 +69,7 @@ def inputs_by_hand(folder: Path, settings: Settings, images: Images) -> None:
     for document in documents:
         if document["kind"] == "Deployment":
             pod = document["spec"]["template"]["spec"]
-            pod["nodeSelector"] = {"kubernetes.io/hostname": nodes[0]}
+            pod["affinity"] = on_node(nodes[0])
             pod["containers"][0]["image"] = images["gpu-probe"]
     second = [document for document in documents if document["metadata"]["name"] in ("every-gpu", "waiter")]
     first = sorted((d for d in documents if d not in second), key=lambda d: d["kind"] != "Namespace")

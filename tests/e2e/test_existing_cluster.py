@@ -1,8 +1,14 @@
-"""Stack on a cluster that it did not make: everything works, and the cluster is afterwards as it was."""
+"""Stack on a cluster that it did not make: everything works, and the cluster is afterwards as it was.
 
+It is as clusters are: GPU nodes with taints, a node whose label kubernetes.io/hostname is not its name, certificates
+beside the kubeconfig, and a machine with a proxy for the outside.
+"""
+
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,9 @@ import yaml
 
 from checks.live import LiveStack, wait_for
 from components.kind_cluster import kind_config
+from machine import prerequisites
+from machine.images import images_of
+from settings import Settings
 from tests.e2e.dry_run import refused_manifests
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
@@ -19,6 +28,34 @@ from toolchain.paths import CHECKOUT
 STACK = "guest"
 CLUSTER = "somebody-elses"
 NODE = f"{CLUSTER}-worker"
+# The first is one that clouds give GPU nodes; nothing of the stack is told of it.
+TAINTS = ("nvidia.com/gpu=present:NoSchedule", "dedicated=gpu:NoSchedule")
+TOLERATIONS = [{"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}]
+# A proxy where nothing listens, whose rules do not name this machine: who asks it for the cluster or Pulumi fails.
+PROXIES = {
+    **dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "10.0.0.0/8,fd00::/8"),
+}
+# A second API server of the cluster, with a feature gate off. It only reads and makes dry runs here.
+SECOND_PORT = 6444
+WITHOUT = "DRAConsumableCapacity"
+OTHERS = """
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: gpu.nvidia.com}
+spec: {selectors: [{cel: {expression: "device.driver == 'gpu.nvidia.com'"}}]}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: plugin, namespace: kube-system}
+spec:
+  selector: {matchLabels: {name: plugin}}
+  template:
+    metadata: {labels: {name: plugin}}
+    spec:
+      nodeSelector: {nvidia.com/gpu.present: "true"}
+      containers: [{name: plugin, image: "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}]
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +67,54 @@ class ForeignCluster:
     def kubectl(self, *words: str) -> str:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    @property
+    def relative_kubeconfig(self) -> Path:
+        """Kubeconfig that names its certificates by files beside it, as minikube's and k0s's do."""
+        path = self.kubeconfig.with_name("relative")
+        content = yaml.safe_load(self.kubeconfig.read_text())
+        cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
+        for holder, key in ((cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key")):
+            path.with_name(key).write_bytes(base64.b64decode(holder.pop(f"{key}-data")))
+            holder[key] = key
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    @contextmanager
+    def second_api_server(self) -> Iterator[Path]:
+        """Kubeconfig for an API server of this cluster without a feature; it is taken away again."""
+        control_plane = f"{CLUSTER}-control-plane"
+        folder = "/etc/kubernetes/manifests"
+        shell = ["docker", "exec", "--interactive", control_plane, "sh", "-c"]
+        read = [*shell, f"cat {folder}/kube-apiserver.yaml"]
+        pod = yaml.safe_load(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
+        pod["metadata"] = {"name": "second-api-server", "namespace": "kube-system"}
+        (container,) = pod["spec"]["containers"]
+        # It must not write itself down as the cluster's API server.
+        replaced = {"--secure-port": SECOND_PORT, "--endpoint-reconciler-type": "none"}
+        replaced["--feature-gates"] = f"{WITHOUT}=false"
+        options = [word for word in container["command"] if word.partition("=")[0] not in replaced]
+        container["command"] = [*options, *(f"{key}={value}" for key, value in replaced.items())]
+        container = {key: container[key] for key in ("name", "image", "command", "volumeMounts")}
+        pod["spec"]["containers"] = [container]
+        write = [*shell, f"cat >{folder}/second.yaml"]
+        subprocess.run(write, input=yaml.safe_dump(pod), text=True, capture_output=True, check=True)
+        address = ["docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", control_plane]
+        host = subprocess.run(address, capture_output=True, text=True, check=True).stdout.strip()
+        content = yaml.safe_load(self.kubeconfig.read_text())
+        content["clusters"][0]["cluster"]["server"] = f"https://{host}:{SECOND_PORT}"
+        path = self.kubeconfig.with_name("second")
+        path.write_text(yaml.safe_dump(content))
+        try:
+            ready = ["kubectl", "--kubeconfig", str(path), "get", "--raw", "/readyz", "--request-timeout=3s"]
+            wait_for(
+                "the second API server is ready",
+                lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0,
+                90,
+            )
+            yield path
+        finally:
+            subprocess.run([*shell, f"rm {folder}/second.yaml"], check=True, capture_output=True)
 
     def images(self) -> str:
         return self.kubectl("get", "node", NODE, "-o", "jsonpath={.status.images[*].names}")
@@ -45,6 +130,7 @@ class ForeignCluster:
         return {
             "objects": sorted(self.kubectl("get", kinds, "-o", "name").split()),
             "labels": node["metadata"]["labels"],
+            "taints": node["spec"]["taints"],
             "driver root": subprocess.run(driver_root, capture_output=True, text=True, check=True).stdout.strip(),
         }
 
@@ -116,6 +202,8 @@ def foreign_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreig
         subprocess.run(["docker", "exec", NODE, *tag], check=True, capture_output=True)
         cluster = ForeignCluster(kubeconfig)
         cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+        cluster.kubectl("taint", "node", NODE, *TAINTS)
+        cluster.kubectl("label", "node", NODE, "kubernetes.io/hostname=somebody", "--overwrite")
         # The kubelet tells a node's images with its next report.
         wait_for("the node reports its images", lambda: all(ref in cluster.images() for ref in refs))
         yield cluster
@@ -125,20 +213,24 @@ def foreign_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreig
             subprocess.run(["docker", "network", "rm", "kind"], check=True, capture_output=True)
 
 
-@pytest.fixture(scope="module")
-def workspace(foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
-    settings = {
+def blocks(kubeconfig: Path) -> dict[str, Any]:
+    return {
         "modules": ["00", "01", "02", "03", "04", "05", "07", "08"],
         "cluster": {
             "provider": "existing",
-            "kubeconfig": str(foreign_cluster.kubeconfig),
+            "kubeconfig": str(kubeconfig),
             "context": f"kind-{CLUSTER}",
         },
-        "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 3}]},
+        "gpu": {"nodes": [{"name": NODE, "model": "a100-40gb", "count": 3}], "tolerations": TOLERATIONS},
         # As before consumable capacity: a claim has the whole GPU. test_phase2.py has the other ways.
         "driver": {"consumableShares": "disabled"},
     }
+
+
+@pytest.fixture(scope="module")
+def workspace(foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
+    settings = blocks(foreign_cluster.relative_kubeconfig)
     # As JSON, which is YAML too: PyYAML writes 08 without quotes, and Pulumi reads a number.
     copy.write_stack(
         STACK, json.dumps({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}}, indent=2)
@@ -151,10 +243,55 @@ def test_api_server_takes_every_manifest(foreign_cluster: ForeignCluster) -> Non
     assert refused_manifests(foreign_cluster.kubeconfig) == {}
 
 
+def refusals(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and sight of each prerequisite that is not met."""
+    parsed = Settings.parse(settings, STACK)
+    return [(found.name, found.observed) for found in prerequisites.look(parsed, images_of(parsed)) if not found.ok]
+
+
+def test_what_others_have_there_is_found_before_anything_is_made(foreign_cluster: ForeignCluster) -> None:
+    settings = blocks(foreign_cluster.relative_kubeconfig)
+    assert refusals(settings) == []
+    untold = {**settings, "gpu": {"nodes": [{"name": NODE}]}}
+    assert refusals(untold) == [
+        ("taints", f"{NODE} has the taint dedicated=gpu:NoSchedule, which no pod of the stack tolerates")
+    ]
+    capacity = {"path": "/status/capacity/nvidia.com~1gpu", "value": "2"}
+    patch = ("patch", "node", NODE, "--subresource=status", "--type=json", "-p")
+    others = foreign_cluster.kubeconfig.with_name("others.yaml")
+    others.write_text(OTHERS)
+    foreign_cluster.kubectl("create", "-f", str(others))
+    try:
+        foreign_cluster.kubectl(*patch, json.dumps([{"op": "add", **capacity}]))
+        found = refusals(settings)
+    finally:
+        foreign_cluster.kubectl("delete", "-f", str(others))
+        foreign_cluster.kubectl(*patch, json.dumps([{"op": "remove", "path": capacity["path"]}]))
+    assert found == [
+        ("device plugin", f"{NODE} offers nvidia.com/gpu: 2, so a device plugin gives its GPUs out"),
+        (
+            "device plugin",
+            "DaemonSet kube-system/plugin, NVIDIA's device plugin, comes to nodes with the label "
+            "nvidia.com/gpu.present",
+        ),
+        ("dra driver", "DeviceClass gpu.nvidia.com of no Helm release is there, and no stack is up on this cluster"),
+    ]
+
+
+def test_gate_that_is_off_is_asked_of_the_api_server(foreign_cluster: ForeignCluster) -> None:
+    with foreign_cluster.second_api_server() as kubeconfig:
+        ((name, seen),) = refusals(blocks(kubeconfig))
+        assert name == "api" and seen.startswith(f"{WITHOUT} (") and "and module 07 (" in seen
+        without_it = [module for module in blocks(kubeconfig)["modules"] if module != "07"]
+        assert refusals({**blocks(kubeconfig), "modules": without_it}) == []
+
+
 def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
-    foreign_cluster: ForeignCluster, workspace: Workspace
+    foreign_cluster: ForeignCluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = foreign_cluster.contents()
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
     with workspace.up(STACK) as live:
         assert isinstance(live, LiveStack)
         assert {values["productName"] for values in live.devices().values()} == {"NVIDIA A100-SXM4-40GB"}

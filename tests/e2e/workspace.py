@@ -56,6 +56,7 @@ class Workspace:
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "no_grpc_proxy": "127.0.0.1,localhost",
         }
         inherited = {name: value for name, value in os.environ.items() if name not in OTHER_PROJECTS}
         return {**inherited, **pulumi, "PYTHONUTF8": "1", "PATH": path}

@@ -128,8 +128,8 @@ def test_device_files_are_taken_from_every_node_now_and_at_each_start(world: Wor
     monkeypatch.setenv("CLUSTER_HIDDEN_DEVICES", '["/dev/nvidia1", "/dev/nvidia3"]')
     rc, _, err = world.run("create")
     assert rc == 0 and "a-control-plane has no /dev/nvidia1, /dev/nvidia3" in err
-    assert "rm -f /dev/nvidia1 /dev/nvidia3\n" in (world.root / "script-of-a-control-plane").read_text()
-    installed = (world.root / "installed-in-a-control-plane").read_text()
+    assert "rm -f /dev/nvidia1 /dev/nvidia3\n" in (world.root / "hiding-script-of-a-control-plane").read_text()
+    installed = (world.root / "hiding-installed-in-a-control-plane").read_text()
     assert installed == kind_cluster.INSTALL_HIDING
     subprocess.run(["sh", "-n"], input=installed, text=True, check=True)
     # systemd runs it before containerd, so before any pod that could see the files.
@@ -145,9 +145,85 @@ def test_cluster_whose_nodes_keep_a_hidden_device_file_is_taken_down(world: Worl
     assert world.containers == set()
 
 
-def test_without_hidden_devices_nothing_is_run_in_a_node(world: World):
+def test_without_hidden_devices_none_is_taken(world: World):
     world.run("create")
-    assert world.calls("docker exec") == []
+    assert not (world.root / "hiding-script-of-a-control-plane").exists()
+
+
+def test_every_node_keeps_its_cdi_files_now_and_at_each_start(world: World):
+    # Of any node image: kind's own has no such thing.
+    assert world.run("create")[0] == 0
+    assert (world.root / "keeping-script-of-a-control-plane").read_text() == kind_cluster.KEEPING
+    installed = (world.root / "keeping-installed-in-a-control-plane").read_text()
+    assert installed == kind_cluster.INSTALL_KEEPING
+    subprocess.run(["sh", "-n"], input=installed, text=True, check=True)
+    # systemd runs it before containerd, so before any container that CDI files are read for.
+    assert "/etc/systemd/system/containerd.service.d/40-keep-cdi.conf" in installed
+    assert installed.endswith(f"{kind_cluster.KEEPING_SCRIPT}\n"), "not only at the next start"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_cdi_files_are_put_on_disk_unless_the_node_image_did_so(tmp_path: Path, kept: bool):
+    line = "731 697 254:0 /var/lib/cdi /run/cdi rw,relatime - ext4 /dev/vda rw\n"
+    (tmp_path / "mountinfo").write_text("697 686 0:73 / /run rw - tmpfs tmpfs rw\n" + (line if kept else ""))
+    script = kind_cluster.KEEPING.replace("/proc/self/mountinfo", str(tmp_path / "mountinfo"))
+    script = script.replace("/var/lib/cdi", str(tmp_path / "disk")).replace("mkdir -p", "mkdir -p", 1)
+    script = script.replace(" /run/cdi\n", f" {tmp_path / 'run'}\n")
+    script = f"mount() {{ echo $@ >{tmp_path / 'mounted'}; }}\n{script}"
+    subprocess.run(["sh", "-c", script], check=True)
+    assert (tmp_path / "disk").exists() == (tmp_path / "mounted").exists() == (not kept)
+    if not kept:
+        assert (tmp_path / "mounted").read_text() == f"--bind {tmp_path / 'disk'} {tmp_path / 'run'}\n"
+
+
+def created_networks(world: World) -> list[str]:
+    return world.calls("docker network create")
+
+
+@pytest.mark.parametrize("mtu", ["1400", "1500", ""])
+def test_network_has_the_engines_mtu_as_kinds_own_has(world: World, mtu: str):
+    (world.root / "mtu").write_text(f"{mtu}\n")
+    assert world.run("create")[0] == 0
+    (call,) = created_networks(world)
+    assert (f"--opt com.docker.network.driver.mtu={mtu} " in call) == bool(mtu)
+    assert ("driver.mtu" in call) == bool(mtu)
+    assert "--opt com.docker.network.bridge.enable_ip_masquerade=true " in call
+
+
+def test_network_has_ipv6_where_the_engine_has_it(world: World):
+    assert world.run("create")[0] == 0
+    (call,) = created_networks(world)
+    assert f" --ipv6 --subnet {kind_cluster.ipv6_subnet('kind-a', 0)} kind-a" in call
+
+
+def test_network_is_without_ipv6_where_the_engine_has_none(world: World):
+    (world.root / "no-ipv6").touch()
+    rc, _, err = world.run("create")
+    assert rc == 0 and "IPv6" not in err
+    with_ipv6, without = created_networks(world)
+    assert "--ipv6" in with_ipv6 and "--ipv6" not in without
+
+
+def test_subnet_that_is_taken_is_passed_over(world: World):
+    (world.root / "overlap").touch()
+    assert world.run("create")[0] == 0
+    first, second = (call.split()[-2] for call in created_networks(world))
+    assert (first, second) == tuple(kind_cluster.ipv6_subnet("kind-a", attempt) for attempt in (0, 1))
+    assert first != second
+
+
+def test_subnets_are_local_ones_and_differ_by_name():
+    subnets = {kind_cluster.ipv6_subnet(name, 0) for name in ("kind-a", "kind-b")}
+    assert len(subnets) == 2 and all(subnet.startswith("fc00:") and subnet.endswith("/64") for subnet in subnets)
+
+
+def test_program_that_is_not_there_is_told_without_a_traceback(world: World, monkeypatch: pytest.MonkeyPatch):
+    (world.root.parent / "bin" / "kind").unlink()
+    monkeypatch.setenv("PATH", f"{world.root.parent / 'bin'}:/usr/bin:/bin")
+    rc, out, err = world.run("create")
+    assert (rc, out) == (1, "")
+    assert err == "cluster a: kind is missing; run `make setup`, then `source ./activate`\n"
+    assert world.networks == set()
 
 
 @pytest.mark.parametrize("modifies", [True, False])

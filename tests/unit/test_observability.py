@@ -18,7 +18,7 @@ from components.dra_driver import DraDriver, DriverOptions, ExpectedGpus
 from components.gpu_exporter import GpuExporter, exporter_documents
 from components.manifests import MANIFESTS, by_kind, load, manifest
 from components.mps_daemon import DaemonOptions, MpsDaemon
-from components.pods import pod_of
+from components.pods import on_node, pod_of
 from components.prometheus import Prometheus
 from components.site import Site
 from components.taint_keeper import TaintKeeper
@@ -342,7 +342,7 @@ def test_a_namespace_is_made_before_what_is_in_it_and_the_observer_last_of_its_o
     assert {"admin-access-gpu-admin-namespace", "admin-access-every-gpu-claim"} <= set(observer.depends_on)
     assert observer.options["replaceWith"] == ["admin-access-every-gpu-claim"]
     spec = pod(recording, observer.name)
-    assert spec["nodeSelector"] == {"kubernetes.io/hostname": "a-node"}
+    assert spec["affinity"] == on_node("a-node")
     assert spec["containers"][0]["image"] == "gpu-probe:v2"
 
 

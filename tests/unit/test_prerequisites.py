@@ -1,6 +1,5 @@
 """Module 00's look at the machine: all findings at once, each with its remedy, and nothing it does not need."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from machine import cluster_prerequisites, prerequisites
 from machine import gpus as host_gpus
 from machine import kind as kind_cluster
-from machine import prerequisites
 from machine.prerequisites import Finding, PrerequisiteError, look, require
 from settings import Settings
 from settings import stack as settings_stack
@@ -44,7 +43,17 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+def inotify(tmp_path: Path) -> Path:
+    """Folder of the machine's limits, which are Linux's own."""
+    folder = tmp_path / "proc" / "sys" / "fs" / "inotify"
+    folder.mkdir(parents=True)
+    (folder / "max_user_instances").write_text("128\n")
+    (folder / "max_user_watches").write_text("8192\n")
+    return folder
+
+
+@pytest.fixture
+def machine(tmp_path: Path, inotify: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     answers = Machine(tmp_path)
     free = prerequisites.shutil.disk_usage(tmp_path)._replace(free=50 * prerequisites.GIB)
     monkeypatch.setattr(settings_stack, "STATE", tmp_path / ".state")
@@ -52,7 +61,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "6.8.0-generic")
     monkeypatch.setattr(prerequisites.os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}.__getitem__)
     monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: free)
-    monkeypatch.setattr(prerequisites, "MINIMUM_INOTIFY_INSTANCES", 1)
+    monkeypatch.setattr(prerequisites, "PROC", tmp_path / "proc")
     monkeypatch.setattr(kind_cluster, "node_containers", lambda name: answers.nodes)
     monkeypatch.setattr(kind_cluster, "stopped_containers", lambda name: answers.stopped)
     monkeypatch.setattr(kind_cluster.KindCluster, "foreign_containers", lambda self: answers.foreign_containers)
@@ -62,11 +71,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def on_kind(**blocks: Any) -> Settings:
     return Settings.parse(blocks, "test")
-
-
-def on_existing(**gpu: Any) -> Settings:
-    cluster = {"provider": "existing", "kubeconfig": str(FOLDER / "kubeconfig.yaml"), "context": "lab"}
-    return Settings.parse({"cluster": cluster, "gpu": {"nodes": [{"name": "gpu-node-1"}], **gpu}}, "test")
 
 
 def failed(settings: Settings) -> list[Finding]:
@@ -96,11 +100,13 @@ def test_simulated_gpus_never_look_for_a_driver(machine: Machine, monkeypatch: p
     assert not [line for line in machine.asked if "nvidia-smi" in line]
 
 
-def test_all_findings_come_at_once_each_with_its_remedy(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+def test_all_findings_come_at_once_each_with_its_remedy(
+    machine: Machine, inotify: Path, monkeypatch: pytest.MonkeyPatch
+):
     machine.answers = dict.fromkeys(machine.answers, (False, "no such program"))
     monkeypatch.setattr(prerequisites.platform, "release", lambda: "4.18.0")
     monkeypatch.setattr(prerequisites.os, "sysconf", lambda name: 1)
-    monkeypatch.setattr(prerequisites, "MINIMUM_INOTIFY_INSTANCES", 10**9)
+    (inotify / "max_user_instances").write_text("10\n")
     with pytest.raises(PrerequisiteError) as caught:
         require(on_kind(), IMAGES)
     assert [finding.name for finding in caught.value.findings] == [
@@ -232,9 +238,9 @@ def test_upstreams_node_is_refused_on_cgroup_v1_only(machine: Machine, tmp_path:
 
 def test_another_node_image_on_cgroup_v1_is_warned_of(machine: Machine, tmp_path: Path):
     machine.answers["docker info"] = (True, f"29.1.3|1|overlayfs|{tmp_path}|[]")
-    settings = on_kind(cluster={"nodeImage": "registry.example.com/node:older"})
+    settings = on_kind(cluster={"nodeImage": "registry.example.com/node:v1.37.0"})
     (finding,) = (finding for finding in look(settings, IMAGES) if finding.name == "cgroup")
-    assert finding.ok and finding.warning and finding.observed == "registry.example.com/node:older on cgroup v1"
+    assert finding.ok and finding.warning and finding.observed == "registry.example.com/node:v1.37.0 on cgroup v1"
 
 
 def test_full_disk_is_told_before_anything_is_made(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -271,59 +277,89 @@ def test_looking_leaves_nothing_behind(machine: Machine, tmp_path: Path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-OURS = [{"names": [ref]} for ref in IMAGES.to_load]
+def on_existing(**blocks: Any) -> Settings:
+    cluster = {"provider": "existing", "kubeconfig": str(FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    return Settings.parse({"cluster": cluster, "gpu": {"nodes": [{"name": "gpu-node-1"}]}, **blocks}, "test")
 
 
-def serve(
-    machine: Machine, minor: str, nodes: tuple[str, ...] = ("gpu-node-1", "other"), listed: list[dict] = OURS
-) -> None:
-    version = {"serverVersion": {"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0"}}
-    kubectl = f"kubectl --kubeconfig {FOLDER / 'kubeconfig.yaml'} --context lab"
-    machine.answers[f"{kubectl} version"] = (True, json.dumps(version))
-    items = [{"metadata": {"name": name}, "status": {"images": listed}} for name in nodes]
-    machine.answers[f"{kubectl} get nodes"] = (True, json.dumps({"items": items}))
-
-
-@pytest.mark.parametrize("minor", ["34", "37+"])
-def test_existing_cluster_with_dra_and_the_named_nodes_passes_without_docker(machine: Machine, minor: str):
-    serve(machine, minor)
-    require(on_existing(), IMAGES)
+def test_existing_cluster_is_looked_at_without_docker(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    finding = Finding("cluster", "Kubernetes", True)
+    monkeypatch.setattr(cluster_prerequisites, "look", lambda *_: iter([finding]))
+    assert [found.name for found in look(on_existing(), IMAGES)] == ["kind", "kubectl", "cluster"]
     assert not [line for line in machine.asked if line.startswith("docker")]
 
 
-@pytest.mark.parametrize("minor", ["9", "33", "33+", ""])
-def test_existing_cluster_before_dra_is_refused(machine: Machine, minor: str):
-    serve(machine, minor)
-    (finding,) = failed(on_existing())
-    assert finding.observed == f"Kubernetes v1.{minor}.0 at context lab" and "v1.34" in finding.remedy
+@pytest.mark.parametrize(
+    ("workers", "instances", "watches", "enough"),
+    [
+        # Linux's own limits: 128 instances, and before 5.11 8192 watches.
+        *((1, 128, 8192, True), (2, 128, 8192, True), (3, 128, 8192, True), (4, 128, 8192, False)),
+        *((8, 512, 8192, True), (1, 90, 8192, False), (1, 128, 4096, False), (8, 512, 6000, False)),
+    ],
+)
+def test_what_nodes_watch_files_with_grows_with_the_nodes(
+    machine: Machine, inotify: Path, workers: int, instances: int, watches: int, enough: bool
+):
+    (inotify / "max_user_instances").write_text(f"{instances}\n")
+    (inotify / "max_user_watches").write_text(f"{watches}\n")
+    found = failed(on_kind(cluster={"workers": workers}))
+    assert [finding.name for finding in found] == ([] if enough else ["inotify"])
+    for finding in found:
+        kind, there = ("instances", instances) if "instances" in finding.observed else ("watches", watches)
+        assert finding.observed.startswith(f"{there} {kind} a user, {workers + 1} nodes and this machine's own")
+        assert f"`sysctl -w fs.inotify.max_user_{kind}=" in finding.remedy and "fewer cluster.workers" in finding.remedy
 
 
-def test_node_that_an_existing_cluster_lacks_is_named(machine: Machine):
-    serve(machine, "37", nodes=("other",))
-    (finding,) = failed(on_existing())
-    assert finding.observed == "gpu-node-1 is no node" and finding.remedy == "gpu.nodes must be some of other"
+OLDER = ["00", "01", "02", "04", "07", "09"]
 
 
-def test_image_that_no_registry_serves_must_be_on_the_existing_node(machine: Machine):
-    serve(machine, "37", listed=OURS[1:])
-    (finding,) = failed(on_existing())
-    assert (
-        finding.observed == f"{IMAGES['dra-driver']} is not on gpu-node-1" and "name it under images" in finding.remedy
-    )
+@pytest.mark.parametrize(
+    ("version", "modules", "missing"),
+    [
+        ("1.37.2", OLDER, []),
+        ("1.36.1", OLDER, ["DRADeviceTaintRules"]),
+        *(
+            (
+                version,
+                OLDER,
+                [
+                    *("MutatingAdmissionPolicy", "RestartAllContainersOnContainerExits", "DRAConsumableCapacity"),
+                    *("DRADeviceTaints", "DRADeviceTaintRules"),
+                ],
+            )
+            for version in ("1.34.0", "1.35")
+        ),
+        ("1.34.0", ["00", "01", "02", "03", "08"], []),
+        ("1.33.5", ["00", "01", "02"], ["resource.k8s.io/v1"]),
+    ],
+)
+@pytest.mark.parametrize("told_by", ["tag", "file"])
+def test_node_image_of_an_older_kubernetes_is_refused_by_what_modules_need(
+    machine: Machine, told_by: str, version: str, modules: list[str], missing: list[str]
+):
+    ref = f"docker.io/kindest/node:v{version}" if told_by == "tag" else "registry.example.com/our-node:v7.2"
+    machine.answers["docker run"] = (True, f"v{version}") if told_by == "file" else (False, "asked for no reason")
+    found = failed(on_kind(modules=modules, cluster={"nodeImage": ref}))
+    assert len(found) == len(missing)
+    for finding, gate in zip(found, missing, strict=True):
+        assert gate in finding.observed and version in finding.observed
+    assert ("docker run" in " ".join(machine.asked)) == (told_by == "file")
+    rules = [finding for finding in found if "DRADeviceTaintRules" in finding.observed]
+    for finding in rules:
+        assert f"is missing or off in Kubernetes {version}, and module 09 (" in finding.observed
+        assert finding.remedy.startswith("it is on from Kubernetes 1.37 on") and "drop 09" in finding.remedy
 
 
-def test_node_that_cannot_list_all_its_images_is_trusted(machine: Machine):
-    serve(machine, "37", listed=[{"names": [f"registry.example/{number}:v1"]} for number in range(50)])
-    assert failed(on_existing()) == []
+def test_node_image_that_does_not_say_its_kubernetes_is_refused(machine: Machine):
+    machine.answers["docker run"] = (False, "cat: /kind/version: No such file or directory")
+    (finding,) = failed(on_kind(cluster={"nodeImage": "busybox:1.36"}))
+    assert finding.observed == "busybox:1.36: cat: /kind/version: No such file or directory"
+    assert "kindest/node" in finding.remedy
 
 
-@pytest.mark.parametrize(("command", "error"), [("version", "connection refused"), ("get nodes", "Forbidden")])
-def test_existing_cluster_that_does_not_answer_is_told_by_its_own_error(machine: Machine, command: str, error: str):
-    serve(machine, "37")
-    kubectl = f"kubectl --kubeconfig {FOLDER / 'kubeconfig.yaml'} --context lab"
-    machine.answers[f"{kubectl} {command}"] = (False, error)
-    (finding,) = failed(on_existing())
-    assert finding.observed == error and finding.remedy == f"check it with `{kubectl} {command}`"
+def test_node_image_of_set_up_is_not_asked(machine: Machine):
+    assert failed(on_kind(modules=OLDER)) == []
+    assert not [line for line in machine.asked if line.startswith("docker run")]
 
 
 def test_host_gpus_on_kind_are_looked_at_after_the_machine(machine: Machine, monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,11 @@ IMAGE = re.compile(r"(?:[\w.-]+/)+[\w.-]+(?::v?\d[\w.-]*|@sha256:)")
 ALLOWED = {
     ("machine/prerequisites.py", "20.10"): "the least Docker Engine that works",
     ("machine/prerequisites.py", "5.4"): "the least kernel that works",
-    ("machine/prerequisites.py", "1.34"): "the release of Kubernetes that serves resource.k8s.io/v1 first",
+    ("machine/cluster_prerequisites.py", "1.34"): "the release of Kubernetes that serves resource.k8s.io/v1 first",
+    **{
+        ("settings/catalog.py", since): "the release of Kubernetes that has a feature first"
+        for since in ("1.34", "1.36", "1.37")
+    },
     ("toolchain/bundle/sbom.py", "1.6"): "the edition of CycloneDX that the document follows",
 }
 

@@ -239,6 +239,30 @@ GPUS = (
     Wrong(
         "relative driver root", _host(driverRoot="usr"), "gpu.driverRoot", "usr", "must be an absolute path", "in full"
     ),
+    Wrong(
+        "toleration of no taint",
+        {"gpu": {"tolerations": [{"key": "a"}, {"value": "gpu"}]}},
+        "gpu.tolerations[1]",
+        {"operator": "Equal", "value": "gpu"},
+        "names no taint",
+        "give the taint's key, or `operator: Exists` alone for every taint",
+    ),
+    Wrong(
+        "toleration whose value is not looked at",
+        {"gpu": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        "gpu.tolerations[0]",
+        {"key": "a", "operator": "Exists", "value": "b"},
+        "has a value, which the operator Exists does not look at",
+        "drop the value, or use the operator Equal",
+    ),
+    Wrong(
+        "toleration with another operator",
+        {"gpu": {"tolerations": [{"key": "a", "operator": "In"}]}},
+        "gpu.tolerations[0].operator",
+        "In",
+        "must be 'Exists' or 'Equal'",
+        "drop it for the default",
+    ),
     Wrong("host's GPUs for two", _host(workers=2), "cluster.workers", 2, "several nodes the same GPUs", "use 0 or 1"),
     Wrong(
         "driver root of simulated GPUs",
