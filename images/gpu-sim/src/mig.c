@@ -222,6 +222,17 @@ enum mig_result mig_create_compute(struct nvmlGpuInstance_st *instance, unsigned
     return MIG_NO_ROOM;
 }
 
+struct nvmlComputeInstance_st *mig_restore_compute(struct nvmlGpuInstance_st *instance, unsigned int profile_index,
+                                                   unsigned int id, unsigned int start)
+{
+    unsigned int slices = mig_compute_slices(instance, profile_index);
+    if (slices == 0 || id >= CONFIG_MAX_COMPUTE_INSTANCES || instance->compute[id].exists ||
+        start + slices > instance->profile->slices ||
+        (used_compute_slices(instance) & (((1u << slices) - 1) << start)) != 0)
+        return NULL;
+    return place_compute(instance, id, profile_index, start);
+}
+
 void mig_destroy_compute(struct nvmlComputeInstance_st *compute)
 {
     compute->exists = false;

@@ -31,6 +31,9 @@ unsigned int mig_remaining_instances(const struct gpu *gpu, const struct mig_pro
 unsigned int mig_compute_slices(const struct nvmlGpuInstance_st *instance, unsigned int profile_index);
 enum mig_result mig_create_compute(struct nvmlGpuInstance_st *instance, unsigned int profile_index,
                                    struct nvmlComputeInstance_st **created);
+/* The same under its number and at its place of before; NULL if it cannot be there. */
+struct nvmlComputeInstance_st *mig_restore_compute(struct nvmlGpuInstance_st *instance, unsigned int profile_index,
+                                                   unsigned int id, unsigned int start);
 /* Gives it a UUID of its own. Generation 0 is what mig_create_compute leaves. */
 void mig_set_generation(struct nvmlComputeInstance_st *compute, unsigned int generation);
 /* Gives one that has just been made a UUID that none before it had, and shows its capability where the driver looks.

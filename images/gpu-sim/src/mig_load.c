@@ -87,30 +87,41 @@ static bool restore_mode(struct gpu *gpu, char *text)
     return true;
 }
 
-/* "INSTANCE", "INSTANCE/COMPUTE_PROFILE" or "INSTANCE/COMPUTE_PROFILE#GENERATION". */
-static bool restore_instance(struct gpu *gpu, char *item)
+/* "COMPUTE_PROFILE", then ":ID:START" of a part of the instance, then "#GENERATION" if it is not 0. */
+static bool restore_compute(struct nvmlGpuInstance_st *instance, char *text)
 {
-    unsigned int id, start = 0, compute_profile, generation = 0;
-    char *slash = strchr(item, '/'), *hash = strchr(item, '#');
-    if (slash != NULL)
-        *slash = '\0';
+    unsigned int compute_profile, id = 0, start = 0, generation = 0;
+    char *hash = strchr(text, '#');
     if (hash != NULL)
         *hash = '\0';
-    if (!ini_number(item, 1, CONFIG_INSTANCE_IDS - 1, &id) ||
-        (hash != NULL && !ini_number(hash + 1, 0, CONFIG_GENERATIONS - 1, &generation)))
+    char *colon = strchr(text, ':'), rest;
+    if (colon != NULL)
+        *colon = '\0';
+    if ((hash != NULL && !ini_number(hash + 1, 0, CONFIG_GENERATIONS - 1, &generation)) ||
+        (colon != NULL && sscanf(colon + 1, "%1u:%1u%c", &id, &start, &rest) != 2) ||
+        !ini_number(text, 0, 8, &compute_profile))
         return false;
-    const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
-    struct nvmlGpuInstance_st *instance = &gpu->instances[id];
-    struct nvmlComputeInstance_st *compute;
-    if (profile == NULL || (!instance->exists && mig_create_instance(gpu, profile, start, &instance) != MIG_OK))
-        return false;
-    if (slash == NULL)
-        return true;
-    if (!ini_number(slash + 1, 0, 8, &compute_profile) ||
-        mig_create_compute(instance, compute_profile, &compute) != MIG_OK)
+    struct nvmlComputeInstance_st *compute = mig_restore_compute(instance, compute_profile, id, start);
+    if (compute == NULL)
         return false;
     mig_set_generation(compute, generation);
     return true;
+}
+
+/* "INSTANCE", or "INSTANCE/" and a compute instance of it. */
+static bool restore_instance(struct gpu *gpu, char *item)
+{
+    unsigned int id, start = 0;
+    char *slash = strchr(item, '/');
+    if (slash != NULL)
+        *slash = '\0';
+    if (!ini_number(item, 1, CONFIG_INSTANCE_IDS - 1, &id))
+        return false;
+    const struct mig_profile *profile = config_instance(gpu->config->model, id, &start);
+    struct nvmlGpuInstance_st *instance = &gpu->instances[id];
+    if (profile == NULL || (!instance->exists && mig_create_instance(gpu, profile, start, &instance) != MIG_OK))
+        return false;
+    return slash == NULL || restore_compute(instance, slash + 1);
 }
 
 /* One line: the mode, "#LAST_GENERATION" if it is not 0, and the instances. */
@@ -201,6 +212,8 @@ void mig_save(const struct inventory *inventory, const struct gpu *gpu)
             if (!compute->exists)
                 continue;
             length = append(text, length, " %u/%u", instance->id, compute->profile_index);
+            if (compute->slices != instance->profile->slices)
+                length = append(text, length, ":%u:%u", compute->id, compute->start);
             if (compute->generation != 0)
                 length = append(text, length, "#%u", compute->generation);
         }

@@ -110,8 +110,10 @@ def test_compute_instances_are_made_of_a_profile_or_the_default(make_root):
     assert [row[3] for row in rows(mig(root, "-lci"))] == ["1c.3g.40gb", "1c.3g.40gb"]
     full = root.smi("mig", "-cci", "2")
     assert full.returncode != 0 and "Insufficient Resources" in full.stdout
-    mig(root, "-dci", "-ci", "1")
-    assert len(rows(mig(root, "-lci"))) == 1
+    uuids = re.findall("MIG-[0-9a-f-]+", root.smi("-L").stdout)
+    mig(root, "-dci", "-ci", "0")
+    assert rows(mig(root, "-lci")) == [["0", "22", "MIG", "1c.3g.40gb", "0", "1", "1:1"]], "the other keeps its number"
+    assert re.findall("MIG-[0-9a-f-]+", root.smi("-L").stdout) == uuids[1:]
 
 
 @pytest.mark.parametrize(
