@@ -23,6 +23,8 @@ PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 # How the kubelet tells that the runtime could not start a container's program: the program itself never ran.
 NOT_STARTED, NOT_STARTED_CODE = "StartError", 128
+# Beginning of the line that a client prints while no daemon answers. It waits in its own container.
+WAITS = "mps-daemon: waiting: "
 STARTS_AGAIN = 2  # within half a minute; what the runtime does not start then it will not start later
 
 
@@ -93,6 +95,29 @@ class Daemon:
         return [int(number) for number in re.findall(r"^(\d+)\s+\S+\s+GPU-", self.ask("device_query"), re.M)]
 
     @contextmanager
+    def away(self) -> Iterator[None]:
+        """No daemon of ours on any node meanwhile; ends when the stack's clients are back under the next one."""
+        contexts = self.clients()
+        try:
+            self._select_nodes('{"nowhere": "true"}')
+            # As a node that fails would: at once, and over whatever it leaves.
+            words = ("delete", "pods", "-n", NAMESPACE, "-l", f"app={NAME}", "--grace-period=0", "--force")
+            self.stack.kubectl(*words)
+            wait_for("no daemon is left", lambda: not self.stack.get("pods", "", NAMESPACE))
+            yield
+        finally:
+            # Fresh ones: the kubelet lets those that it started several times wait for minutes before the next time.
+            self.stack.kubectl("delete", "pods", "-n", CLIENTS, "-l", "app in (clients, limited)", "--wait=false")
+            self._select_nodes('{"nowhere": null}')
+            words = ("rollout", "status", "-n", NAMESPACE, f"daemonset/{NAME}", f"--timeout={WAIT_SECONDS}s")
+            self.stack.kubectl(*words)
+        wait_for("the daemon has its clients", lambda: self.clients() >= contexts)
+
+    def _select_nodes(self, labels: str) -> None:
+        patch = f'{{"spec": {{"template": {{"spec": {{"nodeSelector": {labels}}}}}}}}}'
+        self.stack.kubectl("patch", "-n", NAMESPACE, "daemonset", NAME, "-p", patch)
+
+    @contextmanager
     def limits(self) -> Iterator[None]:
         """Put back what the stack set, whatever a check sets in between."""
         try:
@@ -143,7 +168,7 @@ class Client:
     def manifest(
         cls, stack: LiveStack, args: Sequence[str], env: dict[str, str], namespace: str = CLIENTS
     ) -> dict[str, Any]:
-        """The pod of the stack's Deployment, but for what it runs and what it sets."""
+        """The pod of the stack's Deployment, but for what it runs and what it sets; it runs once."""
         template = stack.one("deployments.apps", "clients", CLIENTS)["spec"]["template"]["spec"]
         spec = runs_once(json.loads(json.dumps(template)))
         spec["containers"][0]["args"] = list(args)
@@ -175,15 +200,16 @@ class Client:
         return states[0]["state"] if states and start_error(states[0]) is None else {}
 
     def lines(self, check: bool = True) -> list[dict[str, Any]]:
-        """Lines that it printed; without `check` none where the kubelet has no log."""
+        """Lines that it printed once it had waited; without `check` none where the kubelet has no log."""
         log = self.stack.kubectl("logs", "-n", self.namespace, self.name, check=check)
-        return [json.loads(line) for line in log.splitlines()]
+        return [json.loads(line) for line in log.splitlines() if not line.startswith(WAITS)]
 
     def timed_lines(self) -> list[tuple[float, dict[str, Any]]]:
         """Lines that it printed, each with its time in seconds since the epoch by the node's clock."""
         words = ("logs", "--timestamps", "-n", self.namespace, self.name)
         parts = [line.partition(" ") for line in self.stack.kubectl(*words).splitlines()]
-        return [(datetime.fromisoformat(at).timestamp(), json.loads(text)) for at, _, text in parts]
+        printed = [(at, text) for at, _, text in parts if not text.startswith(WAITS)]
+        return [(datetime.fromisoformat(at).timestamp(), json.loads(text)) for at, text in printed]
 
     def wait_line(self, key: str) -> dict[str, Any]:
         """The first line that has the key, once it is there."""

@@ -21,9 +21,8 @@ from checks.mps import (
     stack_client_count,
 )
 from checks.privileges import excess, pod_privileges, reviewed_privileges
-from components.mps_clients import PIPE_FOLDER, add_to_pod, limit
+from components.mps_clients import PIPE_FOLDER
 from gpus.mps import granted_multiprocessors
-from gpus.quantity import mps_memory
 from settings import GPU_MODELS
 
 RPC_FAILURE, OUT_OF_MEMORY = "CUDA_ERROR_MPS_RPC_FAILURE", "CUDA_ERROR_OUT_OF_MEMORY"
@@ -126,7 +125,7 @@ def pod_without_pipe(stack: LiveStack, playground: Playground, args: Sequence[st
     """A pod of a namespace without a class, whose policy does not ask for the daemon's pipe."""
     pod = Client.manifest(stack, args, {}, playground.namespace)
     for container in pod["spec"]["containers"]:
-        for key in ("volumeMounts", "env"):
+        for key in ("volumeMounts", "env", "command"):
             container.pop(key)
     for key in ("volumes", "initContainers"):
         pod["spec"].pop(key)
@@ -200,7 +199,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     skip_unless_node_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
     percentage = stack.settings.mps.active_thread_percentage
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
-    contexts = stack_client_count(stack)  # now, since pods that start again as a whole are Pending meanwhile
+    contexts = stack_client_count(stack)  # now, since those that start again have none meanwhile
     # One that does not start again, so that what it said of its end can be read.
     witness = Client.start(stack, "hold", "0", "--alloc", "64Mi")
     witness.wait_line("holding")
@@ -224,9 +223,6 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     assert [line["error"] for line in witness.ended().lines if "error" in line] == [RPC_FAILURE]
     for name, count in before.items():
         wait_for(f"{name} starts again", lambda name=name, count=count: restarted_and_ready(stack, name, count))
-    if stack.settings.cluster.provider == "existing":
-        # Without the restart policy they may be back before the daemon; pods made anew wait for it.
-        stack.kubectl("delete", "pods", "-n", CLIENTS, "--all")
     wait_for("the daemon has its clients", lambda: daemon.clients() == contexts)
     if model := model_of(stack):
         sms = {
@@ -238,48 +234,56 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
     observed(f"a client got {RPC_FAILURE}; {old} is {new} now, and all {contexts} clients are back under their limits")
 
 
-def test_client_that_names_its_program_waits_itself_and_keeps_its_last_words(
+def test_client_that_fails_keeps_its_last_words(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
     skip_unless_node_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
-    holder, failing = (Client.create(stack, pod_that_waits_itself(stack, memory)) for memory in ("64Mi", "900Gi"))
+    pod = Client.manifest(stack, ["hold", "0", "--alloc", "900Gi"], {})
+    for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
+        for key in ("restartPolicy", "restartPolicyRules"):
+            container.pop(key)
+    pod["spec"] |= {"restartPolicy": "Always", "terminationGracePeriodSeconds": 1}
+    pod["spec"]["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    failing = Client.create(stack, pod)
     try:
-        sms = holder.wait_line("holding")["sms"]
-        assert (
-            sms == Client(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"]).wait_line("holding")["sms"]
-        )
 
         def last() -> dict[str, Any] | None:
             (state,) = stack.one("pods", failing.name, CLIENTS)["status"].get("containerStatuses", [{}])
             end = state.get("lastState", {}).get("terminated", {})
             return end if end.get("reason", NOT_STARTED) != NOT_STARTED else None
 
-        # It is started again alone: of a pod that starts again as a whole nothing is left to read.
+        # It is started again alone: of a pod that starts again as a whole nothing would be left to read.
         ended = wait_for(f"{failing.name} was started again", last)
         assert OUT_OF_MEMORY in ended["message"]
         words = ("logs", "-n", CLIENTS, failing.name, "--previous")
         # It fails within a second: a log that was there a moment ago may be the one before the previous by now.
         wait_for("its log is kept", lambda: OUT_OF_MEMORY in stack.kubectl(*words, check=False))
     finally:
-        holder.remove()
         failing.remove()
-    observed(f"{sms} SMs; of one that fails the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
+    observed(f"the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")
 
 
-def pod_that_waits_itself(stack: LiveStack, memory: str) -> dict[str, Any]:
-    """A pod of which the manifest names the program, made a client as the stack makes one of vLLM's."""
-    pod = Client.manifest(stack, [], {})
-    spec = pod["spec"]
-    (container,), (wait,) = spec["containers"], spec.pop("initContainers")
-    for key in ("volumeMounts", "env", "restartPolicy", "restartPolicyRules"):
-        container.pop(key)
-    spec.pop("volumes")
-    container |= {"command": ["/usr/bin/gpu-probe"], "args": ["hold", "0", "--alloc", memory]}
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    limits = stack.settings.mps
-    limit(spec, str(limits.active_thread_percentage), mps_memory(limits.effective_memory_limit))
-    add_to_pod(spec, wait["image"])
-    return {**pod, "spec": {**spec, "restartPolicy": "Always", "terminationGracePeriodSeconds": 1}}
+@pytest.mark.parametrize("size", [None, "1Gi"], ids=["the runtime's", "a volume"])
+def test_client_needs_no_shared_memory_of_the_node(
+    stack: LiveStack, daemon: Daemon, size: str | None, observed: Callable[[str], None]
+) -> None:
+    """As everybody writes a pod with PyTorch: /dev/shm of its own. Nothing of it stays when the pod goes."""
+    skip_unless_node_daemon(daemon, "the driver mounts what daemon and clients share")
+    pod = Client.manifest(stack, ["info", "--context"], {})
+    paths = [volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    assert paths == [PIPE_FOLDER]
+    if size:
+        pod["spec"]["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+        pod["spec"]["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    own = Client.create(stack, pod).ended()
+    (clients,) = {
+        Client(stack, one["metadata"]["name"]).wait_line("holding")["sms"] for one in deployment_pods(stack, "clients")
+    }
+    assert own.sms == clients
+    namespace, name = daemon.pod
+    volumes = stack.one("pods", name, namespace)["spec"]["volumes"]
+    assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [PIPE_FOLDER]
+    observed(f"{own.sms} SMs; of the node's folders only {PIPE_FOLDER} is shared")
 
 
 def restarts(pod: dict) -> int:

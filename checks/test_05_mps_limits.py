@@ -1,17 +1,20 @@
 """Checks of module 05: limits of MPS that the daemon, a client and a claim set, and which of them wins."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import yaml
 
-from checks import aims, throughput
+from checks import aims, start_again, throughput
 from checks import measured as sheets
-from checks.live import LiveStack, Playground
+from checks.live import LiveStack, Playground, wait_for
 from checks.mps import CLIENTS, MEMORY, PERCENTAGE, Client, ClientEnd, Daemon, deployment_pods, model_of, run_client
 from checks.throughput import Burn, skip_unless_real
-from components.mps_clients import CLASS_LABEL, LIMITS_ANNOTATION
+from components.mps_clients import CLASS_LABEL, LEVEL_LABEL, LIMITS_ANNOTATION, WAIT_FOLDER
 from gpus.mps import Limits, context_mib, granted_multiprocessors
 from gpus.quantity import MIB, mps_memory, quantity_mib
 
@@ -28,6 +31,9 @@ ROUNDING_MIB = 4
 GRANT_LIMIT_MIB = 4096  # under which a context's own part is seen
 NEIGHBOURS = ("flops", "1", "--warmup", "0.5", "--repeats", "12")
 HARM = 0.05  # of its speed, that a neighbour may lose
+Change = Callable[[dict[str, Any]], None]
+"""Change of a pod's spec."""
+Env = dict[str, str]
 SHARE = 0.05  # by which speed may differ from the share of the SMs
 
 
@@ -448,6 +454,28 @@ def test_clients_of_different_users_run_at_once(
     observed(f"{words}, at once; a pod of root is refused")
 
 
+def test_no_client_runs_without_its_daemon_however_it_starts_again(
+    stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
+) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    limits = stack.settings.mps
+    sms = granted(stack, limits.active_thread_percentage)
+    contexts = start_again.try_all(stack, daemon, sms)
+    wrong = {
+        way: context
+        for way, found in contexts.items()
+        for context in found
+        if context["sms"] != sms or context["free_mib"] > limits.memory_mib
+    }
+    assert not wrong
+    observed(f"{len(contexts)} ways to start again: each waited for the next daemon, and has {sms} SMs under it")
+
+
+def skip_unless_pipe_of_the_node(stack: LiveStack) -> None:
+    if stack.settings.mps.mode == "claim":
+        pytest.skip("mps.mode is claim: the driver mounts the pipe once its daemon is ready, and no pod waits")
+
+
 def pod_of(stack: LiveStack, env: dict[str, str], **changed: object) -> str:
     """A client that nobody runs: the API server only looks at it."""
     pod = Client.manifest(stack, ["info"], env)
@@ -550,3 +578,369 @@ def in_namespace(text: str, playground: Playground) -> str:
     pod = yaml.safe_load(text)
     pod["metadata"]["namespace"] = playground.namespace
     return yaml.safe_dump(pod)
+
+
+def changed_container(**changed: object) -> Change:
+    """Change of a pod's only container; None takes the field away."""
+
+    def change(spec: dict[str, Any]) -> None:
+        (container,) = spec["containers"]
+        container |= changed
+        spec["containers"] = [{key: value for key, value in container.items() if value is not None}]
+
+    return change
+
+
+def first_without_wait(spec: dict[str, Any], **changed: object) -> None:
+    """Another init container that has the GPU and does not wait."""
+    (container,) = spec["containers"]
+    spec["initContainers"].append({**container, "name": "first", "command": [start_again.PROBE], **changed})
+
+
+def without_install(spec: dict[str, Any]) -> None:
+    del spec["initContainers"]
+
+
+def other_image(spec: dict[str, Any]) -> None:
+    spec["initContainers"][0]["image"] = spec["containers"][0]["image"]
+
+
+def writable(spec: dict[str, Any]) -> None:
+    for mount in spec["containers"][0]["volumeMounts"]:
+        mount.pop("readOnly", None)
+
+
+def hides_the_wait(spec: dict[str, Any]) -> None:
+    spec["volumes"].append({"name": "own", "emptyDir": {}})
+    spec["containers"][0]["volumeMounts"].append({"name": "own", "mountPath": f"{WAIT_FOLDER}/mps-daemon"})
+
+
+def of_the_node(spec: dict[str, Any]) -> None:
+    spec["volumes"].append({"name": "shm", "hostPath": {"path": "/run/dra-workshop/mps/shm"}})
+
+
+def by_extended_resource(name: str) -> Change:
+    """A container that has its GPU without a claim in sight, and nothing of a client."""
+
+    def change(spec: dict[str, Any]) -> None:
+        (container,) = spec["containers"]
+        for key in ("command", "volumeMounts"):
+            container.pop(key)
+        container["resources"] = {"limits": {name: "1"}}
+        for key in ("volumes", "initContainers", "resourceClaims"):
+            spec.pop(key)
+
+    return change
+
+
+WAITS_FIRST = "must begin with [/run/dra-workshop/wait/mps-daemon, wait, --]"
+EXEC = {"exec": {"command": [start_again.PROBE, "info"]}}
+# name -> a change of a client's pod by which something would run without a wait for the daemon, and the message
+UNGUARDED: dict[str, tuple[Change, str]] = {
+    "no command": (changed_container(command=None, args=["info"]), WAITS_FIRST),
+    "a command of its own": (changed_container(command=[start_again.PROBE], args=["info"]), WAITS_FIRST),
+    "another program of that name": (changed_container(command=["/tmp/mps-daemon", "wait", "--"]), WAITS_FIRST),
+    "init container": (first_without_wait, WAITS_FIRST),
+    "sidecar": (lambda spec: first_without_wait(spec, restartPolicy="Always"), WAITS_FIRST),
+    "liveness probe": (changed_container(livenessProbe=EXEC), WAITS_FIRST),
+    "readiness probe": (changed_container(readinessProbe=EXEC), WAITS_FIRST),
+    "startup probe": (changed_container(startupProbe=EXEC), WAITS_FIRST),
+    "hook after the start": (changed_container(lifecycle={"postStart": EXEC}), WAITS_FIRST),
+    "hook before the stop": (changed_container(lifecycle={"preStop": EXEC}), WAITS_FIRST),
+    "no init container that installs the wait": (without_install, "an init container install-wait"),
+    "the wait of another image": (other_image, "of the image"),
+    "the wait writable": (writable, "readOnly"),
+    "a volume over the wait": (hides_the_wait, "nothing else below /run/dra-workshop"),
+    "the environment of the image": (changed_container(env=None), "its image could have set another one"),
+    "extended resource": (by_extended_resource("nvidia.com/gpu"), WAITS_FIRST),
+    "extended resource of a DeviceClass": (
+        by_extended_resource("deviceclass.resource.kubernetes.io/gpu.nvidia.com"),
+        WAITS_FIRST,
+    ),
+    "shared memory of the node": (of_the_node, "may be mounted"),
+}
+
+
+@pytest.mark.parametrize("name", UNGUARDED)
+def test_policy_refuses_a_client_that_could_start_without_its_daemon(
+    stack: LiveStack, name: str, observed: Callable[[str], None]
+) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    change, message = UNGUARDED[name]
+    refusal = refused_pod(stack, change)
+    assert message in refusal
+    observed(refusal)
+
+
+def refused_pod(stack: LiveStack, change: Change, *words: str, namespace: str = CLIENTS, env: Env | None = None) -> str:
+    """Why the API server does not take a client's pod that was changed. AssertionError if it does."""
+    pod = Client.manifest(stack, ["info"], env or {}, namespace)
+    change(pod["spec"])
+    refusal = stack.kubectl_fails("create", "--dry-run=server", "-f", "-", *words, stdin=yaml.safe_dump(pod))
+    return refusal.partition("denied request: ")[2].strip() or refusal.strip()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Account that may make pods, what makes pods, and claims, in one namespace of the class `small`."""
+
+    playground: Playground
+
+    @property
+    def name(self) -> str:
+        return f"--as=system:serviceaccount:{self.namespace}:default"
+
+    @property
+    def namespace(self) -> str:
+        return self.playground.namespace
+
+    @property
+    def env(self) -> Env:
+        small = self.playground.stack.settings.mps.classes["small"]
+        percentage, memory = small.mps_values
+        return {PERCENTAGE: percentage, MEMORY: f"0={memory}"}
+
+    def create(self, *documents: dict[str, Any]) -> str:
+        words = ("create", self.name, "-n", self.namespace, "-f", "-")
+        return self.playground.stack.kubectl(*words, stdin=yaml.safe_dump_all(documents))
+
+    def refused(self, *documents: dict[str, Any]) -> str:
+        words = ("create", "--dry-run=server", self.name, "-n", self.namespace, "-f", "-")
+        return self.playground.stack.kubectl_fails(*words, stdin=yaml.safe_dump_all(documents)).strip()
+
+    def claim(self, *requests: dict[str, Any], template: bool = False) -> dict[str, Any]:
+        named = [{"name": f"r{number}", **request} for number, request in enumerate(requests)]
+        spec: dict[str, Any] = {"devices": {"requests": named}}
+        kind = "ResourceClaimTemplate" if template else "ResourceClaim"
+        metadata = {"name": "gpus"}
+        return {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": kind,
+            "metadata": metadata,
+            "spec": {"spec": spec} if template else spec,
+        }
+
+
+RIGHTS = {
+    "": ["pods", "pods/log", "pods/ephemeralcontainers"],
+    "apps": ["deployments", "statefulsets", "daemonsets", "replicasets"],
+    "batch": ["jobs", "cronjobs"],
+    "resource.k8s.io": ["resourceclaims", "resourceclaimtemplates"],
+}
+
+
+@pytest.fixture
+def tenant(stack: LiveStack) -> Iterator[Tenant]:
+    level = stack.one("namespaces", CLIENTS)["metadata"]["labels"][LEVEL_LABEL]
+    with stack.playground({CLASS_LABEL: "small", LEVEL_LABEL: level}) as playground:
+        api = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "tenant"}}
+        rules = [{"apiGroups": [group], "resources": kinds, "verbs": ["*"]} for group, kinds in RIGHTS.items()]
+        binding = {
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": playground.namespace}],
+        }
+        documents = [{**api, "kind": "Role", "rules": rules}, {**api, "kind": "RoleBinding", **binding}]
+        stack.kubectl("create", "-n", playground.namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
+        yield Tenant(playground)
+
+
+GPU = {"deviceClassName": "gpu.nvidia.com"}
+
+
+@pytest.mark.parametrize("template", [False, True], ids=["claim", "template"])
+def test_class_below_the_daemons_limits_is_for_one_gpu_of_a_client(
+    stack: LiveStack, tenant: Tenant, template: bool, observed: Callable[[str], None]
+) -> None:
+    exactly = {"exactly": GPU}
+    several = {
+        "a count of 2": [{"exactly": {**GPU, "count": 2}}],
+        "all": [{"exactly": {**GPU, "allocationMode": "All"}}],
+        "two requests": [exactly, exactly],
+        "a choice with 2": [{"firstAvailable": [{"name": "two", **GPU, "count": 2}, {"name": "one", **GPU}]}],
+    }
+    for what, requests in several.items():
+        assert "a claim must be for one GPU" in tenant.refused(tenant.claim(*requests, template=template)), what
+    choice = {"firstAvailable": [{"name": "one", **GPU}]}
+    for request in (exactly, {"exactly": {**GPU, "count": 1}}, choice):
+        dry = ("create", "--dry-run=server", tenant.name, "-n", tenant.namespace, "-f", "-")
+        stack.kubectl(*dry, stdin=yaml.safe_dump(tenant.claim(request, template=template)))
+    observed(f"{', '.join(several)}: refused; one GPU: allowed")
+
+
+def test_class_below_the_daemons_limits_is_for_one_claim_of_a_container(
+    stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
+) -> None:
+    def two_claims(spec: dict[str, Any]) -> None:
+        spec["resourceClaims"].append({"name": "other", "resourceClaimName": "other"})
+        spec["containers"][0]["resources"]["claims"] = [{"name": "gpu"}, {"name": "other"}]
+
+    def extended_as_well(spec: dict[str, Any]) -> None:
+        spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "1"
+
+    where = {"namespace": tenant.namespace, "env": tenant.env}
+    for change in (two_claims, extended_as_well):
+        message = refused_pod(stack, change, tenant.name, **where)
+        assert "by one entry of resources.claims, and none by an extended resource" in message
+    observed(message)
+
+
+def test_limits_of_the_daemon_hold_on_every_gpu_of_a_client(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    limits = stack.settings.mps
+    labels = {"resource.kubernetes.io/admin-access": "true", CLASS_LABEL: "default", LEVEL_LABEL: "privileged"}
+    with stack.playground(labels) as playground:
+        # Looks on at every GPU of the node: whatever else the stack has, and takes none.
+        claim = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": "shared-gpu", "namespace": playground.namespace},
+            "spec": {
+                "devices": {
+                    "requests": [{"name": "gpus", "exactly": {**GPU, "adminAccess": True, "allocationMode": "All"}}]
+                }
+            },
+        }
+        node = stack.settings.gpu_nodes[0].node
+        count = sum(on == node for on, _ in stack.devices())
+        if count < 2:
+            pytest.skip("the node has one GPU")
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(claim))
+        results = {}
+        for device in range(count):
+            args = ["alloc", "100Mi", f"{limits.memory_mib}Mi", "--device", str(device)]
+            ended = Client.create(stack, Client.manifest(stack, args, {}, playground.namespace)).ended()
+            results[device] = [line["result"] for line in ended.lines if "result" in line]
+    assert results == {device: ["CUDA_SUCCESS", OUT_OF_MEMORY] for device in range(count)}
+    observed(f"{limits.memory_mib}Mi: {OUT_OF_MEMORY} on each of {count} GPUs of one client")
+
+
+def test_tenant_has_no_way_to_a_gpu_around_the_policy(
+    stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
+) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    where = {"namespace": tenant.namespace, "env": tenant.env}
+    device_class = {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": tenant.namespace}}
+    # What the policy does not see: each is refused by Kubernetes itself, by the tenant's rights, or gives no GPU.
+    assert 'cannot create resource "deviceclasses"' in tenant.refused({**device_class, "spec": {}})
+    admin = tenant.refused(tenant.claim({"exactly": {**GPU, "adminAccess": True}}))
+    assert "admin access" in admin
+    label = ("label", "namespace", tenant.namespace, tenant.name, "--overwrite")
+    for own in ("resource.kubernetes.io/admin-access=true", f"{CLASS_LABEL}=default", f"{CLASS_LABEL}-"):
+        assert 'resource "namespaces"' in stack.kubectl_fails(*label, own)
+    elsewhere = stack.kubectl_fails("create", tenant.name, "-f", "-", stdin=pod_of(stack, {}))
+    assert 'cannot create resource "pods"' in elsewhere
+    node = stack.settings.gpu_nodes[0].node
+    by_node = refused_pod(stack, lambda spec: spec.update(hostPID=True, nodeName=node), tenant.name, **where)
+    assert "hostPID" in by_node
+    of_the_pod = {"claims": [{"name": "gpu"}]}
+    for whole in (of_the_pod, {"limits": {"nvidia.com/gpu": "1"}}):
+        message = refused_pod(stack, lambda spec, whole=whole: spec.update(resources=whole), tenant.name, **where)
+        assert "spec.resources" in message
+    observed("DeviceClass, admin access, labels, pods elsewhere, host namespaces, a GPU of the whole pod: all refused")
+
+
+def test_pods_of_a_tenants_controllers_are_looked_at_as_well(
+    stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
+) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    spec = Client.manifest(stack, ["hold"], tenant.env, tenant.namespace)["spec"]
+    changed_container(command=None)(spec)
+    for container in (*spec["containers"], *spec["initContainers"]):
+        for key in ("restartPolicy", "restartPolicyRules"):
+            container.pop(key, None)
+    labels = {"app": "around"}
+    template = {"metadata": {"labels": labels}, "spec": {**spec, "restartPolicy": "Always"}}
+    once = {**template, "spec": {**spec, "restartPolicy": "Never"}}
+    kept = {"selector": {"matchLabels": labels}, "template": template}
+    job = {"template": once}
+    kinds: dict[str, dict[str, Any]] = {
+        "Deployment": {"apiVersion": "apps/v1", "spec": kept},
+        "StatefulSet": {"apiVersion": "apps/v1", "spec": {**kept, "serviceName": "around"}},
+        "DaemonSet": {"apiVersion": "apps/v1", "spec": kept},
+        "Job": {"apiVersion": "batch/v1", "spec": job},
+    }
+    tenant.create(*({**rest, "kind": kind, "metadata": {"name": "around"}} for kind, rest in kinds.items()))
+
+    def refusals() -> dict[str, str]:
+        events = stack.get("events", namespace=tenant.namespace, field_selector="reason=FailedCreate")
+        return {event["involvedObject"]["kind"]: event["message"] for event in events}
+
+    makers = {"ReplicaSet", "StatefulSet", "DaemonSet", "Job"}
+    wait_for("no controller could make its pod", lambda: makers <= refusals().keys())
+    assert all(WAITS_FIRST in message for message in refusals().values())
+    assert not stack.get("pods", namespace=tenant.namespace)
+    observed(f"no pod of {', '.join(sorted(makers))}")
+
+
+def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
+    stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
+) -> None:
+    """Neither a container that only its pod's claim is for, nor one that is added to debug another."""
+    skip_unless_pipe_of_the_node(stack)
+    pod = Client.manifest(stack, ["info"], tenant.env, tenant.namespace)
+    (container,), spec = pod["spec"]["containers"], pod["spec"]
+    plain = {**container, "name": "plain", "command": [start_again.PROBE]}
+    plain["resources"] = {"limits": {"memory": "64Mi"}}
+    plain.pop("volumeMounts")
+    container["args"] = ["hold", "0", "--alloc", "16Mi"]
+    spec |= {"containers": [container, plain], "terminationGracePeriodSeconds": 1}
+    with stack.free_gpu():
+        tenant.create({**tenant.claim({"exactly": GPU}), "metadata": {"name": "shared-gpu"}}, pod)
+        name = pod["metadata"]["name"]
+
+        def printed(container: str) -> str:
+            words = ("logs", "-n", tenant.namespace, name, "-c", container)
+            log = wait_for(f"{container} printed", lambda: stack.kubectl(*words, check=False))
+            return log.splitlines()[0]
+
+        assert '"uuid"' in printed(container["name"])
+        assert '"uuid"' not in printed("plain")
+        added = {**plain, "name": "added"}
+        for key in ("resources", "restartPolicy", "restartPolicyRules"):
+            added.pop(key, None)
+        path = f"/api/v1/namespaces/{tenant.namespace}/pods/{name}/ephemeralcontainers"
+
+        def debug(container: dict[str, Any]) -> tuple[str, ...]:
+            live = stack.one("pods", name, tenant.namespace)
+            live["spec"]["ephemeralContainers"] = [container]
+            return (json.dumps(live),)
+
+        words = ("replace", tenant.name, "--raw", path, "-f", "-")
+        (with_claim,) = debug({**added, "resources": {"claims": [{"name": "gpu"}]}})
+        refusal = stack.kubectl_fails(*words, stdin=with_claim)
+        assert "resources" in refusal
+        (with_the_wait,) = debug({**added, "volumeMounts": [{"name": "wait", "mountPath": "/wait"}]})
+        assert "an init container install-wait" in stack.kubectl_fails(*words, stdin=with_the_wait)
+        (as_allowed,) = debug(added)
+        stack.kubectl(*words, stdin=as_allowed)
+        assert '"uuid"' not in printed("added")
+    observed(f"no GPU in them; an ephemeral container with a claim: {refusal.strip()[-160:]}")
+
+
+def test_device_class_of_another_name_is_a_gpu_as_well(
+    stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
+) -> None:
+    skip_unless_pipe_of_the_node(stack)
+    name = f"{tenant.namespace}.example.com"
+    device_class = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceClass",
+        "metadata": {"name": name},
+        "spec": {
+            "selectors": [{"cel": {"expression": "device.driver == 'gpu.nvidia.com'"}}],
+            "extendedResourceName": "example.com/another",
+        },
+    }
+    where = {"namespace": tenant.namespace, "env": tenant.env}
+    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(device_class))
+    try:
+        # By its claim, of whatever class, and by each name of an extended resource.
+        assert WAITS_FIRST in refused_pod(stack, changed_container(command=None), tenant.name, **where)
+        for resource in ("example.com/another", f"deviceclass.resource.kubernetes.io/{name}"):
+            message = refused_pod(stack, by_extended_resource(resource), tenant.name, **where)
+            assert "none by an extended resource" in message
+        two = tenant.claim({"exactly": {"deviceClassName": name, "count": 2}})
+        assert "a claim must be for one GPU" in tenant.refused(two)
+    finally:
+        stack.kubectl("delete", "deviceclass", name)
+    observed("a claim of the class, both names of its extended resource, and two GPUs of it are refused")

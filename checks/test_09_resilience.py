@@ -14,7 +14,7 @@ from checks import faults, metrics
 from checks.aside import set_aside
 from checks.faults import CLAIMS, Fault, FaultSite, shorten
 from checks.live import LiveStack, wait_for
-from checks.mps import CLIENTS, Client, Daemon, deployment_pods, model_of
+from checks.mps import CLIENTS, WAITS, Client, Daemon, deployment_pods, model_of
 from checks.test_04_mps import RPC_FAILURE, restarted_and_ready, restarts
 from gpus.models import GpuModel
 from gpus.mps import granted_multiprocessors
@@ -334,7 +334,7 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
             )
 
             bound = faults.MPS_DAEMON_KILLED.bound
-            wait_for("the new client runs", lambda: "running" in fresh().state(), bound)
+            wait_for("the new client runs", lambda: any("holding" in line for line in fresh().lines(False)), bound)
             sms = granted(stack, fresh(), model)
             if observed:
                 wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
@@ -344,7 +344,7 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
                 faults.MPS_DAEMON_KILLED,
                 killed,
                 f"its clients: {RPC_FAILURE}" + ("; the exporter: mps_up 0" if observed else ""),
-                f"{words[0]}; a new client waited in its init container; the daemon was restarted {count} times",
+                f"{words[0]}; a new client waited for the daemon; the daemon was restarted {count} times",
                 f"what the clients had on the GPU; a new one has its {sms} SMs",
             )
         finally:
@@ -363,9 +363,9 @@ def mps_up(stack: LiveStack, node: str, wanted: int) -> bool:
 
 
 def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
-    """True if the client's init container runs, and so its own container does not."""
-    status = stack.one("pods", client.name, client.namespace)["status"]
-    return any("running" in state["state"] for state in status.get("initContainerStatuses", []))
+    """True if the client's container has printed that it waits, and nothing else."""
+    log = stack.kubectl("logs", "-n", client.namespace, client.name, check=False).splitlines()
+    return bool(log) and all(line.startswith(WAITS) for line in log)
 
 
 def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record: Record) -> None:

@@ -17,7 +17,7 @@ PIPE_FOLDER = "/run/dra-workshop/mps/pipe"
 CLASS_LABEL = "dra-workshop/mps-class"
 # A client keeps the limits that it started with, so it starts again when they change.
 LIMITS_ANNOTATION = "dra-workshop/mps-limits"
-# Where a container waits for the daemon itself, its program comes after these words.
+# Every program that has the GPU comes after these words. The policy of module 05 asks for them.
 WAIT_FOLDER = "/run/dra-workshop/wait"
 WAIT_FIRST = (f"{WAIT_FOLDER}/mps-daemon", "wait", "--")
 LEVEL_LABEL = "pod-security.kubernetes.io/enforce"
@@ -35,7 +35,7 @@ class NodeDaemon:
     def admit(self, namespace: Document) -> None:
         """Let the namespace have clients: the pipe is a folder of the node, which no stricter level lets a pod mount.
 
-        Where MpsPolicy is on, it allows the daemon's two folders and nothing else.
+        Where MpsPolicy is on, it allows the daemon's folder and nothing else.
         """
         namespace["metadata"]["labels"][LEVEL_LABEL] = "privileged"
 
@@ -128,7 +128,7 @@ def set_limits(deployment: Document, limits: Limits, classes: Mapping[str, Limit
 def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
     """Set limits, as MPS writes them, in the client's own environment. Its GPU is number 0 to itself."""
     memory = f"0={memory}" if isinstance(memory, str) else pulumi.Output.concat("0=", memory)
-    for container in pod["containers"]:
+    for container in client_containers(pod):
         container.setdefault("env", []).extend(
             [
                 {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": percentage},
@@ -140,22 +140,29 @@ def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
 def add_to_pod(pod: dict[str, Any], image: str) -> None:
     """Give a pod what makes it a client of the node's daemon, of `image`; mps-client.yaml says why.
 
-    A container whose manifest names its `command` waits for the daemon itself, each time that it starts. Where one
-    leaves its program to the image, an init container waits.
+    Every container that has the GPU waits for the daemon itself, however it comes to start. Raises `ValueError` where
+    one leaves its program to the image, which then could not be started by the wait.
     """
-    with_command = all("command" in container for container in pod["containers"])
-    name = "mps-client-with-command" if with_command else "mps-client"
-    (template,) = (template for template in manifest("mps-client.yaml") if template["metadata"]["name"] == name)
+    (template,) = manifest("mps-client.yaml")
     model = pod_of(template)
-    (client,), (before,) = model["containers"], model["initContainers"]
-    for container in pod["containers"]:
+    (client,), (install,) = model["containers"], model["initContainers"]
+    for container in client_containers(pod):
+        if not container.get("command"):
+            raise ValueError(
+                f"container {container['name']}: a client of MPS names its command, after which its program is started "
+                "when the daemon is ready; add the image's entrypoint as command"
+            )
+        container["command"] = [*client["command"], *container["command"]]
         container["env"] = [*copied(client["env"]), *container.get("env", [])]
         container["volumeMounts"] = [*container.get("volumeMounts", []), *copied(client["volumeMounts"])]
-        if with_command:
-            container["command"] = [*client["command"], *container["command"]]
-    first = pod["containers"][0]
-    before["image"], before["env"] = image, copied(first["env"])
-    before["securityContext"] = first["securityContext"]
-    before["resources"] = {**first["resources"], "requests": before["resources"]["requests"]}
-    pod["initContainers"] = [before, *pod.get("initContainers", [])]
+    install["image"] = image
+    # Of the pod's own user: the policy lets no client be root.
+    install["securityContext"] = copied(pod["containers"][0].get("securityContext", install["securityContext"]))
+    pod["initContainers"] = [install, *pod.get("initContainers", [])]
     pod["volumes"] = [*pod.get("volumes", []), *model["volumes"]]
+
+
+def client_containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Containers of a pod that are clients: its own ones, and those of its init containers that have a claim."""
+    before = [one for one in pod.get("initContainers", []) if one.get("resources", {}).get("claims")]
+    return [*pod["containers"], *before]

@@ -38,10 +38,6 @@ class DaemonOptions:
     """
     claimed_memory: str | None = None
     """Memory that a shared claim requests of its GPU; None for all of it."""
-    restart_pods: bool = True
-    """True where a client that fails starts its whole pod again; False where the cluster's Kubernetes has no mutating
-    admission policies (before 1.36).
-    """
 
 
 class MpsDaemon(pulumi.ComponentResource):
@@ -88,8 +84,6 @@ class MpsDaemon(pulumi.ComponentResource):
         )
         self.ready: list[Resource] = [applied]
         """Resources that must exist before a client does."""
-        if options.restart_pods:
-            self.ready += self._restart_policy(name, site)
         self.clients = MpsByDaemon(
             limits=options.limits,
             classes=options.classes,
@@ -99,10 +93,3 @@ class MpsDaemon(pulumi.ComponentResource):
         )
         """Way in which pods share GPUs through this daemon."""
         self.register_outputs({"limits": options.limits.words})
-
-    def _restart_policy(self, name: str, site: Site) -> list[Resource]:
-        """Register the policy by which a client that fails starts its whole pod again, and its binding."""
-        documents = by_kind(manifest("restart.yaml"))
-        policy = register(documents["MutatingAdmissionPolicy"], f"{name}-restart", site.inside(self))
-        binding = documents["MutatingAdmissionPolicyBinding"]
-        return [policy, register(binding, f"{name}-restart-binding", site.inside(self, [policy]))]

@@ -12,7 +12,7 @@ from components.objects import register
 from components.site import Site
 from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS
 
-POLICY, PIPE_POLICY = "dra-workshop-mps-clients", "dra-workshop-mps-pipe"
+POLICY, CLAIM_POLICY, PIPE_POLICY = (f"dra-workshop-mps-{what}" for what in ("clients", "claims", "pipe"))
 POLICY_KIND = "ValidatingAdmissionPolicy"
 BINDING_KIND = f"{POLICY_KIND}Binding"
 # Every namespace has it, with its own name.
@@ -28,7 +28,11 @@ class ClassParameters:
     required: bool
     """True where a client must set both limits itself."""
 
-    def data(self, pipe: str) -> Mapping[str, Input[str]]:
+    def data(self, daemon_image: str | None) -> Mapping[str, Input[str]]:
+        """Data of the ConfigMap. Clients wait by the program of the daemon's image, whatever its tag.
+
+        `daemon_image` is None where the driver mounts the pipe of a claim's daemon.
+        """
         memory = self.pinned_device_memory_limit_mib
         return {
             "activeThreadPercentage": str(self.active_thread_percentage),
@@ -36,7 +40,8 @@ class ClassParameters:
             if isinstance(memory, int)
             else Output.from_input(memory).apply(str),
             "required": str(self.required).lower(),
-            "pipe": pipe,
+            "pipe": "node" if daemon_image else "claim",
+            "image": repository(daemon_image or ""),
         }
 
 
@@ -58,7 +63,7 @@ def class_parameters(mps: Mps, most_memory_mib: Input[int] | None = None) -> dic
 
 
 class MpsPolicy(pulumi.ComponentResource):
-    """Owns two admission policies, and for each class of clients its parameters and its binding.
+    """Owns the admission policies, and for each class of clients its parameters and its bindings.
 
     A namespace has a class by its label; who may label namespaces may choose. Clients of the class `default` may leave
     their limits out, since those of the daemon or claim itself hold for whoever sets nothing.
@@ -71,13 +76,13 @@ class MpsPolicy(pulumi.ComponentResource):
         site: Site,
         documents: Sequence[Document],
         classes: Mapping[str, ClassParameters],
-        pipe: str,
+        daemon_image: str | None,
         pipe_namespaces: Sequence[str],
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`documents` are the policies, the binding of the pipe's, and a class's objects as the model of each.
+        """`documents` are the policies, the binding of the pipe's, and a class's objects as the models of each class's.
 
-        `pipe` is `node` where clients mount the pipe of the node's daemon, `claim` where the driver does it for them.
+        `daemon_image` is that of the node's daemon, whose pipe clients mount; None where the driver mounts a claim's.
         Pods of `pipe_namespaces` mount it without being clients.
         """
         super().__init__("dra-workshop:gpu:MpsPolicy", name, None, opts)
@@ -97,22 +102,37 @@ class MpsPolicy(pulumi.ComponentResource):
         self.objects: list[Resource] = [register(pipe_binding, f"{name}-mps-pipe-binding", options)]
         """Resources that must exist before the policies hold."""
         for class_name, parameters in classes.items():
-            config, binding = class_documents(rest["ConfigMap"], bindings[POLICY], class_name)
-            config["data"] = parameters.data(pipe)
+            config, class_bindings = class_documents(
+                rest["ConfigMap"], [bindings[POLICY], bindings[CLAIM_POLICY]], class_name
+            )
+            config["data"] = parameters.data(daemon_image)
             config_map = register(config, f"{name}-class-{class_name}", site.inside(self, [namespace]))
-            options = site.inside(self, [policies[POLICY], config_map])
-            self.objects += [config_map, register(binding, f"{name}-class-{class_name}-binding", options)]
+            self.objects.append(config_map)
+            for binding in class_bindings:
+                policy = binding["spec"]["policyName"]
+                options = site.inside(self, [policies[policy], config_map])
+                kind = "" if policy == POLICY else "-claims"
+                self.objects.append(register(binding, f"{name}-class-{class_name}{kind}-binding", options))
         self.register_outputs({"classes": sorted(set(classes) - {CAPACITY_CLASS})})
 
 
-def class_documents(config: Document, binding: Document, class_name: str) -> tuple[Document, Document]:
-    """New ConfigMap and binding of a class, from those of another one."""
-    config, binding = copied(config), copied(binding)
+def repository(image: str) -> str:
+    """Image reference without its tag and digest."""
+    name, colon, tag = image.partition("@")[0].rpartition(":")
+    return name if colon and "/" not in tag else image.partition("@")[0]
+
+
+def class_documents(
+    config: Document, bindings: Iterable[Document], class_name: str
+) -> tuple[Document, Sequence[Document]]:
+    """New ConfigMap and bindings of a class, from those of another one."""
+    config, bindings = copied(config), [copied(binding) for binding in bindings]
     config["metadata"]["name"] = class_name
-    binding["metadata"]["name"] = f"{POLICY}-{class_name}"
-    binding["spec"]["paramRef"]["name"] = class_name
-    binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"][CLASS_LABEL] = class_name
-    return config, binding
+    for binding in bindings:
+        binding["metadata"]["name"] = f"{binding['spec']['policyName']}-{class_name}"
+        binding["spec"]["paramRef"]["name"] = class_name
+        binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"][CLASS_LABEL] = class_name
+    return config, bindings
 
 
 def pipe_binding_document(binding: Document, classes: Iterable[str], namespaces: Iterable[str]) -> Document:

@@ -48,7 +48,6 @@ def shared(document: Document, sharing: Sharing) -> Document:
     elif kind in CLAIM_KINDS:
         sharing.request(document)
     elif kind == "Deployment":
-        # Limits first: the container that waits for a daemon has the environment of the pod's first container.
         sharing.limit(document)
         sharing.attach(document)
     return document

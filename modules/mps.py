@@ -31,8 +31,6 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             classes=plan.classes,
             most_memory=None if most is None else mps_size(most),
             claimed_memory=mib_quantity(plan.claimed_mib) if plan.claimed_mib else None,
-            # Another cluster's Kubernetes may be older.
-            restart_pods=settings.cluster.provider == "kind",
         )
         daemon = MpsDaemon("mps-daemon", site=site, options=options)
         mps: Mps = daemon.clients

@@ -17,7 +17,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
         site=site,
         documents=load(module.name, "policy.yaml", "class.yaml"),
         classes=class_parameters(shared_gpu.mps, most_memory_mib(settings, context)),
-        pipe="node" if shared_gpu.daemon else "claim",
+        daemon_image=site.images["mps-daemon"] if shared_gpu.daemon else None,
         pipe_namespaces=settings.mps_plan.pipe_namespaces,
     )
     Workload(

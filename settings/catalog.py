@@ -188,11 +188,6 @@ def _shares_by_choice(blocks: Blocks) -> bool:
     return blocks.driver.consumable_shares not in (None, "disabled")
 
 
-def _restarts_pods(blocks: Blocks) -> bool:
-    # On an existing cluster the policy is left out.
-    return _by_daemon(blocks) and blocks.cluster.provider == "kind"
-
-
 GPU_AGENTS = "gpu-agents"
 # Versions: pkg/features/kube_features.go of Kubernetes 1.37.2, and that of k8s.io/apiserver.
 CONSUMABLE_SHARES = ApiFeature(
@@ -260,19 +255,7 @@ MPS = Module(
         Gate("MPSSupport", lambda blocks: not _by_daemon(blocks)),
         Gate("TimeSlicingSettings", _settings_may_change),
     ),
-    api_features=(
-        replace(ADMIN_ACCESS, needed=_by_daemon),
-        ApiFeature(
-            "MutatingAdmissionPolicy",
-            "the policy by which a client that fails starts its whole pod again",
-            "1.36",
-            resource="admissionregistration.k8s.io/v1/mutatingadmissionpolicies",
-            needed=_restarts_pods,
-        ),
-        ApiFeature(
-            "RestartAllContainersOnContainerExits", "pods that start again as a whole", "1.36", needed=_restarts_pods
-        ),
-    ),
+    api_features=(replace(ADMIN_ACCESS, needed=_by_daemon),),
     images=(Image("mps-daemon", used=_by_daemon),),
     blocks={"mps": Mps},
     # The limited client belongs to the next module: counted here, so that switching it on replaces no claim.

@@ -43,7 +43,7 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {
             **dict.fromkeys(("mps-policy", LIMITED, GUARD), "state only"),
             STACK: "outputs",
-            **dict.fromkeys(("mps-policy-class-tiny", "mps-policy-class-tiny-binding"), "created"),
+            **{f"mps-policy-class-tiny{part}": "created" for part in ("", "-binding", "-claims-binding")},
             # Nobody without a known class may mount the pipe.
             "mps-policy-mps-pipe-binding": UPDATED,
         },
@@ -63,7 +63,7 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {"mode": "claim"},
         {
             **{f"mps-daemon{part}": "deleted" for part in ("", "-namespace", "-config", "-gpus-claim", "-daemonset")},
-            **{f"mps-daemon{part}": "deleted" for part in ("-limits", "-restart", "-restart-binding")},
+            "mps-daemon-limits": "deleted",
             **{**CLAIM_AND_CLIENTS, STACK: "outputs", GUARD: "state only"},
             **dict.fromkeys(("dra-driver-release", "shared-gpu-mps", DEFAULT_CLASS, SMALL_CLASS), UPDATED),
             # The daemon's image is no longer one of those that the nodes need.

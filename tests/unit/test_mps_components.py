@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 from typing import Any
 
 import pulumi
 import pytest
 
 from components.dra_driver import uuid_of
-from components.manifests import by_kind, load, manifest
+from components.manifests import MANIFESTS, by_kind, load, manifest
 from components.mps_clients import (
     CLASS_LABEL,
     LIMITS_ANNOTATION,
@@ -19,8 +20,11 @@ from components.mps_clients import (
     MpsByDaemon,
     NodeDaemon,
     add_to_pod,
+    limit,
 )
 from components.mps_daemon import NAME, NAMESPACE, VARIABLES
+from components.mps_policy import repository
+from components.pods import pod_of
 from components.sharing import shared
 from gpus.mps import Limits
 from settings import Settings
@@ -32,8 +36,11 @@ LIMITS = Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi")
 
 MODULES = ["01", "02", "03", "04", "05"]
 CLIENTS, LIMITED = "shared-gpu-clients", "limited-client-limited"
-PIPE, SHM = "/run/dra-workshop/mps/pipe", "/run/dra-workshop/mps/shm"
-MOUNTS = [{"name": "mps-pipe", "mountPath": "/tmp/nvidia-mps"}, {"name": "mps-shm", "mountPath": "/dev/shm"}]
+PIPE = "/run/dra-workshop/mps/pipe"
+MOUNTS: list[dict[str, Any]] = [
+    {"name": "mps-pipe", "mountPath": "/tmp/nvidia-mps"},
+    {"name": "wait", "mountPath": WAIT_FOLDER, "readOnly": True},
+]
 PIPE_VARIABLE = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": "/tmp/nvidia-mps"}
 
 
@@ -66,15 +73,21 @@ def pod() -> dict[str, Any]:
     resources = {"claims": [{"name": "gpu"}], "requests": {"cpu": "8"}, "limits": {"memory": "24Gi"}}
     return {
         "containers": [
-            {"name": "a", "env": [{"name": "A", "value": "1"}], "securityContext": security, "resources": resources},
-            {"name": "b", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+            {
+                "name": "a",
+                "command": ["program", "a"],
+                "env": [{"name": "A", "value": "1"}],
+                "securityContext": security,
+                "resources": resources,
+            },
+            {"name": "b", "command": ["b"], "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
         ],
         "initContainers": [{"name": "first"}],
         "volumes": [{"name": "data", "emptyDir": {}}],
     }
 
 
-def test_every_container_of_a_client_gets_the_pipe_and_the_shared_memory(pod: dict[str, Any]):
+def test_every_container_of_a_client_gets_the_pipe_and_the_program_that_waits(pod: dict[str, Any]):
     add_to_pod(pod, "mps:1")
     first, second = pod["containers"]
     assert first["volumeMounts"] == MOUNTS
@@ -88,39 +101,55 @@ def test_the_pipe_comes_first_in_the_environment_and_keeps_the_rest(pod: dict[st
     assert second["env"] == [PIPE_VARIABLE]
 
 
-def test_a_client_waits_for_the_daemon_before_its_own_init_containers(pod: dict[str, Any]):
+def test_every_container_of_a_client_is_started_by_the_wait(pod: dict[str, Any]):
+    add_to_pod(pod, "mps:1")
+    assert [one["command"] for one in pod["containers"]] == [[*WAIT_FIRST, "program", "a"], [*WAIT_FIRST, "b"]]
+
+
+def test_the_program_that_waits_is_installed_before_any_other_runs_and_has_no_gpu(pod: dict[str, Any]):
     before = copy.deepcopy(pod["containers"][0])
     add_to_pod(pod, "mps:1")
-    wait, own = pod["initContainers"]
+    install, own = pod["initContainers"]
     assert own == {"name": "first"}
-    assert (wait["image"], wait["args"]) == ("mps:1", ["wait"])
-    assert (wait["env"], wait["volumeMounts"]) == (pod["containers"][0]["env"], MOUNTS)
-    assert wait["securityContext"] == before["securityContext"]
-    # It computes nothing.
-    assert wait["resources"] == {**before["resources"], "requests": {"cpu": "1m", "memory": "16Mi"}}
-
-
-def test_a_client_that_names_its_programs_waits_in_their_place(pod: dict[str, Any]):
-    for container in pod["containers"]:
-        container["command"] = ["program", container["name"]]
-    add_to_pod(pod, "mps:1")
-    before, own = pod["initContainers"]
-    assert own == {"name": "first"}
-    # Not the name by which manifests/04-mps/restart.yaml finds pods that start again as a whole.
-    assert (before["name"], before["args"]) == ("install-wait", ["install", WAIT_FOLDER])
-    (place,) = [mount for mount in before["volumeMounts"] if mount["mountPath"] == WAIT_FOLDER]
-    for container in pod["containers"]:
-        assert container["command"] == [*WAIT_FIRST, "program", container["name"]]
-        assert {**place, "readOnly": True} in container["volumeMounts"]
+    assert (install["name"], install["image"], install["args"]) == ("install-wait", "mps:1", ["install", WAIT_FOLDER])
+    assert install["securityContext"] == before["securityContext"]
+    assert "claims" not in install["resources"]
+    (place,) = install["volumeMounts"]
+    assert (place["mountPath"], place.get("readOnly")) == (WAIT_FOLDER, None)
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == place["name"]]
     assert "emptyDir" in volume
 
 
-def test_a_program_of_the_image_is_waited_for_by_an_init_container(pod: dict[str, Any]):
-    pod["containers"][0]["command"] = ["program"]
+def test_an_init_container_that_has_the_gpu_is_a_client_as_well(pod: dict[str, Any]):
+    sidecar = {"name": "sidecar", "restartPolicy": "Always", "command": ["c"], "resources": {"claims": [{"name": "g"}]}}
+    pod["initContainers"].append(sidecar)
+    limit(pod, "20", "1024M")
     add_to_pod(pod, "mps:1")
-    assert pod["initContainers"][0]["name"] == "wait-for-mps"
-    assert pod["containers"][0]["command"] == ["program"]
+    _, without, client = pod["initContainers"]
+    assert without == {"name": "first"}
+    assert client["command"] == [*WAIT_FIRST, "c"]
+    assert client["volumeMounts"] == MOUNTS
+    assert [variable["value"] for variable in client["env"]] == ["/tmp/nvidia-mps", "20", "0=1024M"]
+
+
+def test_a_program_that_is_left_to_the_image_is_refused_with_the_remedy(pod: dict[str, Any]):
+    del pod["containers"][1]["command"]
+    with pytest.raises(ValueError, match=r"container b: a client of MPS names its command.*add the image's entrypoint"):
+        add_to_pod(pod, "mps:1")
+
+
+def test_every_client_of_the_manifests_names_its_command():
+    documents = [document for folder in sorted(MANIFESTS.iterdir()) for document in load(folder.name)]
+    deployments = [document for document in documents if document["kind"] == "Deployment"]
+    pods = {document["metadata"]["name"]: pod_of(document) for document in deployments}
+    named = {
+        name
+        for name, pod in pods.items()
+        if [claim.get("resourceClaimName") for claim in pod.get("resourceClaims", [])] == ["shared-gpu"]
+    }
+    assert {"clients", "limited", "vllm"} <= named
+    for name in (*named, "small", "medium", "large", "waiting"):
+        add_to_pod(pods[name], "mps:1")
 
 
 def test_other_simulated_gpus_restart_the_daemon_and_its_clients():
@@ -136,12 +165,12 @@ def test_other_simulated_gpus_restart_the_daemon_and_its_clients():
     assert "annotations" not in template(on_host, "mps-daemon-daemonset")["metadata"]
 
 
-def test_a_clients_folders_must_be_there_before_it(pod: dict[str, Any]):
+def test_a_clients_pipe_must_be_there_before_it(pod: dict[str, Any]):
     add_to_pod(pod, "mps:1")
     assert pod["volumes"] == [
         {"name": "data", "emptyDir": {}},
         {"name": "mps-pipe", "hostPath": {"path": PIPE, "type": "Directory"}},
-        {"name": "mps-shm", "hostPath": {"path": SHM, "type": "Directory"}},
+        {"name": "wait", "emptyDir": {"sizeLimit": "64Mi"}},
     ]
 
 
@@ -160,30 +189,21 @@ def test_sharing_leaves_the_document_that_it_was_given_as_it_was(pod: dict[str, 
         assert changed[1:] != before[1:]
 
 
-def test_who_waits_for_the_daemon_has_the_clients_limits_too(pod: dict[str, Any]):
-    template = {"metadata": {"labels": {CLASS_LABEL: "small"}}, "spec": pod}
-    sharing = MpsByDaemon(LIMITS, {"small": LIMITS}, NodeDaemon("mps:1", None))
-    document = shared({"kind": "Deployment", "metadata": {}, "spec": {"template": template}}, sharing)
-    spec = document["spec"]["template"]["spec"]
-    assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT" in [variable["name"] for variable in spec["initContainers"][0]["env"]]
-    assert spec["initContainers"][0]["env"] == spec["containers"][0]["env"]
-
-
 def test_names_that_checks_use_are_those_of_the_manifests():
     daemon = by_kind(manifest("mps-daemon.yaml"))["DaemonSet"]
     assert (daemon["metadata"]["namespace"], daemon["metadata"]["name"]) == (NAMESPACE, NAME)
     assert daemon["spec"]["selector"]["matchLabels"] == {"app": NAME}
-    _, with_command = manifest("mps-client.yaml")
-    spec = with_command["template"]["spec"]
+    (client,) = manifest("mps-client.yaml")
+    spec = client["template"]["spec"]
     assert spec["containers"][0]["command"] == list(WAIT_FIRST)
-    assert spec["volumes"][1]["hostPath"]["path"] == PIPE_FOLDER == PIPE
+    assert spec["volumes"][0]["hostPath"]["path"] == PIPE_FOLDER == PIPE
 
 
 def test_client_pods_of_the_stack_use_the_nodes_daemon(daemon: Recording):
     for name in (CLIENTS, LIMITED):
         assert container(daemon, name)["volumeMounts"] == [dict(sorted(mount.items())) for mount in MOUNTS]
-        (wait,) = template(daemon, name)["spec"]["initContainers"]
-        assert wait["image"] == stacks.IMAGES["mps-daemon"]
+        (install,) = template(daemon, name)["spec"]["initContainers"]
+        assert install["image"] == stacks.IMAGES["mps-daemon"]
 
 
 def test_module_03_has_nothing_of_mps(daemon: Recording):
@@ -273,9 +293,9 @@ def test_the_daemon_has_no_privilege_and_none_of_the_nodes_namespaces(daemon: Re
     }
 
 
-def test_the_daemon_mounts_its_two_folders_and_nothing_else_of_the_node(daemon: Recording):
+def test_the_daemon_mounts_its_pipe_and_nothing_else_of_the_node(daemon: Recording):
     volumes = template(daemon, "mps-daemon-daemonset")["spec"]["volumes"]
-    assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [PIPE, SHM]
+    assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [PIPE]
     assert [volume["name"] for volume in volumes if "hostPath" not in volume] == ["log"]
 
 
@@ -332,29 +352,61 @@ def test_each_class_has_its_limits_as_the_policys_parameters():
     classes: dict[str, Any] = {"small": {}, "half": {"activeThreadPercentage": 25}, "same": same}
     recording = record(mps={"classes": classes})
     assert {name: tuple(parameters(recording, name).values()) for name in ("default", *classes)} == {
-        "default": ("50", "8192", "node", "false"),
-        "small": ("20", "1024", "node", "true"),
-        "half": ("25", "1024", "node", "true"),
-        "same": ("50", "8192", "node", "false"),
+        "default": ("50", "localhost/dra-workshop/mps-daemon", "8192", "node", "false"),
+        "small": ("20", "localhost/dra-workshop/mps-daemon", "1024", "node", "true"),
+        "half": ("25", "localhost/dra-workshop/mps-daemon", "1024", "node", "true"),
+        "same": ("50", "localhost/dra-workshop/mps-daemon", "8192", "node", "false"),
     }
-    keys = ["activeThreadPercentage", "pinnedDeviceMemoryLimitMiB", "pipe", "required"]
+    keys = ["activeThreadPercentage", "image", "pinnedDeviceMemoryLimitMiB", "pipe", "required"]
     assert list(parameters(recording, "default")) == keys
 
 
 def test_clients_need_no_pipe_of_the_node_where_the_driver_mounts_its_own(by_claim: Recording):
-    assert {parameters(by_claim, name)["pipe"] for name in ("default", "small")} == {"claim"}
-
-
-def test_each_class_is_bound_to_the_namespaces_with_its_label(daemon: Recording):
     for name in ("default", "small"):
-        binding = daemon.resources[f"mps-policy-class-{name}-binding"]
+        assert (parameters(by_claim, name)["pipe"], parameters(by_claim, name)["image"]) == ("claim", "")
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("localhost/dra-workshop/mps-daemon:v1-0123456789ab", "localhost/dra-workshop/mps-daemon"),
+        ("registry:5000/mps-daemon", "registry:5000/mps-daemon"),
+        ("registry:5000/mps-daemon:v1", "registry:5000/mps-daemon"),
+        ("mps-daemon@sha256:0123", "mps-daemon"),
+        ("registry:5000/mps-daemon:v1@sha256:0123", "registry:5000/mps-daemon"),
+        ("", ""),
+    ],
+)
+def test_clients_may_wait_by_the_daemons_image_of_any_tag(image: str, name: str):
+    assert repository(image) == name
+
+
+@pytest.mark.parametrize(("policy", "suffix"), [("clients", ""), ("claims", "-claims")])
+def test_each_class_is_bound_to_the_namespaces_with_its_label(daemon: Recording, policy: str, suffix: str):
+    for name in ("default", "small"):
+        binding = daemon.resources[f"mps-policy-class-{name}{suffix}-binding"]
+        assert binding.inputs["metadata"]["name"] == f"dra-workshop-mps-{policy}-{name}"
         assert binding.inputs["spec"] == {
-            "policyName": "dra-workshop-mps-clients",
+            "policyName": f"dra-workshop-mps-{policy}",
             "validationActions": ["Deny"],
             "paramRef": {"name": name, "namespace": "mps-classes", "parameterNotFoundAction": "Deny"},
             "matchResources": {"namespaceSelector": {"matchLabels": {CLASS_LABEL: name}}},
         }
-        assert {f"mps-policy-class-{name}", "mps-policy-mps-clients"} <= set(binding.depends_on)
+        assert {f"mps-policy-class-{name}", f"mps-policy-mps-{policy}"} <= set(binding.depends_on)
+
+
+def test_the_stacks_own_limits_are_for_one_gpu_as_the_policy_asks():
+    """What a class sets holds for GPU number 0, so each claim of the stack is for one."""
+    for recording in (record(), record(modules=["01", "02", "04", "05", "07"])):
+        claims = [
+            resource.inputs
+            for resource in recording.resources.values()
+            if resource.inputs.get("kind", resource.type.rpartition(":")[2]) == "ResourceClaim"
+        ]
+        assert claims
+        for claim in claims:
+            (request,) = claim["spec"]["devices"]["requests"]
+            assert not {"count", "allocationMode"} & set(request["exactly"])
 
 
 def test_a_policy_is_there_before_what_binds_it(daemon: Recording):
@@ -363,7 +415,7 @@ def test_a_policy_is_there_before_what_binds_it(daemon: Recording):
 
 def test_policies_read_only_parameters_that_a_class_has(daemon: Recording):
     text = json.dumps([document for document in load("05-mps-limits") if document["kind"].endswith("Policy")])
-    used = {part.split()[0].strip("',)\\\"") for part in text.split("params.data.")[1:]}
+    used = set(re.findall(r"params\.data\.(\w+)", text))
     assert used == set(parameters(daemon, "default"))
 
 

@@ -109,7 +109,7 @@ def record(
         )
         site = Site(cluster, driver, IMAGES, ("a-node",), simulated, timeout_seconds=60)
         limits = Limits(active_thread_percentage=50, pinned_device_memory_limit="8Gi")
-        daemon = MpsDaemon("mps-daemon", site=site, options=DaemonOptions(limits, classes={}, restart_pods=False))
+        daemon = MpsDaemon("mps-daemon", site=site, options=DaemonOptions(limits, classes={}))
         made = GpuExporter("gpu-exporter", site=site, exporter=exporter, daemon=daemon if mps else None)
         AdminAccess("admin-access", site=site)
         TaintKeeper("taint-keeper", site=site)

@@ -322,10 +322,7 @@ OLDER = ["00", "01", "02", "04", "07", "09"]
             (
                 version,
                 OLDER,
-                [
-                    *("MutatingAdmissionPolicy", "RestartAllContainersOnContainerExits", "DRAConsumableCapacity"),
-                    *("DRADeviceTaints", "DRADeviceTaintRules"),
-                ],
+                ["DRAConsumableCapacity", "DRADeviceTaints", "DRADeviceTaintRules"],
             )
             for version in ("1.34.0", "1.35")
         ),

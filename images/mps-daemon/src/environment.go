@@ -15,8 +15,8 @@ const longestSocket = "/control_privileged"
 
 // settings is what the environment tells the command run.
 type settings struct {
-	pipe, log, shm string
-	limits         limits
+	pipe, log string
+	limits    limits
 }
 
 // settingsFromEnvironment reads the settings and reports every problem at once.
@@ -26,15 +26,10 @@ func settingsFromEnvironment(get func(string) string) (settings, error) {
 	for i, name := range variableNames {
 		values[i] = get(name)
 	}
-	var errs [4]error
+	var errs [3]error
 	s.pipe, errs[0] = pipeDirectory(get)
 	s.log, errs[1] = absolute("CUDA_MPS_LOG_DIRECTORY", get("CUDA_MPS_LOG_DIRECTORY"))
-	shm := get("SHM_DIRECTORY")
-	if shm == "" {
-		shm = "/dev/shm"
-	}
-	s.shm, errs[2] = absolute("SHM_DIRECTORY", shm)
-	s.limits, errs[3] = parseLimits(values, variableNames)
+	s.limits, errs[2] = parseLimits(values, variableNames)
 	var problems []error
 	for _, err := range errs {
 		problems = append(problems, errorList(err)...)
@@ -60,17 +55,13 @@ func absolute(name, path string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// makeDirectories makes the three directories, usable for clients of every user.
+// makeDirectories makes both directories, usable for clients of every user.
 func (s settings) makeDirectories() error {
-	for _, d := range []struct {
-		name, path string
-		mode       os.FileMode
-	}{
-		{"CUDA_MPS_PIPE_DIRECTORY", s.pipe, 0o755},
-		{"CUDA_MPS_LOG_DIRECTORY", s.log, 0o755},
-		{"SHM_DIRECTORY", s.shm, 0o777 | os.ModeSticky},
+	for _, d := range []struct{ name, path string }{
+		{"CUDA_MPS_PIPE_DIRECTORY", s.pipe},
+		{"CUDA_MPS_LOG_DIRECTORY", s.log},
 	} {
-		if err := makeDirectory(d.path, d.mode); err != nil {
+		if err := makeDirectory(d.path, 0o755); err != nil {
 			return fmt.Errorf("%s: %w; mount a volume there that this user owns and may write", d.name, err)
 		}
 	}
@@ -87,7 +78,7 @@ func makeDirectory(path string, mode os.FileMode) error {
 		return err
 	}
 	// Without capabilities only the owner may change a mode, so one that is right is left alone.
-	if info.Mode()&(os.ModePerm|os.ModeSticky) == mode {
+	if info.Mode()&os.ModePerm == mode {
 		return nil
 	}
 	return os.Chmod(path, mode)

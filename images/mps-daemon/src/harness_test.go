@@ -30,7 +30,7 @@ func newNode(t *testing.T, fake string, env ...string) *node {
 	return &node{t, folder, append([]string{
 		"TEST_PROGRAM=mps-daemon", "FAKE=" + fake, "PATH=" + filepath.Join(folder, "bin") + ":/usr/bin:/bin",
 		"CUDA_MPS_PIPE_DIRECTORY=" + filepath.Join(folder, "pipe"), "CUDA_MPS_LOG_DIRECTORY=" + filepath.Join(folder, "log"),
-		"SHM_DIRECTORY=" + filepath.Join(folder, "shm"), "ACTIVE_THREAD_PERCENTAGE=50",
+		"ACTIVE_THREAD_PERCENTAGE=50",
 		"GORACE=atexit_sleep_ms=0", // the race detector's second at every program's end adds up
 	}, env...)}
 }

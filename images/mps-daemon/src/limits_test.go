@@ -127,7 +127,7 @@ func environment(pairs ...string) func(string) string {
 
 func TestEnvironmentHasDefaults(t *testing.T) {
 	got, err := settingsFromEnvironment(environment("PINNED_DEVICE_MEMORY_LIMIT", "8192M"))
-	want := settings{"/run/pipe", "/run/log", "/dev/shm", limits{percentage: "50", memory: "8192M"}}
+	want := settings{"/run/pipe", "/run/log", limits{percentage: "50", memory: "8192M"}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %v, %v", got, err)
 	}
@@ -135,7 +135,7 @@ func TestEnvironmentHasDefaults(t *testing.T) {
 
 func TestEveryProblemOfTheEnvironmentIsToldAtOnce(t *testing.T) {
 	_, err := settingsFromEnvironment(environment(
-		"CUDA_MPS_PIPE_DIRECTORY", "/"+strings.Repeat("p", 88), "CUDA_MPS_LOG_DIRECTORY", "", "SHM_DIRECTORY", "shm",
+		"CUDA_MPS_PIPE_DIRECTORY", "/"+strings.Repeat("p", 88), "CUDA_MPS_LOG_DIRECTORY", "",
 		"ACTIVE_THREAD_PERCENTAGE", "0", "PINNED_DEVICE_MEMORY_LIMIT", "8192", "PER_DEVICE_PINNED_MEMORY_LIMIT", "0=x,1",
 	))
 	var got []string
@@ -145,7 +145,6 @@ func TestEveryProblemOfTheEnvironmentIsToldAtOnce(t *testing.T) {
 	want := []string{
 		`CUDA_MPS_PIPE_DIRECTORY: "/` + strings.Repeat("p", 88) + `" has 89 bytes, but sockets in it leave it 88; set a shorter path`,
 		`CUDA_MPS_LOG_DIRECTORY: "" is not an absolute path; set one like /run/nvidia/mps`,
-		`SHM_DIRECTORY: "shm" is not an absolute path; set one like /run/nvidia/mps`,
 		`ACTIVE_THREAD_PERCENTAGE: "0" is not a percentage from 1 to 100; set one like 50 or 12.5, or 100 for no limit`,
 		`PINNED_DEVICE_MEMORY_LIMIT: "8192" is not a whole number with M (MiB) or G (GiB); set one like 8192M, or 0 for no limit`,
 		`PER_DEVICE_PINNED_MEMORY_LIMIT: device 0: "x" is not a whole number with M (MiB) or G (GiB); set one like 8192M, or 0 for no limit`,

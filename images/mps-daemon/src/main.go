@@ -29,16 +29,15 @@ const usage = `mps-daemon owns one NVIDIA MPS control daemon.
                         --per-device-pinned-memory-limit L     as 0=4096M,GPU-...=0; these win over M
   mps-daemon status   print what holds and who uses it, as one JSON object on one line
   mps-daemon ready    exit 0 if the limits are set and the daemon answers, else 1 with the reason
-  mps-daemon wait     for a client's init container: end when the daemon is ready; needs no GPU
   mps-daemon wait -- PROGRAM ARG...
-                      for a client's own container: become the program when the daemon is ready
+                      for a client's container: become the program when the daemon is ready; needs no GPU. Refuses an
+                      environment that would lift the daemon's limits. Without a program it just ends then
   mps-daemon install FOLDER
-                      put this program into a folder that such a container has as well
+                      for its init container: put this program into a folder that such a container has as well
   mps-daemon --help | --version
 
 Environment: CUDA_MPS_PIPE_DIRECTORY for every command; for run also
   CUDA_MPS_LOG_DIRECTORY
-  SHM_DIRECTORY                     default /dev/shm
   ACTIVE_THREAD_PERCENTAGE          as P above
   PINNED_DEVICE_MEMORY_LIMIT        as M above; may be empty
   PER_DEVICE_PINNED_MEMORY_LIMIT    as L above; may be empty

@@ -42,8 +42,13 @@ func notReady(pipe string) error {
 // waitFor is the command wait: it waits for the daemon, and then is the program, if there is one: the same process,
 // with the same environment.
 //
-// A container that waits itself may be started again alone, so the kubelet keeps its log and how it ended.
+// However such a container starts again, it waits; an init container would not. It may be started again alone, so the
+// kubelet keeps its log and how it ended.
 func waitFor(pipe string, words []string, notes io.Writer) error {
+	// Also what the image sets, which no policy on pods sees.
+	if err := clientProblems(os.Getenv); err != nil {
+		return misuse{err}
+	}
 	if err := wait(pipe, notes); err != nil || len(words) == 0 {
 		return err
 	}

@@ -50,3 +50,23 @@ func TestClientThatWaitsItselfIsItsProgramThen(t *testing.T) {
 	waiting.ends(7, fmt.Sprintf("-x as %d with 50", waiting.cmd.Process.Pid))
 	n.expect(1, []string{"wait", "--", "no-such-program"}, `mps-daemon: wait: cannot start "no-such-program", PATH is "`)
 }
+
+func TestClientWhoseEnvironmentLiftsALimitIsNotStarted(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	n.runUntilReady()
+	client := func(env ...string) *node {
+		return &node{n.t, n.folder, append(slices.Clone(n.env), env...)}
+	}
+	started := []string{"wait", "--", "echo", "started"}
+	for _, value := range []string{"junk", "1=1G", "0=0M", "0=1G,1=1G", "0=1"} {
+		out := client("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT="+value).expect(2, started,
+			fmt.Sprintf("mps-daemon: CUDA_MPS_PINNED_DEVICE_MEM_LIMIT: %q would lift the memory limit; set one like 0=512M", value))
+		if out != "" {
+			t.Fatalf("%s: %s", value, out)
+		}
+	}
+	client("CUDA_MPS_ENABLE_PER_CTX_DEVICE_MULTIPROCESSOR_PARTITIONING=1", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=junk").expect(2, started,
+		"PARTITIONING: \"1\" would give all SMs", "MEM_LIMIT: \"junk\" would lift")
+	client("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=1G", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=10").expect(0, started, "started")
+}
