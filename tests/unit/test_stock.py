@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -77,6 +79,34 @@ def test_tools_and_plugins_are_those_of_upstream(server: Upstream, runner: Runne
     lines = [line.strip() for line in said.getvalue().splitlines()]
     assert len([line for line in lines if line.startswith("kind-linux-amd64: 0.0 MB, ") and "MB/s" in line]) == 1
     assert server.asked.count(f"GET {upstream.KIND_RELEASE}") == 1
+
+
+def test_terminal_shows_bytes_and_speed_while_a_download_runs(server: Upstream, tmp_path: Path):
+    content, shown = b"x" * 3_000_000, list[str]()
+    progress = Progress(Console(file=io.StringIO(), width=200, force_terminal=True))
+    (tmp_path / "store").mkdir()
+
+    def looks(request: upstream.Request) -> None:
+        request.head(200, len(content))
+        request.body(content[:2_000_000])
+        deadline = time.monotonic() + 20
+        while "2.0 of 3.0 MB" not in (text := rendered(progress)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)  # between two looks at a condition that is bounded above
+        shown.append(text)
+        request.body(content[2_000_000:])
+
+    server.answers[upstream.KUBECTL] = looks
+    server.serve({f"{upstream.KUBECTL}.sha256": sha256(content).encode()})
+    Runner(Store(tmp_path / "store"), progress).run([steps()["stock-kubectl"]])
+    assert re.search(r"stock-kubectl +\S+ of about 10s, 2\.0 of 3\.0 MB, \d+\.\d MB/s", shown[0])
+
+
+def rendered(progress: Progress) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(progress._table())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_links_of_the_plan_name_what_the_steps_made(server: Upstream, runner: Runner):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from toolchain import engine, plan, programs, source, versions
@@ -309,3 +310,9 @@ def test_activate_keeps_a_passphrase_that_is_set_and_leaves_no_variables_of_its_
     (passphrase, *rest) = activated(SOURCE_IT, 'echo "$PULUMI_CONFIG_PASSPHRASE"', "compgen -v", **env)
     assert passphrase == "mine"
     assert [name for name in rest if name.startswith("dra_workshop") or name == "VIRTUAL_ENV"] == []
+
+
+def test_pulumi_takes_no_toolchain_of_a_folder_above():
+    """Upstream's language host looks upwards for uv.lock and poetry.lock unless the project names one."""
+    project = yaml.safe_load((CHECKOUT / "Pulumi.yaml").read_text())
+    assert project["runtime"] == {"name": "python", "options": {"toolchain": "pip"}}
