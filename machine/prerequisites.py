@@ -134,7 +134,8 @@ def _node_kubernetes(settings: Settings, ref: str) -> Iterator[Finding]:
     ok, version = True, "".join(NODE_TAG.findall(ref))
     if not version:
         # Kind's node images name their version in this file.
-        ok, version = _run("docker", "run", "--rm", "--network=none", "--entrypoint=cat", ref, "/kind/version")
+        alone = ("--rm", "--pull=never", "--network=none")
+        ok, version = _run("docker", "run", *alone, "--entrypoint=cat", ref, "/kind/version")
         version = version.removeprefix("v")
     if not ok:
         yield Finding("node image", f"{ref}: {version}", False, "use a node image of kind, such as kindest/node")

@@ -252,8 +252,7 @@ def refusals(settings: dict[str, Any]) -> list[tuple[str, str]]:
 def test_what_others_have_there_is_found_before_anything_is_made(foreign_cluster: ForeignCluster) -> None:
     settings = blocks(foreign_cluster.relative_kubeconfig)
     assert refusals(settings) == []
-    untold = {**settings, "gpu": {"nodes": [{"name": NODE}]}}
-    assert refusals(untold) == [
+    assert refusals({**settings, "gpu": {**settings["gpu"], "tolerations": []}}) == [
         ("taints", f"{NODE} has the taint dedicated=gpu:NoSchedule, which no pod of the stack tolerates")
     ]
     capacity = {"path": "/status/capacity/nvidia.com~1gpu", "value": "2"}

@@ -56,3 +56,22 @@ def test_manifests_belong_to_modules():
 
 def test_known_drops_what_is_no_module_and_in_order_sorts():
     assert catalog.in_order(["03", "none", "00"]) == ("00", "03")
+
+
+FEATURES = {feature.gate: feature for module in MODULES.values() for feature in module.api_features}
+
+
+def test_every_feature_of_kubernetes_can_be_asked_for_where_it_is_asked():
+    # The one without a question is for Kind clusters only, whose node image has a version.
+    assert [gate for gate, feature in FEATURES.items() if not feature.request and not feature.resource] == [
+        "RestartAllContainersOnContainerExits"
+    ]
+
+
+@pytest.mark.parametrize("gate", FEATURES)
+def test_page_on_prerequisites_names_every_feature_of_kubernetes(gate: str):
+    page = (CHECKOUT / "docs" / "learn" / "00-prerequisites.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| `") and f"`{gate}`" in line)
+    numbers = {number for number, module in MODULES.items() if gate in {f.gate for f in module.api_features}}
+    assert row.endswith(f"| {FEATURES[gate].since} |")
+    assert all(number in row for number in numbers - {"02"})  # any stack may have 02's, by a key that the row names

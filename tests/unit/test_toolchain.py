@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tests.e2e.workspace import Workspace
 from toolchain import engine, plan, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
@@ -303,6 +304,12 @@ def test_activate_can_be_sourced_again_without_path_growing():
 def test_activate_points_kubectl_at_the_stacks_own_cluster(env: dict[str, str], stack: str):
     (path,) = activated(SOURCE_IT, 'echo "$KUBECONFIG"', **env)
     assert path == f"{CHECKOUT}/.state/{stack}/kubeconfig"
+
+
+def test_activate_keeps_proxies_from_pulumis_connections_on_this_machine():
+    # The end-to-end tests have the same variables without sourcing it.
+    (rules,) = activated(SOURCE_IT, 'echo "$no_grpc_proxy"', https_proxy="http://127.0.0.1:9", no_proxy="example.com")
+    assert rules == Workspace(CHECKOUT).env["no_grpc_proxy"] == "127.0.0.1,localhost"
 
 
 def test_activate_keeps_a_passphrase_that_is_set_and_leaves_no_variables_of_its_own():
