@@ -338,7 +338,10 @@ def test_simulator_is_not_loaded_where_gpus_are_the_hosts(
     monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     settings = Settings.parse({"gpu": gpu, "images": {"draDriver": "registry.example/driver:v2"}}, "test")
     made_here = {"gpu-probe": "probe:v1", "mps-daemon": "mps:v1", **({"gpu-sim": gpu_sim} if gpu_sim else {})}
-    assert images_of(settings) == Images("node:v1", {"dra-driver": "registry.example/driver:v2", **made_here})
+    references = {"dra-driver": "registry.example/driver:v2", **made_here}
+    found = images_of(settings)
+    assert found == Images("node:v1", references, frozenset(made.values()))
+    assert set(found.to_load) == set(made_here.values())
 
 
 @pytest.mark.parametrize(

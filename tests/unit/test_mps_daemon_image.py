@@ -19,7 +19,7 @@ def test_both_plans_build_the_image_and_its_steps_have_names_of_their_own(make_p
     (step,) = [step for step in make_plan(GO).images if step.name == "mps-daemon"]
     assert step == images.mps_daemon(GO)
     assert step.recipe == "v1"
-    assert [needed.name for needed in step.needs] == ["mps-daemon-program"]
+    assert [needed.name for needed in step.needs] == ["mps-daemon-program", "c-compiler"]
 
 
 def test_program_tells_the_version_that_the_image_is_tagged_with():
@@ -28,7 +28,7 @@ def test_program_tells_the_version_that_the_image_is_tagged_with():
 
 def test_every_input_is_in_the_images_key():
     step = images.mps_daemon(GO)
-    (program,) = step.needs
+    program, _ = step.needs
     assert step.files == (SOURCE, images.IMAGES / "gpu-probe" / "Makefile")
     assert step.without == program.files == (SOURCE / "src",)
     less = Step(step.name, step.build, step.recipe, step.files[:1], step.needs, without=step.without)
