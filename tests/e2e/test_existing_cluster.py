@@ -1,6 +1,7 @@
 """Stack on a cluster that it did not make: everything works, and the cluster is afterwards as it was."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def nothing_is_taken_from_under_others(workspace: Workspace, live: LiveStack) ->
             assert f"{others.namespace}/{pod} (claim shared-gpu: {NODE}/gpu-" in output
         assert "Nothing was deleted" in output
         assert "workloads/holder" not in output
+        file = workspace.root / "stacks" / f"Pulumi.{STACK}.yaml"
+        whole = file.read_text()
+        workspace.write_stack(STACK, re.sub(r"(?s)(:modules\": \[).*?\]", r'\1"01"]', whole))
+        output = workspace.pulumi("preview", "--stack", STACK, fails=True)
+        file.write_text(whole)
+        assert '"02" is taken away under pods of others that hold GPUs' in output
         assert state(workspace) == before
         assert [others.life(pod) for pod in pods] == lives
 
