@@ -320,7 +320,9 @@ def test_destroy_leaves_nothing(workspace: Workspace, before: dict[str, object])
     assert traces(workspace) == before
 
 
-def test_shell_of_other_projects_changes_nothing(workspace: Workspace, tmp_path: Path) -> None:
+def test_shell_of_other_projects_changes_nothing(
+    workspace: Workspace, before: dict[str, object], tmp_path: Path
+) -> None:
     shell = {
         "KUBECONFIG": "/somebody/elses",
         "PULUMI_CONFIG": json.dumps({"dra-workshop:cluster": '{"workers": 7}'}),
