@@ -23,14 +23,9 @@ class DestroyGuard(pulumi.ComponentResource):
         *,
         cluster: Cluster,
         kind_folder: Path | None,
-        driver: bool,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`kind_folder` has a Kind cluster's files; None on an existing cluster.
-
-        `driver`: NVIDIA's is in the stack. Without it the guard is another one, so that the old one looks before an
-        update takes the driver away.
-        """
+        """`kind_folder` has a Kind cluster's files; None on an existing cluster."""
         super().__init__("dra-workshop:cluster:DestroyGuard", name, None, opts)
         local.Command(
             f"{name}-look",
@@ -43,7 +38,7 @@ class DestroyGuard(pulumi.ComponentResource):
                 "DRA_WORKSHOP_STACK": pulumi.get_stack(),
                 **({"CLUSTER_FOLDER": str(kind_folder)} if kind_folder else {}),
             },
-            triggers=[*cluster.identity, *(["driver"] if driver else [])],
+            triggers=[*cluster.identity],
             logging=local.Logging.STDERR,
             opts=ResourceOptions(parent=self, depends_on=[cluster, *cluster.users]),
         )

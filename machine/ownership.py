@@ -4,6 +4,7 @@ Asks the API server by kubectl, for one context of one kubeconfig, each request 
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any
 
 OWNER_ANNOTATION = "dra-workshop/stack"
 """Annotation of every object that a stack makes; its value is the stack's name. Pods have it by what made them."""
+FORCE = "DRA_WORKSHOP_DESTROY"
+"""Environment variable: `force` takes NVIDIA's driver from under pods of others."""
+CONSEQUENCE = "without NVIDIA's plugin they cannot be deleted and stay Terminating, with their namespaces"
 DRIVER = "gpu.nvidia.com"
 REQUEST_SECONDS = 10
 # kubectl tries no request twice, but may start a program of the kubeconfig's to get a token.
@@ -22,6 +26,11 @@ CONTROLLERS = {"ReplicaSet": "replicasets", "DaemonSet": "daemonsets"}
 
 class UnreachableError(Exception):
     """The API server did not answer; the message is what kubectl said."""
+
+
+def is_forced() -> bool:
+    """Whether this shell asks for it."""
+    return os.environ.get(FORCE) == "force"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pulumi
 
 from components.cluster import Cluster
 from components.destroy_guard import DestroyGuard
-from components.site import Site
 from machine.images import Images
 from modules.context import Context
 from settings import Settings, catalog
@@ -35,7 +34,6 @@ def build(settings: Settings, images: Images) -> dict[str, Any]:
     if cluster := context.find(Cluster):
         # Last: it depends on everything in the cluster, so that it goes first.
         folder = settings.state_folder if settings.cluster.provider == "kind" else None
-        driver = context.find(Site) is not None
-        DestroyGuard("destroy-guard", cluster=cluster, kind_folder=folder, driver=driver)
+        DestroyGuard("destroy-guard", cluster=cluster, kind_folder=folder)
     stack = "" if settings.stack == DEFAULT_STACK else f" STACK={settings.stack}"
     return {**context.outputs, "modules": list(settings.modules), "next": f"make verify{stack}"}

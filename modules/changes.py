@@ -1,6 +1,6 @@
 """Changes of a stack in words, beside the diff that Pulumi prints; and refusal of one that a running stack cannot make.
 
-Reads the outputs of the stack's last update from the backend; asks no cluster.
+Reads the outputs of the stack's last update from the backend; asks a cluster only before its driver is taken away.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,9 @@ from typing import Any
 import pulumi
 from packaging.version import Version
 
+from machine.ownership import CONSEQUENCE, FORCE, ApiServer, UnreachableError, is_forced
 from settings import Settings
-from settings.catalog import CONSUMABLE_CAPACITY
+from settings.catalog import CONSUMABLE_CAPACITY, DRA_DRIVER
 
 READ_STACK_OUTPUTS = "pulumi:pulumi:readStackOutputs"
 # Those of them that are set; the others follow, from the GPU's model too.
@@ -49,6 +50,7 @@ class ChangeError(Exception):
 def refuse(before: Mapping[str, Any], settings: Settings) -> None:
     """Raise `ChangeError` for a change that would leave something behind, or end in a time-out."""
     _refuse_another_cluster(before, settings)
+    _refuse_no_driver(before, settings)
     _refuse_no_shares(before, settings)
 
 
@@ -64,6 +66,21 @@ def _refuse_another_cluster(before: Mapping[str, Any], settings: Settings) -> No
         raise ChangeError(
             f"cluster: the stack is in {was['cluster']} and would move to {kept['cluster']}; "
             f"run `make down STACK={settings.stack}` with the config that it was made with first, or use another stack"
+        )
+
+
+def _refuse_no_driver(before: Mapping[str, Any], settings: Settings) -> None:
+    """NVIDIA's driver would go, and pods of others that hold GPUs through it would stay."""
+    if "driver" not in before or settings.has(DRA_DRIVER) or is_forced():
+        return
+    try:
+        holders = ApiServer(str(settings.kubeconfig), settings.context).strangers(settings.stack)
+    except UnreachableError:
+        return  # then nothing can be changed there
+    if holders:
+        raise ChangeError(
+            f'modules: "{DRA_DRIVER.number}" is taken away under pods of others that hold GPUs, and {CONSEQUENCE}: '
+            f"{'; '.join(map(str, holders))}; delete these pods first, or set {FORCE}=force to go on all the same"
         )
 
 

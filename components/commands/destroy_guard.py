@@ -14,9 +14,7 @@ from pathlib import Path
 
 from components.commands.left_behind import left
 from machine import docker_engine
-from machine.ownership import ApiServer, UnreachableError
-
-FORCE = "DRA_WORKSHOP_DESTROY"
+from machine.ownership import CONSEQUENCE, FORCE, ApiServer, UnreachableError, is_forced
 
 
 def say(*lines: str) -> None:
@@ -57,12 +55,11 @@ def look_on_existing(server: ApiServer, stack: str) -> int:
     if not holders:
         return 0
     lines = [f"  {holder}" for holder in holders]
-    consequence = "without NVIDIA's plugin they cannot be deleted and stay Terminating, with their namespaces"
-    if os.environ.get(FORCE) == "force":
-        say(f"{FORCE}=force: going on under pods of others; {consequence}, until a driver is installed again:", *lines)
+    if is_forced():
+        say(f"{FORCE}=force: going on under pods of others; {CONSEQUENCE}, until a driver is installed again:", *lines)
         return 0
     say(
-        f"pods of others hold GPUs by the driver of stack {stack}, and {consequence}:",
+        f"pods of others hold GPUs by the driver of stack {stack}, and {CONSEQUENCE}:",
         *lines,
         f"Nothing was deleted. Delete these pods first, or set {FORCE}=force to go on all the same.",
     )

@@ -6,6 +6,7 @@ beside the kubeconfig, and a machine with a proxy for the outside.
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,6 +155,12 @@ def nothing_is_taken_from_under_others(workspace: Workspace, live: LiveStack) ->
             assert f"{others.namespace}/{pod} (claim shared-gpu: {NODE}/gpu-" in output
         assert "Nothing was deleted" in output
         assert "workloads/holder" not in output
+        file = workspace.root / "stacks" / f"Pulumi.{STACK}.yaml"
+        whole = file.read_text()
+        workspace.write_stack(STACK, re.sub(r"(?s)(:modules\": \[).*?\]", r'\1"01"]', whole))
+        output = workspace.pulumi("preview", "--stack", STACK, fails=True)
+        file.write_text(whole)
+        assert '"02" is taken away under pods of others that hold GPUs' in output
         assert state(workspace) == before
         assert [others.life(pod) for pod in pods] == lives
 

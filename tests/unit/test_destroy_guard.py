@@ -10,6 +10,8 @@ import pytest
 from components.commands import destroy_guard, left_behind
 from machine import docker_engine, ownership
 from machine.ownership import ApiServer, Holder, UnreachableError
+from modules.changes import ChangeError, refuse
+from settings import Settings
 
 MARK = {ownership.OWNER_ANNOTATION: "guest"}
 SERVER = ApiServer("/kubeconfig", "lab")
@@ -59,7 +61,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
     """A cluster with the stack's pods, and others': plain ones, another stack's and a Job's."""
     objects = {path: list(items) for path, items in CLUSTER.items()}
     monkeypatch.setattr(ApiServer, "get", lambda self, path: {"items": objects[path]})
-    monkeypatch.delenv(destroy_guard.FORCE, raising=False)
+    monkeypatch.delenv(ownership.FORCE, raising=False)
     return objects
 
 
@@ -92,7 +94,7 @@ def test_existing_cluster_is_not_left_under_pods_of_others(cluster: Any, capsys:
 def test_force_goes_on_and_says_what_that_does(
     cluster: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(destroy_guard.FORCE, "force")
+    monkeypatch.setenv(ownership.FORCE, "force")
     assert destroy_guard.look_on_existing(SERVER, "guest") == 0
     told = capsys.readouterr().err
     assert "stay Terminating, with their namespaces, until a driver is installed again" in told
@@ -193,3 +195,19 @@ def test_request_without_an_answer_is_no_traceback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(UnreachableError, match=r"^Unable to connect to the server: EOF$"):
         list(SERVER.holders())
+
+
+def test_driver_is_not_taken_from_under_pods_of_others(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"driver": {"version": "0.5.0", "consumableShares": "disabled"}}
+    without, with_driver = (Settings.parse({"modules": modules}, "guest") for modules in (["01"], ["01", "02"]))
+    with pytest.raises(ChangeError, match=r'"02" is taken away under pods of others .* lab/first \(claim shared-gpu'):
+        refuse(before, without)
+    refuse(before, with_driver)
+    refuse({}, without)
+    monkeypatch.setenv(ownership.FORCE, "force")
+    refuse(before, without)
+
+
+def test_driver_of_a_cluster_that_does_not_answer_is_no_reason(unreachable: None) -> None:
+    before = {"driver": {"version": "0.5.0", "consumableShares": "disabled"}}
+    refuse(before, Settings.parse({"modules": ["01"]}, "guest"))
