@@ -903,6 +903,8 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
         def debug(container: dict[str, Any]) -> tuple[str, ...]:
             live = stack.one("pods", name, tenant.namespace)
             live["spec"]["ephemeralContainers"] = [container]
+            # Whatever the kubelet has written meanwhile.
+            del live["metadata"]["resourceVersion"]
             return (json.dumps(live),)
 
         words = ("replace", tenant.name, "--raw", path, "-f", "-")
