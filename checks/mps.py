@@ -173,7 +173,9 @@ class Client:
         spec = runs_once(json.loads(json.dumps(template)))
         spec["containers"][0]["args"] = list(args)
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
-            container.setdefault("env", []).extend({"name": key, "value": value} for key, value in env.items())
+            # In place of what the stack sets, as with module 07.
+            kept = [variable for variable in container.get("env", []) if variable["name"] not in env]
+            container["env"] = [*kept, *({"name": key, "value": value} for key, value in env.items())]
         metadata = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": namespace}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

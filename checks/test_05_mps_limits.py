@@ -635,6 +635,8 @@ def by_extended_resource(name: str) -> Change:
 
 WAITS_FIRST = "must begin with [/run/dra-workshop/wait/mps-daemon, wait, --]"
 EXEC = {"exec": {"command": [start_again.PROBE, "info"]}}
+# Where module 07 is on, the class `default` is below the daemon's limits as well, and the API server says that first.
+BELOW = "the limits of this namespace's class (default) are below the MPS daemon's own"
 # name -> a change of a client's pod by which something would run without a wait for the daemon, and the message
 UNGUARDED: dict[str, tuple[Change, str]] = {
     "no command": (changed_container(command=None, args=["info"]), WAITS_FIRST),
@@ -668,8 +670,13 @@ def test_policy_refuses_a_client_that_could_start_without_its_daemon(
     skip_unless_pipe_of_the_node(stack)
     change, message = UNGUARDED[name]
     refusal = refused_pod(stack, change)
-    assert message in refusal
+    assert message in refusal or (class_is_required(stack) and BELOW in refusal)
     observed(refusal)
+
+
+def class_is_required(stack: LiveStack) -> bool:
+    """True if the class `default` is below the daemon's limits, as it is where clients share by memory."""
+    return stack.one("configmaps", "default", "mps-classes")["data"]["required"] == "true"
 
 
 def refused_pod(stack: LiveStack, change: Change, *words: str, namespace: str = CLIENTS, env: Env | None = None) -> str:
@@ -786,6 +793,8 @@ def test_class_below_the_daemons_limits_is_for_one_claim_of_a_container(
 
 def test_limits_of_the_daemon_hold_on_every_gpu_of_a_client(stack: LiveStack, observed: Callable[[str], None]) -> None:
     skip_unless_pipe_of_the_node(stack)
+    if class_is_required(stack):
+        pytest.skip("with module 07 the class default is below the daemon's limits, and so for one GPU")
     limits = stack.settings.mps
     labels = {"resource.kubernetes.io/admin-access": "true", CLASS_LABEL: "default", LEVEL_LABEL: "privileged"}
     with stack.playground(labels) as playground:
@@ -903,6 +912,8 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
         def debug(container: dict[str, Any]) -> tuple[str, ...]:
             live = stack.one("pods", name, tenant.namespace)
             live["spec"]["ephemeralContainers"] = [container]
+            # Whatever the kubelet has written meanwhile.
+            del live["metadata"]["resourceVersion"]
             return (json.dumps(live),)
 
         words = ("replace", tenant.name, "--raw", path, "-f", "-")

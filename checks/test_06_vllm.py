@@ -109,7 +109,7 @@ def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Call
     wanted = quantity_mib(stack.settings.vllm.shared_memory)
     free = int(str(run_in_server(stack, SHARED_MEMORY))) >> 20
     assert free >= wanted, f"/dev/shm has {free} MiB free, vllm.sharedMemory is {wanted}"
-    observed(f"/dev/shm is the {'driver' if by_claim else 'daemon'}'s, with {free} MiB free")
+    observed(f"/dev/shm is the {'driver' if by_claim else 'pod'}'s, with {free} MiB free")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def caller_job(stack: LiveStack, *words: str) -> dict[str, Any]:
     container["env"] = [entry for entry in container["env"] if not entry["name"].startswith("CUDA_MPS_")]
     for key in ("initContainers", "resourceClaims"):
         spec.pop(key, None)
-    left_out = {"mps-pipe", "mps-shm", "wait", "model", "cache"}
+    left_out = {"mps-pipe", "shm", "wait", "model", "cache"}
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in left_out]
     container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] not in left_out]
     return job

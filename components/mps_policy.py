@@ -41,7 +41,7 @@ class ClassParameters:
             else Output.from_input(memory).apply(str),
             "required": str(self.required).lower(),
             "pipe": "node" if daemon_image else "claim",
-            "image": repository(daemon_image or ""),
+            "waitImage": repository(daemon_image or ""),
         }
 
 

@@ -8,7 +8,7 @@ import pulumi
 from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 
 from components.manifests import Document, by_kind, copied, manifest
-from components.mps_clients import Mps
+from components.mps_clients import Mps, MpsByDaemon
 from components.objects import register
 from components.pods import merged, pod_of, remove_env, remove_volume, set_image, set_node, tolerate
 from components.sharing import shared
@@ -54,6 +54,7 @@ class Resources:
     cpu: int
     memory: str
     startup_seconds: int
+    shared_memory: str = "32Mi"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ class VllmServer(pulumi.ComponentResource):
             config["data"] = {"config.json": model.dummy}
             needed.append(register(config, f"{name}-model", site.inside(self, needed)))
         documents = by_kind(manifest("2-server.yaml"))
-        deployment = shared(configured(documents["Deployment"], server, site.node), sharing)
+        deployment = configured(documents["Deployment"], server, site.node)
+        if isinstance(sharing, MpsByDaemon):
+            _add_shared_memory(pod_of(deployment), server.resources.shared_memory)
+        deployment = shared(deployment, sharing)
         tolerate(deployment, site.tolerations)
         options = site.inside(self, needed)
         seconds = f"{server.resources.startup_seconds + site.timeout_seconds}s"
@@ -173,6 +177,12 @@ def _add(pod: dict[str, Any], file: str, claim: str | None = None) -> dict[str, 
     container["volumeMounts"] = merged(container["volumeMounts"], added["volumeMounts"])
     pod["volumes"] = merged(pod["volumes"], [volume])
     return added
+
+
+def _add_shared_memory(pod: dict[str, Any], size: str) -> None:
+    """Give the server a /dev/shm of its own, of that size."""
+    _add(pod, "shared-memory.yaml")
+    pod["volumes"][-1]["emptyDir"]["sizeLimit"] = size
 
 
 def _use_environment(pod: dict[str, Any], path: str) -> None:

@@ -49,7 +49,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
         model=model,
         gpu_memory_utilization=_utilization(settings, context),
         max_model_len=vllm.max_model_len,
-        resources=Resources(vllm.cpu, vllm.memory, vllm.startup_seconds),
+        resources=Resources(vllm.cpu, vllm.memory, vllm.startup_seconds, vllm.shared_memory),
         extra_args=vllm.extra_args,
         environment=Environment(folder, NODE_ENVIRONMENT if on_kind else folder) if folder else None,
         cache_claim=vllm.cache_claim,

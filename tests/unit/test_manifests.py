@@ -27,10 +27,10 @@ OF_MANIFESTS = {
     *("rules", "roleRef", "subjects", "apiGroups", "ports", "clusterIP", "matchLabels", "matchExpressions"),
     *("policyName", "paramRef", "matchResources", "nodeAffinity", "adminAccess", "allocationMode"),
 }
-# Kind of an object -> the file that has one as the model of all, and the name that it has there.
+# Kind of an object -> beginning of the names of those that each class of MPS has, of which the file has a model.
 MODELS = {
-    ("ConfigMap", "mps-classes"): "default",
-    ("ValidatingAdmissionPolicyBinding", None): "dra-workshop-mps-clients-default",
+    ("ConfigMap", "mps-classes"): r"()",
+    ("ValidatingAdmissionPolicyBinding", None): r"(dra-workshop-mps-(?:clients|claims)-)",
 }
 
 
@@ -107,10 +107,9 @@ def unknown(recording: Recording) -> list[tuple[str, str | None, str]]:
             continue
         kind, metadata = resource.inputs["kind"], resource.inputs["metadata"]
         namespace, name = metadata.get("namespace"), metadata["name"]
-        model = MODELS.get((kind, namespace))
         # Each class of MPS has objects like those of the class `default`.
-        if model and (namespace or name.startswith("dra-workshop-mps-clients-")):
-            name = model
+        if beginning := MODELS.get((kind, namespace)):
+            name = re.sub(rf"^{beginning}.+$", r"\1default", name)
         made.append((kind, namespace, name))
     assert made or recording.resources.keys() <= {"cluster", "cluster-kind", "cluster-images", "cluster-kubernetes"}
     return [each for each in made if each not in known()]

@@ -352,18 +352,18 @@ def test_each_class_has_its_limits_as_the_policys_parameters():
     classes: dict[str, Any] = {"small": {}, "half": {"activeThreadPercentage": 25}, "same": same}
     recording = record(mps={"classes": classes})
     assert {name: tuple(parameters(recording, name).values()) for name in ("default", *classes)} == {
-        "default": ("50", "localhost/dra-workshop/mps-daemon", "8192", "node", "false"),
-        "small": ("20", "localhost/dra-workshop/mps-daemon", "1024", "node", "true"),
-        "half": ("25", "localhost/dra-workshop/mps-daemon", "1024", "node", "true"),
-        "same": ("50", "localhost/dra-workshop/mps-daemon", "8192", "node", "false"),
+        "default": ("50", "8192", "node", "false", "localhost/dra-workshop/mps-daemon"),
+        "small": ("20", "1024", "node", "true", "localhost/dra-workshop/mps-daemon"),
+        "half": ("25", "1024", "node", "true", "localhost/dra-workshop/mps-daemon"),
+        "same": ("50", "8192", "node", "false", "localhost/dra-workshop/mps-daemon"),
     }
-    keys = ["activeThreadPercentage", "image", "pinnedDeviceMemoryLimitMiB", "pipe", "required"]
+    keys = ["activeThreadPercentage", "pinnedDeviceMemoryLimitMiB", "pipe", "required", "waitImage"]
     assert list(parameters(recording, "default")) == keys
 
 
 def test_clients_need_no_pipe_of_the_node_where_the_driver_mounts_its_own(by_claim: Recording):
     for name in ("default", "small"):
-        assert (parameters(by_claim, name)["pipe"], parameters(by_claim, name)["image"]) == ("claim", "")
+        assert (parameters(by_claim, name)["pipe"], parameters(by_claim, name)["waitImage"]) == ("claim", "")
 
 
 @pytest.mark.parametrize(

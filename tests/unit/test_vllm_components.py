@@ -65,6 +65,13 @@ def test_server_is_a_client_of_the_daemon_under_its_own_limits():
     assert first["resources"]["requests"] == {"cpu": "1m", "memory": "16Mi"}
 
 
+def test_server_has_shared_memory_of_its_own_beside_a_daemon_of_the_node():
+    recording = record({"sharedMemory": "128Mi"})
+    assert mounts(recording)["/dev/shm"] == "shm"
+    (volume,) = [volume for volume in pod(recording)["volumes"] if volume["name"] == "shm"]
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "128Mi"}
+
+
 def test_server_waits_itself_for_the_daemon_so_that_it_is_started_again_alone():
     assert tuple(server(record())["command"]) == (*WAIT_FIRST, *PROGRAM)
     assert tuple(server(record(**CLAIM))["command"]) == PROGRAM
