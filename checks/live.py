@@ -282,12 +282,14 @@ class Playground:
         return wait_for(f"the scheduler refused pod {name}", reason)
 
     def report(self, name: str, container: str = "probe") -> dict[str, Any]:
-        """Report of the probe in a running pod: its first line of output."""
+        """Report of the probe in a running pod: its first line of output, after what a wait for MPS may have said."""
         self.wait_running(name)
-        log = wait_for(
-            f"{name} reports", lambda: self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
-        )
-        return json.loads(log.splitlines()[0])
+
+        def reports() -> list[str]:
+            log = self.stack.kubectl("logs", "-n", self.namespace, name, "-c", container)
+            return [line for line in log.splitlines() if line.startswith("{")]
+
+        return json.loads(wait_for(f"{name} reports", reports)[0])
 
     def life(self, name: str) -> tuple[str, int]:
         """The pod's uid, and how often its containers were started again."""

@@ -907,8 +907,11 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
 
         def printed(container: str) -> str:
             words = ("logs", "-n", tenant.namespace, name, "-c", container)
-            log = wait_for(f"{container} printed", lambda: stack.kubectl(*words, check=False))
-            return log.splitlines()[0]
+
+            def reports() -> list[str]:
+                return [line for line in stack.kubectl(*words, check=False).splitlines() if line.startswith("{")]
+
+            return wait_for(f"{container} printed", reports)[0]
 
         assert '"uuid"' in printed(container["name"])
         assert '"uuid"' not in printed("plain")

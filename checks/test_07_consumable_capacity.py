@@ -329,7 +329,7 @@ def bare_pod(stack: LiveStack, namespace: str) -> dict:
         "securityContext": template["securityContext"],
         "terminationGracePeriodSeconds": 1,
         "resourceClaims": [{"name": "gpu", "resourceClaimName": "bare"}],
-        "nodeSelector": template["nodeSelector"],
+        "affinity": template["affinity"],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare", "namespace": namespace}, "spec": spec}
 

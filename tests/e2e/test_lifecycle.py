@@ -21,7 +21,7 @@ STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
 KIND_LABEL = '{{.Names}}\t{{.Label "io.x-k8s.kind.cluster"}}'
-RESOURCES = 44
+RESOURCES = 45
 CONFIG = """\
 config:
   dra-workshop:modules: ["00", "01", "02", "03", "04", "05"]
