@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -901,9 +902,12 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
     plain.pop("volumeMounts")
     container["args"] = ["hold", "0", "--alloc", "16Mi"]
     spec |= {"containers": [container, plain], "terminationGracePeriodSeconds": 1}
-    with stack.free_gpu():
+    with stack.free_gpu(), ExitStack() as afterwards:
         tenant.create({**tenant.claim({"exactly": GPU}), "metadata": {"name": "shared-gpu"}}, pod)
         name = pod["metadata"]["name"]
+        # Last in, first out: the pod has to be gone before its GPU's owner comes back.
+        afterwards.callback(tenant.playground.wait_gone, name)
+        afterwards.callback(tenant.playground.delete_pod, name)
 
         def printed(container: str) -> str:
             words = ("logs", "-n", tenant.namespace, name, "-c", container)
