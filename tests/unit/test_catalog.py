@@ -1,10 +1,12 @@
 """The catalog: its rows fit together, and each has what its number and slug promise."""
 
+from dataclasses import replace
+
 import pytest
 
 import modules
-from settings import catalog
-from settings.catalog import MODULES
+from settings import Settings, SettingsError, catalog
+from settings.catalog import MODULES, GpuUse
 from toolchain.paths import CHECKOUT
 
 
@@ -72,3 +74,22 @@ def test_page_on_prerequisites_names_every_feature_of_kubernetes(gate: str):
     numbers = {number for number, module in MODULES.items() if gate in {f.gate for f in module.api_features}}
     assert row.endswith(f"| {FEATURES[gate].since} |")
     assert all(number in row for number in numbers - {"02"})  # any stack may have 02's, by a key that the row names
+
+
+def test_modules_that_exclude_each_other_are_refused_together(monkeypatch: pytest.MonkeyPatch):
+    excluding = {**MODULES, "03": replace(MODULES["03"], excludes=("04",))}
+    monkeypatch.setattr(catalog, "MODULES", excluding)
+    Settings.parse({"modules": ["01", "02", "04"]}, "test")
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse({"modules": ["01", "02", "03", "04"]}, "test")
+    (found,) = caught.value.problems
+    assert found.rule == f'and "04" ({MODULES["04"].title}) exclude each other'
+    assert found.remedy == 'drop "03" or "04"'
+
+
+def test_every_module_that_holds_a_gpu_is_named_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog, "MODULES", {**MODULES, "04": replace(MODULES["04"], gpu=GpuUse.OWN)})
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse({"modules": ["01", "02", "03", "04"], "gpu": {"count": 1}}, "test")
+    (found,) = caught.value.problems
+    assert found.rule.endswith("use 2 GPUs of the first node, one of which each of modules 03, 04 holds for itself")

@@ -46,8 +46,9 @@ def test_by_claim_the_clients_lose_their_context():
 
 
 def test_a_changed_class_is_told_and_nothing_of_the_others():
-    before = {**DAEMON, "classes": {"small": "20 % of the SMs, 1Gi"}}
-    (line,) = mps_changes(before, {**before, "classes": {"small": "10 % of the SMs, 1Gi"}})
+    large = {"large": "80 % of the SMs, 4Gi"}
+    before = {**DAEMON, "classes": {"small": "20 % of the SMs, 1Gi", **large}}
+    (line,) = mps_changes(before, {**before, "classes": {"small": "10 % of the SMs, 1Gi", **large}})
     assert line.startswith("class small: 20 % of the SMs, 1Gi -> 10 % of the SMs, 1Gi; ")
 
 
@@ -59,6 +60,21 @@ def test_another_gpu_changes_what_is_granted_but_no_limit():
 def test_another_mode_is_told_first():
     lines = list(mps_changes(DAEMON, {**DAEMON, "mode": "claim"}))
     assert lines == ["mode: daemon -> claim; every client is deleted and made anew"]
+
+
+def test_another_mode_says_nothing_of_clients_that_run_on():
+    after = {**DAEMON, "mode": "claim", "pinnedDeviceMemoryLimit": "4Gi"}
+    lines = list(mps_changes(DAEMON, after))
+    assert lines[1:] == ["memory limit: 8Gi -> 4Gi"]
+
+
+def test_what_changes_is_told_under_its_title(monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    changes.explain({"mps": DAEMON}, {"mps": {**DAEMON, "mode": "claim"}})
+    assert told == ["MPS changes:\n  mode: daemon -> claim; every client is deleted and made anew"]
+    changes.explain({"mps": DAEMON}, {"mps": DAEMON})
+    assert len(told) == 1
 
 
 def test_outputs_that_cannot_be_read_fail_nothing(monkeypatch: pytest.MonkeyPatch):

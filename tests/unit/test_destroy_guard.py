@@ -206,6 +206,9 @@ def test_driver_is_not_taken_from_under_pods_of_others(cluster: Any, monkeypatch
     refuse({}, without)
     monkeypatch.setenv(ownership.FORCE, "force")
     refuse(before, without)
+    monkeypatch.delenv(ownership.FORCE)
+    cluster[CLAIMS][2:] = []
+    refuse(before, without)
 
 
 def test_driver_of_a_cluster_that_does_not_answer_is_no_reason(unreachable: None) -> None:

@@ -11,10 +11,12 @@ import pulumi
 import pytest
 
 import modules
+from components.site import Site
 from machine import gpus as host_gpus
 from machine import images, prerequisites
 from machine.images import Images, ImagesMissing, images_of
 from modules import changes
+from modules.context import Context, MissingResultError
 from settings import Settings, SettingsError
 from settings.catalog import MODULES
 from tests.golden import stacks
@@ -376,3 +378,10 @@ def test_images_of_upstream_are_those_that_the_stack_chooses():
     for name, image in upstream.items():
         (container,) = recording.resources[f"prometheus-{name}"].inputs["spec"]["template"]["spec"]["containers"]
         assert container["image"] == image
+
+
+def test_result_of_a_module_that_is_not_there_is_told_by_its_name():
+    context = Context(Images("node", {}))
+    assert context.find(Site) is None
+    with pytest.raises(MissingResultError, match=r"^Site: no module has added one yet"):
+        context.get(Site)
