@@ -17,12 +17,6 @@ def quantity_bytes(text: str) -> Fraction | None:
     return Fraction(match[1]) * _FACTORS.get(match[2], 1) if match else None
 
 
-def whole_mib(text: str) -> int | None:
-    """MiB of a quantity of at least one whole MiB, the unit of MPS and of NVIDIA's driver; None for any other text."""
-    size = quantity_bytes(text)
-    return int(size / MIB) if size and size % MIB == 0 else None
-
-
 def quantity_mib(text: str) -> int:
     """MiB of a quantity that Settings has checked. Raises `ValueError` for anything but whole MiB."""
     size = quantity_bytes(text)

@@ -46,7 +46,7 @@ VARIABLES = {
 OWNER_LABEL = "dra-workshop.owner"
 PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 LIBC = ctypes.CDLL(None)
-PARENT_SECONDS = 0.5  # between two looks at the parent
+PARENT_SECONDS = 0.5
 ENDING_SECONDS = 30  # for processes that an ended kind left, such as a `docker run`
 BUSY_SECONDS = 120  # for another run that is still at work on the cluster
 MTU_OPTION = "com.docker.network.driver.mtu"
@@ -396,7 +396,7 @@ def _interrupt_with(parent: int) -> None:
     The kernel's signal would come with the end of the parent's thread, and that is no end of the parent.
     """
     while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
+        time.sleep(PARENT_SECONDS)  # between two looks, for as long as the run lasts: the thread is a daemon
     if main_thread := threading.main_thread().ident:
         signal.pthread_kill(main_thread, signal.SIGTERM)
 
