@@ -176,6 +176,13 @@ class KindCluster:
         on_network = _output("docker", "ps", *options).split()
         return [container for container in node_containers(self.name) if container not in on_network]
 
+    def freed_by(self) -> str:
+        """Commands that free a name which somebody else has; kind leaves the network that another checkout made."""
+        commands = [f"kind delete cluster --name {self.name}"] if node_containers(self.name) else []
+        if self.network_owner() is not None:
+            commands.append(f"docker network rm {self.network}")
+        return " and ".join(f"`{command}`" for command in commands)
+
     def create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str] = ()) -> str:
         """Create the cluster from kind's configuration, and return its kubeconfig.
 
@@ -331,7 +338,7 @@ class KindCluster:
             obstacle = f"containers {', '.join(foreign)}" if foreign else f"network {self.network}"
             raise ForeignClusterError(
                 f'cluster.name: "{self.name}" is taken by a cluster that this checkout did not create ({obstacle}); '
-                f"choose another cluster.name or delete it with `kind delete cluster --name {self.name}`"
+                f"choose another cluster.name or delete it with {self.freed_by()}"
             )
 
     def _take_down(self) -> None:

@@ -224,8 +224,9 @@ def _cluster_name(settings: Settings) -> Finding:
     cluster = kind_cluster.KindCluster(settings.cluster_name, folder)
     nodes, owner = kind_cluster.node_containers(cluster.name), cluster.network_owner()
     if cluster.foreign_containers() or (owner is not None and owner != cluster.owner):
-        observed = f"a cluster named {cluster.name} exists that this checkout did not create"
-        remedy = f"set another cluster.name or `kind delete cluster --name {cluster.name}`"
+        taken = f"a cluster named {cluster.name}" if nodes else f"a Docker network named {cluster.network}"
+        observed = f"{taken} exists that this checkout did not create"
+        remedy = f"set another cluster.name or {cluster.freed_by()}"
         return Finding("cluster", observed, False, remedy)
     stopped = kind_cluster.stopped_containers(cluster.name)
     if stopped and (folder / "incarnation").exists():

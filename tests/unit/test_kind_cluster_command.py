@@ -121,6 +121,7 @@ def test_create_never_takes_a_network_that_bears_no_mark_of_ours(world: World):
     world.mark_network("")
     rc, _, err = world.run("create")
     assert rc == 1 and "(network kind-a)" in err
+    assert err.endswith("delete it with `docker network rm kind-a`\n")
     assert world.networks == {"kind-a"} and world.calls("kind ") == []
 
 

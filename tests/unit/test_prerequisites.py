@@ -158,7 +158,7 @@ def take_network(machine: Machine) -> None:
         (age_engine, "docker", "Docker Engine 19.03.15, cgroup v1, overlay2", "Docker Engine 20.10 or newer"),
         (silence_kind, "kind", "no output", "run `make setup`"),
         (take_name, "cluster", "this checkout did not create", f"kind delete cluster --name {CLUSTER}"),
-        (take_network, "cluster", "this checkout did not create", "set another cluster.name"),
+        (take_network, "cluster", f"a Docker network named kind-{CLUSTER} exists", f"docker network rm kind-{CLUSTER}"),
     ],
 )
 def test_failing_finding_says_what_was_seen_and_names_a_remedy(
