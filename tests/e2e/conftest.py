@@ -1,8 +1,12 @@
-"""Marker of the end-to-end tests, and the order in which their files start."""
+"""Marker of the end-to-end tests, the order of their files, and a machine without what ended runs left."""
 
+import fcntl
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.e2e import leftovers
 
 LONGEST = ("test_phase2.py", "test_lifecycle.py", "test_existing_cluster.py", "test_driver_upgrade.py")
 
@@ -13,3 +17,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
     # Where files run side by side, the last one to start must not be a long one.
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cluster_of_an_ended_run() -> None:
+    with open(Path(tempfile.gettempdir()) / "dra-workshop-leftovers.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the runs side by side: one removes, the others find nothing
+        if removed := leftovers.remove_those_of_ended_runs():
+            print(f"removed what ended runs left: {', '.join(removed)}")

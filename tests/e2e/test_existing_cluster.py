@@ -23,6 +23,7 @@ from components.kind_cluster import kind_config
 from machine import prerequisites
 from machine.images import images_of
 from settings import Settings
+from tests.e2e import leftovers
 from tests.e2e.dry_run import refused_manifests
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
@@ -214,6 +215,7 @@ def foreign_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreig
         ["docker", "network", "ls", "--format", "{{.Name}}"], capture_output=True, text=True, check=True
     )
     try:
+        leftovers.remove(CLUSTER)  # of a run that was killed: kind's own network tells nothing of whose a cluster is
         subprocess.run(["kind", "create", "cluster", "--name", CLUSTER, *options], check=True, capture_output=True)
         refs = [images[name] for name in ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")]
         subprocess.run(["kind", "load", "docker-image", "--name", CLUSTER, *refs], check=True, capture_output=True)

@@ -12,6 +12,7 @@ import yaml
 
 from checks.live import wait_for
 from components.kind_cluster import kind_config
+from tests.e2e import leftovers
 from toolchain.paths import CHECKOUT
 
 CLUSTER = "hides-devices"
@@ -41,6 +42,7 @@ def command(folder: Path, word: str, config: str = "") -> str:
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hides")
+    leftovers.mark(folder)
     node_image = json.loads((CHECKOUT / ".tools" / "images.json").read_text())["node"]
     try:
         output = command(folder, "create", yaml.safe_dump(kind_config(CLUSTER, 0, [], node_image, None)))

@@ -70,14 +70,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     copy.write_stack(STACK, config(count=2))
     copy.pulumi("stack", "init", STACK)
     yield copy
-    copy.pulumi("cancel", "--yes", "--stack", STACK)
-    copy.pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    copy.take_down(STACK)
 
 
 @pytest.fixture(scope="module")
 def before(workspace: Workspace) -> dict[str, object]:
-    (workspace.root / ".state" / "owner").touch()  # the mark outlives stacks, so it counts as there before
-    (workspace.root / ".state" / "owner").write_text("test-owner\n")
     return traces(workspace)
 
 
