@@ -38,6 +38,8 @@ def main() -> int:
     )
     bundle_options.add_argument("--level", type=int, default=archive.LEVEL, help="of Zstandard, 1 to 19")
     arguments = parser.parse_args()
+    # What is made is read by other users: in images, in roots of mmdebstrap, in the bundle. Nothing of it is secret.
+    os.umask(0o022)
     chosen = arguments.command
     console = Console(highlight=False, soft_wrap=True)
     try:

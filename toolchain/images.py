@@ -76,7 +76,20 @@ def _docker_build(work: Work, context: Path, dockerfile: Path, ref: str, *args: 
     # An attestation makes an index of the image on containerd's store, which `docker save` and kind take for images of
     # further platforms. Only buildx reads this variable; the older builder knows no option for it.
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    _let_all_read(context)
     work.run("docker", "build", "-t", ref, "-f", dockerfile, *args, context, env=env)
+
+
+def _let_all_read(context: Path) -> None:
+    """Let every user read a build context's files, and run its programs.
+
+    An image has the modes that its context has, which in a checkout of a user with umask 077 are for that user only;
+    containers run as users of their own.
+    """
+    for path in (context, *context.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444))
 
 
 def _copy(sources: list[Path], folder: Path) -> None:
