@@ -6,6 +6,7 @@ whose process has ended is nobody's; one of a run that is still at work, or of a
 
 import os
 import subprocess
+import uuid
 from pathlib import Path
 
 from machine.kind import OWNER_LABEL, node_containers
@@ -25,15 +26,15 @@ def _started(process: int) -> str | None:
 
 
 def mark(state: Path) -> None:
-    """Let a checkout's clusters, whose folder of state this is, be those of this process."""
-    (state / "owner").write_text(f"{PREFIX}-{os.getpid()}-{_started(os.getpid())}\n")
+    """Let a checkout's clusters, whose folder of state this is, be those of this process, and of this folder only."""
+    (state / "owner").write_text(f"{PREFIX}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4()}\n")
 
 
 def _is_over(owner: str) -> bool:
     """Whether the mark is that of a run that has ended."""
     if not owner.startswith(f"{PREFIX}-"):
         return False
-    process, _, started = owner.removeprefix(f"{PREFIX}-").partition("-")
+    process, started, *_ = owner.removeprefix(f"{PREFIX}-").split("-")
     return _started(int(process)) != started
 
 
