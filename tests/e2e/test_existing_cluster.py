@@ -91,7 +91,14 @@ class ForeignCluster:
 
     def kubectl(self, *words: str) -> str:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}{self.waits()}"
+        return done.stdout
+
+    def waits(self) -> str:
+        """What the cluster says of the test's own pods and claims, for a test that fails."""
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "describe", "pods,resourceclaims", "-n", "default"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def apply(self, objects: str) -> None:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "apply", "-f", "-"]
@@ -338,13 +345,14 @@ def test_driver_of_an_up_that_failed_is_not_taken_from_under_others(
     failing = {
         **blocks(foreign_cluster.kubeconfig),
         "modules": ["00", "01", "02", "03"],
-        "images": {"gpu-probe": "localhost/absent:v1"},
+        "images": {"gpuProbe": "registry.example.com/absent:v1"},
         "timeouts": {"workload": 10},
     }
     workspace.write_stack(FAILED, json.dumps({"config": {f"dra-workshop:{key}": failing[key] for key in failing}}))
     workspace.pulumi("stack", "init", FAILED)
     try:
-        workspace.pulumi("up", "--yes", "--skip-preview", "--stack", FAILED, fails=True)
+        output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", FAILED, fails=True)
+        assert "exclusive-gpu-holder" in output.rpartition("Diagnostics:")[2], output
         image = json.loads((CHECKOUT / ".tools" / "images.json").read_text())["gpu-probe"]
         foreign_cluster.apply(VISITOR.format(image=image))
         foreign_cluster.kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=60s")
