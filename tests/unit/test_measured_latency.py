@@ -11,7 +11,9 @@ from toolchain.paths import CHECKOUT
 PAGE = (CHECKOUT / "docs" / "measured" / "latency.md").read_text()
 TABLE = (CHECKOUT / "results" / "h100-80gb-2026-11-27-latency.csv").read_text()
 REPEATS = list(csv.DictReader(TABLE.splitlines()))
-PARTS = dict(zip(("fma", "copy 64Mi"), re.split("^## ", PAGE, flags=re.M)[:2], strict=True))
+# The client of each part of the page, and its neighbour.
+CLIENTS = {"fma": "fma", "copy 64Mi": "copy 256Mi", "fma beside bf16": "bf16 8192"}
+PARTS = dict(zip(CLIENTS, re.split("^## ", PAGE, flags=re.M)[:3], strict=True))
 ROWS = [
     (client, *(cell.strip() for cell in line.strip("|").split("|")))
     for client, part in PARTS.items()
@@ -22,8 +24,8 @@ ROWS = [
 
 def selected(client: str, case: str) -> list[dict[str, str]]:
     """The repeats of three rounds of a row of the page."""
-    neighbour = {"fma": "fma", "copy 64Mi": "copy 256Mi"}[client]
-    wanted = {"mps": "no", "neighbour": "none" if case == "alone" else neighbour, "client": client}
+    alone = "none (second run)" if client == "fma beside bf16" else "none"
+    wanted = {"mps": "no", "neighbour": alone if case == "alone" else CLIENTS[client], "client": client}
     if limits := re.search(r"neighbour (\d+) %, client (\d+) %", case):
         wanted |= {"mps": "yes", "neighbour_percentage": limits[1], "client_percentage": limits[2]}
     found = [repeat for repeat in REPEATS if all(repeat[key] == value for key, value in wanted.items())]
@@ -44,12 +46,13 @@ def test_rows_are_medians_of_what_was_measured(client: str, case: str, p50: str,
 
 
 def test_every_kind_of_neighbour_has_its_rows():
-    assert [row[0] for row in ROWS] == ["fma"] * 8 + ["copy 64Mi"] * 6
+    assert [row[0] for row in ROWS] == ["fma"] * 8 + ["copy 64Mi"] * 6 + ["fma beside bf16"] * 8
 
 
-def test_a_limited_neighbour_keeps_the_client_within_twice_its_time_alone():
+@pytest.mark.parametrize("client", ["fma", "fma beside bf16"])
+def test_a_limited_neighbour_keeps_the_client_within_twice_its_time_alone(client: str):
     def p99(case: str) -> float:
-        return statistics.median(float(repeat["p99_us"]) for repeat in selected("fma", case))
+        return statistics.median(float(repeat["p99_us"]) for repeat in selected(client, case))
 
     alone = p99("alone")
     assert p99("MPS, neighbour 90 %, client 100 %") < 2 * alone
