@@ -9,6 +9,10 @@ SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
 GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded
 export STACK
+# A shell may have these for other projects: `cd` would go elsewhere, `docker` take images of another platform,
+# `python -m` not look into this folder, and `assert` not be executed. Files here are UTF-8, whatever the locale.
+unexport CDPATH DOCKER_DEFAULT_PLATFORM PYTHONSAFEPATH PYTHONOPTIMIZE
+export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
@@ -23,7 +27,9 @@ setup: python ## make or find tools, plugins and images; does nothing the second
 	@.venv/bin/python -m toolchain setup
 
 up: setup ## bring up a stack (STACK=phase1)
-	@$(ACTIVATE) && pulumi stack select --create $(STACK) && pulumi up --yes --skip-preview --stack $(STACK)
+	@$(ACTIVATE) && { pulumi stack select --create $(STACK) && pulumi up --yes --skip-preview --stack $(STACK); } || { \
+	[ -z "$$PULUMI_CONFIG_PASSPHRASE" ] || echo "PULUMI_CONFIG_PASSPHRASE is set: if the passphrase is what is wrong" \
+	"above, it is another project's; the stacks of this checkout have the empty one (\`unset PULUMI_CONFIG_PASSPHRASE\`)" >&2; exit 1; }
 
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
