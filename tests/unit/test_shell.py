@@ -1,12 +1,14 @@
 """State of the shell: what would take a stack elsewhere is refused, and `activate` and `make clean` see to the rest."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from checks.verify import OTHERS_OPTIONS
 from machine import docker_engine, shell
 from settings import Settings
 from settings import stack as settings_stack
@@ -170,6 +172,16 @@ def test_make_hands_on_none_of_them(tmp_path: Path) -> None:
     done = subprocess.run(make, env=env, capture_output=True, text=True, check=True)
     handed = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     assert {name: handed[name] for name in elsewhere if name in handed} == {"PYTHONUTF8": "1"}
+
+
+def test_page_names_every_variable_that_is_looked_at() -> None:
+    page = (CHECKOUT / "docs/reference/configuration.md").read_text().rpartition("### Variables of other projects")[2]
+    named = set(re.findall(r"`([A-Z_0-9]+)`", page))
+    unset = re.findall(r"^un(?:set|export) ([A-Z_0-9 ]+)$", (CHECKOUT / "activate").read_text(), re.M)
+    unset += re.findall(r"^unexport (.+)$", (CHECKOUT / "Makefile").read_text(), re.M)
+    looked_at = {name for line in unset for name in line.split()} | {*VARIABLES, *OTHERS_OPTIONS}
+    assert looked_at - {"VIRTUAL_ENV"} <= named
+    assert {"CDPATH", "PULUMI_STACK", "PYTHONOPTIMIZE"} <= looked_at
 
 
 def test_setup_refuses_a_folder_for_temporary_files_that_is_not_there(tmp_path: Path) -> None:
