@@ -193,14 +193,15 @@ def test_setup_refuses_a_folder_for_temporary_files_that_is_not_there(tmp_path: 
     assert not (tmp_path / "cache").exists()
 
 
-def test_make_up_names_the_passphrase_of_another_project(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["up", "preview"])
+def test_make_names_the_passphrase_of_another_project(target: str, tmp_path: Path) -> None:
     (tmp_path / "activate").write_text("")
     pulumi = tmp_path / "pulumi"
     pulumi.write_text("#!/bin/sh\necho 'error: incorrect passphrase' >&2\nexit 255\n")
     pulumi.chmod(0o755)
     (tmp_path / "Makefile").write_text(f"include {CHECKOUT}/Makefile\n")
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    make = ["make", "-C", str(tmp_path), "--old-file=setup", "up"]
+    make = ["make", "-C", str(tmp_path), "--old-file=setup", target]
     for passphrase, named in (("", False), ("of-another-project", True)):
         env = {**os.environ, **path, "PULUMI_CONFIG_PASSPHRASE": passphrase}
         done = subprocess.run(make, env=env, capture_output=True, text=True, check=False)
