@@ -118,6 +118,10 @@ class Module:
     """It has a claim with adminAccess for every GPU of a node."""
     needs_whole_gpu: bool = False
     """A GPU that is divided by MIG is none for it."""
+    mig_slices: int = 0
+    """MIG devices of one GPU that its own pods have."""
+    needs_mig: bool = False
+    """It needs layouts of MIG devices in gpu.mig."""
     needs_real_gpu: bool = False
     claims: int = 0
     """Claims of its own that are allocated at once on its GPU where claims can share one."""
@@ -375,6 +379,19 @@ RESILIENCE = Module(
     images=(Image(GPU_AGENTS),),
 )
 
+MIG_DEVICES = Module(
+    number="10.1",
+    slug="mig-devices",
+    title="MIG devices by claim",
+    sets_up="GPUs that MIG divides, and a tenant of one MIG device",
+    proves="exactly the layout is published, a partitioned GPU is not; a pod sees its own part only; four of one GPU, "
+    "an extended resource, and who waits",
+    minutes=10,
+    requires=("01", "02"),
+    mig_slices=1,
+    needs_mig=True,
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -389,6 +406,7 @@ MODULES = {
         CONSUMABLE_CAPACITY,
         OBSERVABILITY,
         RESILIENCE,
+        MIG_DEVICES,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))
