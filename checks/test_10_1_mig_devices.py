@@ -22,12 +22,6 @@ READY_SECONDS = 10  # as NVIDIA's own tests, which ask for no more
 ADMIN = {"resource.kubernetes.io/admin-access": "true", "pod-security.kubernetes.io/enforce": "restricted"}
 
 
-@pytest.fixture(scope="module")
-def free_mig_devices(stack: LiveStack) -> Iterator[None]:
-    with mig.all_free(stack):
-        yield
-
-
 @pytest.fixture
 def playground(stack: LiveStack, free_mig_devices: None) -> Iterator[Playground]:
     """A namespace of its own, and every MIG device to have in it."""

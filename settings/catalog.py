@@ -392,6 +392,18 @@ MIG_DEVICES = Module(
     needs_mig=True,
 )
 
+MIG_MATCHING = Module(
+    number="10.2",
+    slug="mig-matching",
+    title="MIG devices by capacity",
+    sets_up="nothing that lasts",
+    proves="claims match by SMs and memory, together and in any order; first fit; what waits, and what cannot be "
+    "evaluated",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    needs_mig=True,
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -407,6 +419,7 @@ MODULES = {
         OBSERVABILITY,
         RESILIENCE,
         MIG_DEVICES,
+        MIG_MATCHING,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

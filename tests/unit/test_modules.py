@@ -36,6 +36,7 @@ BRINGS = {
     "08": {"admin-access", "gpu-exporter"},
     "09": {"taint-keeper"},
     "10.1": {"mig-tenant"},
+    "10.2": set(),
 }
 
 
