@@ -1,19 +1,26 @@
 """MIG devices of a stack that is up: all of them free for a check, and pods that have some."""
 
+import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from checks.live import LiveStack, Playground, wait_for
-from checks.mps import Client, runs_once
+from checks.mps import DRIVER_NAMESPACE, MEMORY, PERCENTAGE, Client, Daemon, runs_once
+from components import gpu_config
 from components.manifests import load
 from gpus.mig import Slice
-from gpus.models import GPU_MODELS, simulated_gpus
+from gpus.models import simulated_gpus
 
 NAMESPACE = "mig"
+REQUEST: dict[str, Any] = {"name": "slice", "exactly": {"deviceClassName": "mig.nvidia.com"}}
+# A context, which takes some memory, until its pod goes.
+HOLD = ("hold", "0", "--alloc", "2Mi")
 # What the examples in manifests/ ask for: words that a check replaces by what the stack has.
 PROFILE, PRODUCT = "3g.20gb", "NVIDIA A100-PCIE-40GB"
 
@@ -38,14 +45,12 @@ def all_free(stack: LiveStack) -> Iterator[None]:
 
 def product(stack: LiveStack, slice_: Slice) -> str:
     """Name of the model that a MIG device is a part of."""
-    (model,) = (node.model for node in stack.settings.gpu_nodes if node.node == slice_.node)
-    return GPU_MODELS[model or ""].product_name
+    return slice_.model.product_name
 
 
 def parent(stack: LiveStack, slice_: Slice) -> str:
     """UUID of the GPU that a MIG device is a part of."""
-    (node,) = (node for node in stack.settings.gpu_nodes if node.node == slice_.node)
-    return simulated_gpus(node.node, GPU_MODELS[node.model or ""], node.count or 0)[slice_.gpu].uuid
+    return stack.devices()[slice_.node, slice_.device_name]["parentUUID"]
 
 
 def by_gpu(slices: Sequence[Slice]) -> dict[tuple[str, int], list[Slice]]:
@@ -108,14 +113,29 @@ def cdi_devices(playground: Playground, pod: str) -> list[dict[str, Any]]:
     return nodes
 
 
-def claim(playground: Playground, name: str, slice_: Slice, config: Mapping[str, Any] | None = None) -> str:
-    """Claim of that name for a MIG device of that profile and product, which pods can share."""
+def mps(percentage: int, memory: str, per_device: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Configuration of a claim whose clients have these limits, by a daemon that NVIDIA's driver starts for it."""
+    return gpu_config.shared_by_mps(percentage, memory, per_device or {}, REQUEST)
+
+
+def request(slice_: Slice, name: str = "slice") -> dict[str, Any]:
+    """Request of a claim for a MIG device of that profile and GPU."""
     attributes = 'device.attributes["gpu.nvidia.com"]'
-    expression = f'{attributes}.profile == "{slice_.profile.name}" && '
-    expression += f'{attributes}.parentUUID == "{parent(playground.stack, slice_)}"'
-    selectors = [{"cel": {"expression": expression}}]
-    exactly = {"deviceClassName": "mig.nvidia.com", "selectors": selectors}
-    devices: dict[str, Any] = {"requests": [{"name": "slice", "exactly": exactly}]}
+    parent_uuid = simulated_gpus(slice_.node, slice_.model, slice_.gpu + 1)[slice_.gpu].uuid
+    expression = f'{attributes}.profile == "{slice_.profile.name}" && {attributes}.parentUUID == "{parent_uuid}"'
+    return {"name": name, "exactly": {**REQUEST["exactly"], "selectors": [{"cel": {"expression": expression}}]}}
+
+
+def claim(
+    playground: Playground,
+    name: str,
+    slice_: Slice,
+    config: Mapping[str, Any] | None = None,
+    beside: Sequence[Slice] = (),
+) -> str:
+    """Claim of that name for a MIG device, and others beside it, which pods can share."""
+    others = [request(other, f"beside-{number}") for number, other in enumerate(beside)]
+    devices: dict[str, Any] = {"requests": [request(slice_), *others]}
     if config:
         devices["config"] = [config]
     document = {
@@ -140,3 +160,82 @@ def client(playground: Playground, claim: str, *args: str, env: Mapping[str, str
     container["image"] = stack.settings.images.get("gpu-probe") or container["image"]
     container |= {"args": list(args), "env": [{"name": key, "value": value} for key, value in (env or {}).items()]}
     return Client.create(stack, pod)
+
+
+class ClaimDaemon(Daemon):
+    """MPS daemon that NVIDIA's driver started for one claim of a MIG device."""
+
+    def __init__(self, stack: LiveStack, namespace: str, claim: str) -> None:
+        super().__init__(stack)
+        self.uid = stack.one("resourceclaims.v1.resource.k8s.io", claim, namespace)["metadata"]["uid"]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its pods that are not being deleted."""
+        pods = self.stack.get("pods", namespace=DRIVER_NAMESPACE)
+        alive = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return [name for name in alive if name.startswith(f"mps-control-daemon-{self.uid}")]
+
+    @property
+    def pod(self) -> tuple[str, str]:
+        (name,) = self.names
+        return DRIVER_NAMESPACE, name
+
+    def devices(self) -> list[int]:
+        return list(range(len(self.uuids())))
+
+    def uuids(self) -> list[str]:
+        """UUIDs of the devices that it serves."""
+        return re.findall(r"^\d+\s+\S+\s+((?:GPU|MIG)-[0-9a-f-]+)", self.ask("device_query"), re.M)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """MIG device that a claim shares by MPS, with one client that holds it."""
+
+    playground: Playground
+    claim: str
+    slice_: Slice
+    holder: Client
+    daemon: ClaimDaemon
+
+    def probe(self, *words: str, percentage: float | None = None, memory: str | None = None) -> list[dict[str, Any]]:
+        """Lines of one more client, which sets limits for itself before its first CUDA call."""
+        own = {PERCENTAGE: f"{percentage:g}" if percentage else None, MEMORY: f"0={memory}" if memory else None}
+        options = [word for key, value in own.items() if value for word in ("--setenv", f"{key}={value}")]
+        inside = ("exec", "-n", self.playground.namespace, self.holder.name, "--", "gpu-probe", *words, *options)
+        # Its exit code says that an allocation was refused, which its lines say too.
+        lines = self.playground.stack.kubectl(*inside, check=False).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def context(self, percentage: float | None = None, memory: str | None = None) -> dict[str, Any]:
+        """SMs and memory of such a client."""
+        (line,) = [one for one in self.probe("info", "--context", percentage=percentage, memory=memory) if "sms" in one]
+        return line
+
+    def alloc(self, *mib: int, percentage: float | None = None, memory: str | None = None) -> list[str]:
+        """What becomes of allocations of such a client, one after the other; it ends with the first that fails."""
+        sizes = [f"{size}Mi" for size in mib]
+        return [
+            line["result"]
+            for line in self.probe("alloc", *sizes, percentage=percentage, memory=memory)
+            if "result" in line
+        ]
+
+    def hold(self, mib: int, memory: str | None = None) -> Client:
+        """Client in a pod of its own that holds so much memory."""
+        env = {MEMORY: f"0={memory}"} if memory else {}
+        return client(self.playground, self.claim, *HOLD[:-1], f"{mib}Mi", env=env)
+
+
+def share(playground: Playground, name: str, slice_: Slice, config: Mapping[str, Any]) -> Shared:
+    """Claim that shares a MIG device by MPS, once it has a client."""
+    holder = client(playground, claim(playground, name, slice_, config), *HOLD)
+    holder.wait_line("holding")
+    return Shared(playground, name, slice_, holder, ClaimDaemon(playground.stack, playground.namespace, name))
+
+
+def of_one_model(stack: LiveStack) -> list[Slice]:
+    """First MIG device of each profile of the first model in the layouts."""
+    slices = distinct(stack)
+    return [slice_ for slice_ in slices if slice_.model == slices[0].model]

@@ -6,6 +6,7 @@ import pytest
 
 from checks import mig
 from checks.live import LiveStack, Playground, wait_for
+from gpus.models import simulated_gpus
 from gpus.quantity import quantity_mib
 from settings import GPU_MODELS
 
@@ -41,13 +42,15 @@ def test_tenant_has_the_mig_device_of_its_claim(stack: LiveStack, observed: Call
 
 def test_exactly_the_layout_is_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
     published = {device: values for device, values in stack.devices().items() if values["type"] == "mig"}
+    nodes = stack.settings.gpu_nodes
     assert published.keys() == {(slice_.node, slice_.device_name) for slice_ in stack.settings.all_mig_slices}
+    parents = {node.node: simulated_gpus(node.node, GPU_MODELS[node.model or ""], node.count or 0) for node in nodes}
     for slice_ in stack.settings.all_mig_slices:
         values, profile = published[slice_.node, slice_.device_name], slice_.profile
         slots = {key for key in values if key.startswith("memorySlice")}
         assert slots == {f"memorySlice{number}" for number in slice_.memory_slices}, slice_.device_name
         expected = {
-            "parentUUID": mig.parent(stack, slice_),
+            "parentUUID": parents[slice_.node][slice_.gpu].uuid,
             "productName": mig.product(stack, slice_),
             "profile": profile.name,
             "multiprocessors": str(profile.multiprocessors),

@@ -23,8 +23,16 @@ class Slice:
 
     node: str
     gpu: int
+    model: GpuModel
     profile: MigProfile
     start: int
+
+    @property
+    def part(self) -> GpuModel:
+        """Its SMs and memory as those of a GPU of its own, which is what MPS shares."""
+        figures = {"multiprocessors": self.profile.multiprocessors, "memory_mib": self.profile.memory_mib}
+        key = f"{self.profile.name} of {self.model.key}"
+        return self.model.model_copy(update={"key": key, "reserved_memory_mib": 0, **figures})
 
     @property
     def device_name(self) -> str:
@@ -42,7 +50,7 @@ def slices(node: str, model: GpuModel, layouts: Sequence[Layout]) -> Iterator[Sl
     for gpu, layout in enumerate(layouts):
         if not isinstance(layout, str):
             for profile, start in _placed(model, layout):
-                yield Slice(node, gpu, profile, start)
+                yield Slice(node, gpu, model, profile, start)
 
 
 def mig_line(model: GpuModel, layout: Layout) -> str:

@@ -158,7 +158,7 @@ def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         yield "the stack's own clients (Deployments in namespace mps) start again, so that none keeps the old limits"
         yield "any other client that runs keeps the old limits until it starts again"
     elif after["mode"] == "claim" and before["mode"] == "claim":
-        yield "the claim mps/shared-gpu cannot be changed, so it is replaced: its clients are deleted first and lose"
+        yield "the claim that clients share cannot be changed, so it is replaced: they are deleted first and lose"
         yield "their context, NVIDIA's driver ends the claim's MPS daemon and starts another one"
 
 

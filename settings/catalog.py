@@ -120,6 +120,8 @@ class Module:
     """A GPU that is divided by MIG is none for it."""
     mig_slices: int = 0
     """MIG devices of one GPU that its own pods have."""
+    mps_by_claim: bool = False
+    """Its pods share a MIG device through the MPS daemon that NVIDIA's driver starts for a claim."""
     needs_mig: bool = False
     """It needs layouts of MIG devices in gpu.mig."""
     needs_real_gpu: bool = False
@@ -404,6 +406,22 @@ MIG_MATCHING = Module(
     needs_mig=True,
 )
 
+MIG_MPS = Module(
+    number="10.4",
+    slug="mig-mps",
+    title="MPS on a MIG device",
+    sets_up="two pods that share a MIG device through MPS",
+    proves="a daemon for each claim, which has that MIG device only; SMs granted of its own; what a configuration of "
+    "the wrong kind does; what a killed daemon takes along",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    mig_slices=1,
+    needs_mig=True,
+    mps_by_claim=True,
+    gates=(Gate("MPSSupport", what="MPS by claim", without="the driver refuses the claim"),),
+    blocks={"mps": Mps},
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -420,6 +438,7 @@ MODULES = {
         RESILIENCE,
         MIG_DEVICES,
         MIG_MATCHING,
+        MIG_MPS,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

@@ -46,13 +46,21 @@ def mig_rules(draft: Draft) -> Iterator[Problem]:
     if draft.gpu.source == "host":
         yield from _host_rules(draft.gpu, draft.modules or ())
         return
-    nodes = [_node(draft.gpu, index, node) for index, node in enumerate(draft.gpu.nodes)]
-    nodes = nodes or [_node(draft.gpu, None, GpuNode())]
+    nodes = _nodes(draft.gpu)
     for node in nodes:
         yield from _layout_rules(node)
     if draft.driver is not None:
         yield from _gate_rules(nodes, draft.driver.feature_gates)
     yield from _module_rules(nodes, draft.modules or ())
+
+
+def mig_slices(gpu: Gpu) -> list[Slice]:
+    """MIG devices of the layouts, node by node; none of a node whose layouts cannot be, and none of the host's."""
+    return [slice_ for node in _nodes(gpu) for slice_ in node.slices] if gpu.source == "simulated" else []
+
+
+def _nodes(gpu: Gpu) -> list[_Node]:
+    return [_node(gpu, index, node) for index, node in enumerate(gpu.nodes)] or [_node(gpu, None, GpuNode())]
 
 
 def _node(gpu: Gpu, index: int | None, node: GpuNode) -> _Node:
@@ -117,6 +125,5 @@ def _module_rules(nodes: list[_Node], modules: tuple[str, ...]) -> Iterator[Prob
             rule = "needs MIG devices, and no GPU has some"
             yield Problem("modules", row.number, rule, "lay some out in gpu.mig, as stacks/Pulumi.phase3.yaml does")
         elif row.mig_slices and not given[row.number]:
-            many = "a MIG device" if row.mig_slices == 1 else f"{row.mig_slices} MIG devices of one GPU"
-            rule = f"needs {many} of its own, and the layouts have {len(found)} for all modules"
+            rule = f"needs a MIG device of its own, and the layouts have {len(found)} for all modules"
             yield Problem("modules", row.number, rule, "add an instance to gpu.mig or drop a module")

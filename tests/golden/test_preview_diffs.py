@@ -139,6 +139,8 @@ MIG: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             "simulated-gpus": "state only",
             **dict.fromkeys(("simulated-gpus-config", "simulated-gpus-daemonset"), UPDATED),
             **dict.fromkeys(("dra-driver-release", "dra-driver-gpus"), UPDATED),
+            # Of the MIG device beside it: it stays, but the driver of a node starts again.
+            "mig-clients-clients": UPDATED,
             "mig-tenant-one-slice-claim": REPLACED,
             "mig-tenant-tenant": "replaced with mig-tenant-one-slice-claim",
             "dra-workshop-phase3": "outputs",

@@ -157,4 +157,40 @@ MODULES = (
     ),
 )
 
-WRONG = (*LAYOUTS, *DRIVER, *MODULES)
+BY_CLAIM = {"mode": "claim"}
+MPS = (
+    Wrong(
+        "MPS of MIG devices by the node's daemon",
+        laid(["3g.20gb@4", "4g.20gb"], modules=("10.1", "10.4")),
+        "mps.mode",
+        "daemon",
+        'has no daemon for MIG devices, and module "10.4" shares some',
+        'set it to claim or drop "10.4" from modules',
+    ),
+    Wrong(
+        "MPS of MIG devices beside shares",
+        laid(["3g.20gb@4", "4g.20gb"], modules=("10.1", "10.4"), mps=BY_CLAIM, driver={"consumableShares": "memory"}),
+        "driver.consumableShares",
+        "memory",
+        "NVIDIA's driver refuses its own MPS beside shares",
+        'drop it or drop "10.4" from modules',
+    ),
+    Wrong(
+        "no MIG device left for a module",
+        laid(["7g.40gb"], modules=("10.1", "10.4"), mps=BY_CLAIM),
+        "modules",
+        "10.4",
+        "needs a MIG device of its own, and the layouts have 1 for all modules",
+        "add an instance to gpu.mig or drop a module",
+    ),
+    Wrong(
+        "more memory than the MIG device has",
+        laid(["3g.20gb@4", "1g.5gb"], modules=("10.1", "10.4"), mps={**BY_CLAIM, "pinnedDeviceMemoryLimit": "8Gi"}),
+        "mps.pinnedDeviceMemoryLimit",
+        "8Gi",
+        "is more than the 4864 MiB of 1g.5gb of a100-pcie-40gb",
+        "lower it",
+    ),
+)
+
+WRONG = (*LAYOUTS, *DRIVER, *MODULES, *MPS)
