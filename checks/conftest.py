@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from checks import mig
 from checks.live import LiveStack, Playground
 from checks.results import Fault, Plot, Table, check_of
 from toolchain.paths import CHECKOUT
@@ -32,6 +33,13 @@ def stack(request: pytest.FixtureRequest) -> LiveStack:
 def playground(stack: LiveStack) -> Iterator[Playground]:
     with stack.playground() as namespace:
         yield namespace
+
+
+@pytest.fixture(scope="module")
+def free_mig_devices(stack: LiveStack) -> Iterator[None]:
+    """Every MIG device of the stack's layouts is free, until the last check of the file has ended."""
+    with mig.all_free(stack):
+        yield
 
 
 @pytest.fixture

@@ -203,6 +203,8 @@ class LiveStack:
             wait_for(f"{name} has its ServiceAccount", lambda: self.get("serviceaccounts", namespace=name))
             yield Playground(self, name)
         finally:
+            # Of its own accord Kubernetes looks at what is in a deleted namespace only after five seconds.
+            self.kubectl("delete", "pods,resourceclaims", "--all", "-n", name, "--wait=false")
             self.kubectl("delete", "namespace", name, "--wait=false")
             # The namespace itself takes five seconds more; what it held of GPUs is what the next check could meet.
             kinds = ("pods", "resourceclaims.v1.resource.k8s.io")

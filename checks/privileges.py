@@ -12,7 +12,7 @@ from machine.gpus import driver_root
 
 NAMESPACES = (
     *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
-    *("monitoring", "mps", "mps-system", "shared", "tenant", "workloads"),
+    *("mig", "monitoring", "mps", "mps-system", "shared", "tenant", "workloads"),
 )
 ROOT, PARENT = "<driver root>", "<driver root's parent>"
 DRIVER_NAMESPACE = "dra-driver-nvidia-gpu"

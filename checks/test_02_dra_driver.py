@@ -57,7 +57,8 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
     expected = {}
     for node in stack.settings.gpu_nodes:
         model = GPU_MODELS[node.model or ""]
-        for gpu in simulated_gpus(node.node, model, node.count or 0):
+        gpus = simulated_gpus(node.node, model, node.count or 0)
+        for gpu in (gpus[index] for index in node.whole_gpus):
             expected[node.node, f"gpu-{gpu.minor}"] = {
                 "type": "gpu",
                 "uuid": gpu.uuid,
@@ -72,7 +73,8 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
                 "pcieRoot": gpu.pcie_root,
                 "memory": model.memory_mib,
             }
-    published = stack.devices()
+    # What layouts make of the others is module 10.1's to check.
+    published = {device: values for device, values in stack.devices().items() if values["type"] == "gpu"}
     assert published.keys() == expected.keys()
     for device, attributes in expected.items():
         actual = {**published[device], "memory": quantity_mib(published[device]["memory"])}
@@ -82,22 +84,28 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
 
 def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
     note = " (simulated)" if stack.settings.gpu.source == "simulated" else ""
-    published = [
-        describe({"node": node, "name": name, **values}) + note for (node, name), values in stack.devices().items()
-    ]
-    assert sorted(stack.outputs["gpus"]) == sorted(published)
-    observed(f"{len(published)} in the output `gpus`")
+    for output, kind in (("gpus", "gpu"), ("migDevices", "mig")):
+        published = [
+            describe({"node": node, "name": name, **values}) + note
+            for (node, name), values in stack.devices().items()
+            if values["type"] == kind and (output in stack.outputs or kind == "gpu")
+        ]
+        assert sorted(stack.outputs.get(output, [])) == sorted(published)
+    observed(
+        f"{len(stack.outputs['gpus'])} in the output `gpus`, {len(stack.outputs.get('migDevices', []))} MIG devices"
+    )
 
 
 def test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu(
     stack: LiveStack, playground: Playground, observed: Callable[[str], None]
 ) -> None:
-    products = {node: values["productName"] for (node, _), values in stack.devices().items()}
+    whole = {device: values for device, values in stack.devices().items() if values["type"] == "gpu"}
+    products = {node: values["productName"] for (node, _), values in whole.items()}
     if len(set(products.values())) < 2:
         pytest.skip("every node has the same GPUs, so a claim cannot tell them apart by model")
     taken, routed = set(stack.allocations()), {}
     for number, (node, product) in enumerate(products.items()):
-        if not [device for where, device in stack.devices().keys() - taken if where == node]:
+        if not [device for where, device in whole.keys() - taken if where == node]:
             pytest.skip(f"every GPU of {node} is taken")
         (pod,) = playground.create("by-product", **{"routed": f"routed-{number}", "NVIDIA L40S": product})
         playground.wait_running(pod)

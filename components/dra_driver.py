@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -49,7 +49,9 @@ class ExpectedGpus:
     """GPUs that the driver is to publish."""
 
     counts: Mapping[str, int]
-    """Number of GPUs by the node's name; 0 asks for at least one."""
+    """Number of whole GPUs by the node's name; 0 asks for at least one, but for none where `mig` has the node."""
+    mig: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of the MIG devices by the node's name, where layouts say what they are."""
     only_uuids: Sequence[str] = ()
     """UUIDs of those that may be published, where the nodes hide others; empty for all."""
 
@@ -63,6 +65,8 @@ class DraDriver(pulumi.ComponentResource):
 
     gpus: Output[list[str]]
     cluster_uid: Output[str]
+    mig_devices: Output[list[str]] | None = None
+    """MIG devices that it published; None where no layout says what they are."""
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class DraDriver(pulumi.ComponentResource):
                 # A new revision asks anew.
                 "DRIVER_REVISION": release.status.apply(lambda status: str(status.revision)),
                 "EXPECTED_GPUS": json.dumps(expected.counts, sort_keys=True),
+                **({"EXPECTED_MIG": json.dumps(dict(expected.mig), sort_keys=True)} if expected.mig else {}),
                 **({"ONLY_GPUS": json.dumps(sorted(expected.only_uuids))} if expected.only_uuids else {}),
                 "WAIT_SECONDS": str(options.timeout_seconds),
             },
@@ -133,7 +138,11 @@ class DraDriver(pulumi.ComponentResource):
             guarded = ResourceOptions(parent=self)
             guard = DestroyGuard(f"{name}-guard", cluster=cluster, kind_folder=None, driver=[release], opts=guarded)
             self.ready.append(guard)
-        self.register_outputs({"gpus": self.gpus, "clusterUid": self.cluster_uid})
+        outputs = {"gpus": self.gpus, "clusterUid": self.cluster_uid}
+        if expected.mig:
+            self.mig_devices = answer.apply(lambda content: [describe(mig) + note for mig in content["migDevices"]])
+            outputs["migDevices"] = self.mig_devices
+        self.register_outputs(outputs)
 
     def uuid(self, node: str, number: int) -> Output[str]:
         """UUID of one of a node's GPUs, counted from 0 in the order of their names.
@@ -165,8 +174,9 @@ def gpu_of(gpus: Sequence[Mapping[str, str]], node: str, number: int) -> Mapping
 
 
 def describe(gpu: Mapping[str, str]) -> str:
-    """One line on a published GPU."""
-    return f"{gpu['node']} {gpu['name']}: {gpu['productName']}, {gpu['memory']}, {gpu['uuid']}"
+    """One line on a published GPU or MIG device."""
+    profile = f" {gpu['profile']}" if "profile" in gpu else ""
+    return f"{gpu['node']} {gpu['name']}: {gpu['productName']}{profile}, {gpu['memory']}, {gpu['uuid']}"
 
 
 def chart_values(

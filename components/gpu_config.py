@@ -1,4 +1,4 @@
-"""NVIDIA's opaque device configuration (`GpuConfig`), as claims carry it, and what its driver lets slip.
+"""NVIDIA's opaque device configuration (`GpuConfig`, `MigDeviceConfig`), as claims carry it, and what slips its driver.
 
 Source: https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, api/nvidia.com/resource/v1beta1 of v0.5.0. The driver
 looks at it when a pod is already scheduled, and then the pod hangs; an empty `timeSlicingConfig` even ends the plugin.
@@ -13,6 +13,9 @@ from gpus.quantity import MIB, quantity_bytes
 
 DRIVER = "gpu.nvidia.com"
 API = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
+# Kinds of the configuration by DeviceClass; of all others it is that of API. Of the wrong kind, the driver refuses an
+# entry that names the request, and ignores one that does not.
+KINDS = {"mig.nvidia.com": "MigDeviceConfig"}
 INTERVALS = ("Default", "Short", "Medium", "Long")
 SECTIONS = {"MPS": "mpsConfig", "TimeSlicing": "timeSlicingConfig"}
 # The driver decodes strictly: a key that it does not know hangs the pod.
@@ -34,8 +37,10 @@ class GpuConfigError(ValueError):
     """Configuration of a claim that would be refused, ignored or worse; the text has every problem."""
 
 
-def shared_by_mps(percentage: int, memory: str, per_device: Mapping[str, str], request: str) -> dict[str, Any]:
-    """Entry of a claim's `config`: the driver starts an MPS daemon of these limits for the claim's GPU."""
+def shared_by_mps(
+    percentage: int, memory: str, per_device: Mapping[str, str], request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Entry of a claim's `config`: the driver starts an MPS daemon of these limits for the device of that request."""
     limits: dict[str, Any] = {
         "defaultActiveThreadPercentage": percentage,
         "defaultPinnedDeviceMemoryLimit": memory,
@@ -44,30 +49,43 @@ def shared_by_mps(percentage: int, memory: str, per_device: Mapping[str, str], r
     }
     if per_device:
         limits["defaultPerDevicePinnedMemoryLimit"] = dict(per_device)
-    parameters = {**API, "sharing": {"strategy": "MPS", "mpsConfig": limits}}
+    parameters = {**API, "kind": kind_of(request), "sharing": {"strategy": "MPS", "mpsConfig": limits}}
     # Always with the request's name: an entry for all requests meets those of other drivers as well.
-    return {"requests": [request], "opaque": {"driver": DRIVER, "parameters": parameters}}
+    return {"requests": [request["name"]], "opaque": {"driver": DRIVER, "parameters": parameters}}
+
+
+def kind_of(request: Mapping[str, Any]) -> str:
+    """Kind of the configuration of a request, by the class of its devices."""
+    choices = [request.get("exactly", {}), *request.get("firstAvailable", [])]
+    return next((KINDS[name] for one in choices if (name := one.get("deviceClassName")) in KINDS), API["kind"])
 
 
 def check(name: str, spec: Mapping[str, Any]) -> None:
     """Look at the configuration in a claim's spec. Raises `GpuConfigError` with all that is wrong with it."""
     devices = spec.get("spec", spec).get("devices", {})
-    if problems := [line for entry in devices.get("config", []) for line in _problems(entry)]:
+    kinds = {request["name"]: kind_of(request) for request in devices.get("requests", [])}
+    if problems := [line for entry in devices.get("config", []) for line in _problems(entry, kinds)]:
         raise GpuConfigError(f"claim {name}:\n" + "\n".join(f"  {line}" for line in problems))
 
 
-def _problems(entry: Mapping[str, Any]) -> Iterator[str]:
+def _problems(entry: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[str]:
     opaque = entry.get("opaque", {})
     if opaque.get("driver") != DRIVER:
         return
     if not entry.get("requests"):
         yield "config.requests: is missing, so the entry would be for every request; name the claim's requests"
     parameters = opaque.get("parameters", {})
-    for key, expected in API.items():
+    # An alternative of a list is named as request/alternative.
+    wanted = {kinds.get(name.partition("/")[0], API["kind"]) for name in entry.get("requests", [])} or {API["kind"]}
+    if len(wanted) > 1:
+        yield "config.requests: are of different kinds of devices; give each kind an entry of its own"
+    for key, expected in {**API, "kind": min(wanted)}.items():
         if parameters.get(key) != expected:
             yield f"{key}: {parameters.get(key)!r} is not what the driver reads; use {expected}"
     yield from _unknown_keys("", parameters)
     if sharing := parameters.get("sharing"):
+        if parameters.get("kind") == "MigDeviceConfig" and "timeSlicingConfig" in sharing:
+            yield "sharing.timeSlicingConfig: is unknown to the driver for MIG devices; drop it"
         yield from _sharing(sharing)
 
 

@@ -96,7 +96,7 @@ class MpsByClaim:
 
     def request(self, claim: Document) -> None:
         part = devices(claim)
-        limits, request = self.limits, part["requests"][0]["name"]
+        limits, request = self.limits, part["requests"][0]
         part["config"] = [
             gpu_config.shared_by_mps(
                 limits.active_thread_percentage, limits.pinned_device_memory_limit, limits.per_device, request

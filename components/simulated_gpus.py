@@ -1,7 +1,7 @@
 """Simulated NVIDIA GPUs: a driver root on each GPU node for GPUs that are not there."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -11,6 +11,7 @@ from components.cluster import Cluster
 from components.manifests import Document, by_kind, manifest
 from components.objects import register
 from components.pods import annotate_gpus, set_image
+from gpus.mig import Layout, mig_line
 from gpus.models import load_models, render_node_config
 from machine.nvidia_driver import SIMULATED_DRIVER_ROOT as DRIVER_ROOT
 
@@ -31,14 +32,17 @@ class SimulatedGpus(pulumi.ComponentResource):
         *,
         cluster: Cluster,
         image: str,
-        gpus: Mapping[str, tuple[str, int]],
+        gpus: Mapping[str, tuple[str, int, Sequence[Layout]]],
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`gpus` maps a node's name to its GPU model and count."""
+        """`gpus` maps a node's name to its GPU model and count, and the MIG layouts of its first GPUs."""
         super().__init__("dra-workshop:gpu:SimulatedGpus", name, None, opts)
         models = load_models()
         configs = {
-            f"{node}.ini": render_node_config(node, models[model], count) for node, (model, count) in gpus.items()
+            f"{node}.ini": render_node_config(
+                node, models[model], count, mig=[mig_line(models[model], layout) for layout in layouts]
+            )
+            for node, (model, count, layouts) in gpus.items()
         }
         # Pods see a changed ConfigMap only after a while; a changed digest rolls them at once.
         self.digest = hashlib.sha256(repr(sorted(configs.items())).encode()).hexdigest()[:12]

@@ -7,10 +7,10 @@ from itertools import chain
 import pulumi
 from pulumi import Input, Resource, ResourceOptions
 
-from components.claims import CLAIM_KINDS, select_gpu
+from components.claims import CLAIM_KINDS, MigDevice, select_gpu, select_mig_device
 from components.manifests import Document, copied
 from components.objects import register
-from components.pods import pod_of, set_image, set_node, tolerate
+from components.pods import annotate_gpus, pod_of, set_image, set_node, tolerate
 from components.sharing import Sharing, shared
 from components.site import Site
 
@@ -44,12 +44,15 @@ class Workload(pulumi.ComponentResource):
         *,
         site: Site,
         documents: Sequence[Document],
-        gpu: Input[str] | None = None,
+        gpu: Input[str] | MigDevice | None = None,
         sharing: Sharing | None = None,
         depends_on: Dependencies | None = None,
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`gpu` is the UUID of the GPU that every claim is to get; None leaves the choice to the scheduler."""
+        """`gpu` is the UUID of the GPU, or the MIG device, that every claim is to get.
+
+        None leaves the choice to the scheduler.
+        """
         super().__init__("dra-workshop:workload:Workload", name, None, opts)
         self._name, self._site = name, site
         earlier = depends_on or Dependencies()
@@ -88,17 +91,23 @@ class Workload(pulumi.ComponentResource):
         self.objects.append(register(document, resource_name, options))
 
 
-def placed(document: Document, site: Site, gpu: Input[str] | None, sharing: Sharing | None) -> Document:
+def placed(document: Document, site: Site, gpu: Input[str] | MigDevice | None, sharing: Sharing | None) -> Document:
     """New document with what the manifest cannot know, in this order: which GPU, image and node, then how it is shared.
 
     Sharing comes last since it adds containers that have an image of their own.
     """
     document = copied(document)
-    if document["kind"] in CLAIM_KINDS and gpu is not None:
-        select_gpu(document, gpu)
+    if document["kind"] in CLAIM_KINDS:
+        if isinstance(gpu, MigDevice):
+            select_mig_device(document, gpu)
+        elif gpu is not None:
+            select_gpu(document, gpu)
     if document["kind"] == "Deployment":
         set_image(document, site.images["gpu-probe"])
-        set_node(document, site.node)
+        set_node(document, gpu.node if isinstance(gpu, MigDevice) else site.node)
+        if isinstance(gpu, MigDevice):
+            # Another layout makes its device anew, or not at all, and a pod would keep what is no longer there.
+            annotate_gpus(document, site.gpus_digest)
         tolerate(document, site.tolerations)
     return shared(document, sharing) if sharing else document
 

@@ -3,7 +3,8 @@
 A layout is what a stack's config says of one GPU. It becomes one line of the simulated driver's configuration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from gpus.models import GpuModel, MigProfile, ModelError
@@ -11,6 +12,45 @@ from gpus.models import GpuModel, MigProfile, ModelError
 Layout = Sequence[str] | Literal["empty"]
 # MIG mode on, and no instance.
 EMPTY: Literal["empty"] = "empty"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """GPU instance of a layout: its node, the index of its GPU there, its profile, and its first memory slice.
+
+    It has one compute instance, of all its compute slices: the two are one MIG device.
+    """
+
+    node: str
+    gpu: int
+    model: GpuModel
+    profile: MigProfile
+    start: int
+
+    @property
+    def part(self) -> GpuModel:
+        """Its SMs and memory as those of a GPU of its own, which is what MPS shares."""
+        figures = {"multiprocessors": self.profile.multiprocessors, "memory_mib": self.profile.memory_mib}
+        key = f"{self.profile.name} of {self.model.key}"
+        return self.model.model_copy(update={"key": key, "reserved_memory_mib": 0, **figures})
+
+    @property
+    def device_name(self) -> str:
+        """Name that NVIDIA's driver publishes it under. Source: CanonicalName of mig.go in its v0.5.0."""
+        profile = self.profile.name.replace(".", "").replace("+", "-")
+        return f"gpu-{self.gpu}-mig-{profile}-{self.profile.profile_id}-{self.start}"
+
+    @property
+    def memory_slices(self) -> range:
+        return _memory_slices(self.profile, self.start)
+
+
+def slices(node: str, model: GpuModel, layouts: Sequence[Layout]) -> Iterator[Slice]:
+    """GPU instances of a node's layouts, GPU by GPU, in their order. Raises `ModelError` as `mig_line` does."""
+    for gpu, layout in enumerate(layouts):
+        if not isinstance(layout, str):
+            for profile, start in _placed(model, layout):
+                yield Slice(node, gpu, model, profile, start)
 
 
 def mig_line(model: GpuModel, layout: Layout) -> str:
@@ -25,10 +65,14 @@ def mig_line(model: GpuModel, layout: Layout) -> str:
         if not model.mig_profiles:
             raise ModelError(f"MIG layout {EMPTY}: {model.key} has no MIG; drop it or choose another model")
         return "on"
+    return ",".join(f"{profile.name}@{start}" for profile, start in _placed(model, layout))
+
+
+def _placed(model: GpuModel, layout: Sequence[str]) -> list[tuple[MigProfile, int]]:
     placed: list[tuple[MigProfile, int]] = []
     for entry in layout:
         placed.append(_place(model, entry, placed))
-    return ",".join(f"{profile.name}@{start}" for profile, start in placed)
+    return placed
 
 
 def _place(model: GpuModel, entry: str, placed: Sequence[tuple[MigProfile, int]]) -> tuple[MigProfile, int]:

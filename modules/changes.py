@@ -4,6 +4,7 @@ Reads the outputs of the stack's last update from the backend; asks a cluster on
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,25 @@ def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
     """Say what changes in NVIDIA's driver and in the way that GPUs are shared, if anything does."""
     found = {
         "NVIDIA's driver changes": driver_changes(before.get("driver"), outputs.get("driver")),
+        "MIG layouts change": mig_changes(before.get("mig"), outputs.get("mig")),
         "MPS changes": mps_changes(before.get("mps"), outputs.get("mps")),
     }
     for title, changed in found.items():
         if lines := list(changed):
             pulumi.log.info("\n".join([f"{title}:", *(f"  {line}" for line in lines)]))
+
+
+def mig_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
+    """What other layouts of GPUs mean for pods that run; nothing where there were or will be none."""
+    if not before or not after or before == after:
+        return
+    for node in sorted(before.keys() | after.keys()):
+        gpus = zip_longest(before.get(node, ()), after.get(node, ()), fillvalue="none")
+        for index, (old, new) in enumerate(gpus):
+            if old != new:
+                yield f"{node} GPU {index}: {old} -> {new}"
+    yield "NVIDIA's plugin starts again, since it looks at MIG devices only then"
+    yield "the stack's own pods with MIG devices start again; delete other pods whose MIG device changes or goes first"
 
 
 def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
@@ -143,7 +158,7 @@ def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         yield "the stack's own clients (Deployments in namespace mps) start again, so that none keeps the old limits"
         yield "any other client that runs keeps the old limits until it starts again"
     elif after["mode"] == "claim" and before["mode"] == "claim":
-        yield "the claim mps/shared-gpu cannot be changed, so it is replaced: its clients are deleted first and lose"
+        yield "the claim that clients share cannot be changed, so it is replaced: they are deleted first and lose"
         yield "their context, NVIDIA's driver ends the claim's MPS daemon and starts another one"
 
 

@@ -41,6 +41,6 @@ def build(module: Module, settings: Settings, context: Context) -> None:
         )
     context.add(cluster)
     if settings.gpu.source == "simulated":
-        counts = {node.node: (node.model or "", node.count or 0) for node in nodes}
+        counts = {node.node: (node.model or "", node.count or 0, node.mig) for node in nodes}
         context.add(SimulatedGpus("simulated-gpus", cluster=cluster, image=context.images["gpu-sim"], gpus=counts))
     context.outputs |= {"cluster": settings.cluster_name, "kubeconfig": str(settings.kubeconfig)}

@@ -23,6 +23,13 @@ class SharedGpu:
     """Daemon of the nodes; None where NVIDIA's driver starts one for each claim."""
 
 
+@dataclass(frozen=True)
+class MigNamespace:
+    """Namespace of the pods with MIG devices, which is the first object of the workload that has it."""
+
+    workload: Workload
+
+
 class MissingResultError(LookupError):
     """Request for a result of a module that is not required, or that comes later."""
 

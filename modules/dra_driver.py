@@ -4,6 +4,7 @@ from components.cluster import Cluster
 from components.dra_driver import DraDriver, DriverOptions, ExpectedGpus
 from components.simulated_gpus import SimulatedGpus
 from components.site import Site
+from gpus.mig import Layout
 from machine.gpus import discover_host, driver_root
 from modules.context import Context
 from settings import Settings
@@ -30,7 +31,12 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             tolerations=tolerations,
         ),
         expected=ExpectedGpus(
-            counts={node.node: node.count or count for node in settings.gpu_nodes},
+            counts={
+                node.node: len(node.whole_gpus) if node.mig else node.count or count for node in settings.gpu_nodes
+            },
+            mig={
+                node.node: [slice_.device_name for slice_ in node.slices] for node in settings.gpu_nodes if node.slices
+            },
             only_uuids=[gpu.uuid for gpu in host_gpus.chosen] if host_gpus and host_gpus.excluded else [],
         ),
     )
@@ -45,8 +51,23 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             tolerations=tolerations,
         )
     )
+    if driver.mig_devices is not None:
+        context.outputs |= {"migDevices": driver.mig_devices, "mig": mig_outputs(settings)}
     context.outputs |= {
         "gpus": driver.gpus,
         "clusterUid": driver.cluster_uid,
         "driver": {"version": settings.driver.version, "consumableShares": settings.consumable_shares},
     }
+
+
+def mig_outputs(settings: Settings) -> dict[str, list[str]]:
+    """Layout of each node's GPUs in words; a preview shows how it changes."""
+    return {
+        node.node: [layout_words(node.mig[index] if index < len(node.mig) else ()) for index in range(node.count or 0)]
+        for node in settings.gpu_nodes
+    }
+
+
+def layout_words(layout: Layout) -> str:
+    """Layout of one GPU in words."""
+    return layout if isinstance(layout, str) else ", ".join(layout) or "whole"

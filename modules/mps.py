@@ -10,6 +10,7 @@ from components.mps_clients import Mps, MpsByClaim
 from components.mps_daemon import DaemonOptions, MpsDaemon
 from components.site import Site
 from components.workload import Workload
+from gpus.models import GpuModel
 from gpus.mps import context_mib, granted_multiprocessors
 from gpus.quantity import mib_quantity, quantity_mib
 from machine.gpus import gpu_model
@@ -50,9 +51,9 @@ def build(module: Module, settings: Settings, context: Context) -> None:
     context.outputs["mps"] = mps_outputs(settings)
 
 
-def mps_outputs(settings: Settings) -> dict[str, Any]:
-    """Meaning of the limits on the first node's GPU model; a preview shows how they change."""
-    mps, model = settings.mps, gpu_model(settings)
+def mps_outputs(settings: Settings, part: GpuModel | None = None) -> dict[str, Any]:
+    """Meaning of the limits on a part of a GPU, or the first node's GPU model; a preview shows how they change."""
+    mps, model = settings.mps, part or gpu_model(settings)
     outputs: dict[str, Any] = {
         "mode": mps.mode,
         "activeThreadPercentage": mps.active_thread_percentage,
@@ -64,5 +65,6 @@ def mps_outputs(settings: Settings) -> dict[str, Any]:
         context = context_mib(granted)
         free = quantity_mib(mps.effective_memory_limit) - context
         outputs["grantedMultiprocessors"] = f"{granted} of {model.multiprocessors} ({model.key})"
-        outputs["memoryLeftForAClient"] = f"{free} MiB, after the {context} MiB of its context"
+        if part is None:  # of a MIG device NVIDIA's driver sets the limit by UUID, and MPS may not hold it
+            outputs["memoryLeftForAClient"] = f"{free} MiB, after the {context} MiB of its context"
     return outputs

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from gpus.mig import EMPTY, Layout
 from gpus.models import MAX_GPUS_PER_NODE
 from gpus.mps import Limits, Percentage
 from toolchain.versions import DRA_DRIVER, DRA_DRIVERS
@@ -35,12 +36,27 @@ class Cluster(Block):
     context: str | None = None
 
 
+def _layout(value: Any) -> Layout:
+    if value == EMPTY:
+        return EMPTY
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise ValueError(
+        f"is no layout of a GPU; give a list of MIG profiles such as [3g.40gb@4, 4g.40gb@0], [] for MIG off, or {EMPTY}"
+    )
+
+
+Layouts = tuple[Annotated[Any, AfterValidator(_layout)], ...]
+"""Layout of each GPU of a node, in order of index."""
+
+
 class GpuNode(Block):
     """One GPU node where it differs from the others: on Kind the workers in order, else by name."""
 
     name: str | None = None
     model: str | None = None
     count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] | None = None
+    mig: Layouts | None = None
 
 
 UUID = r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -82,6 +98,7 @@ GPU_TOLERATION = Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoS
 class Gpu(Block):
     """GPUs of the stack: simulated ones of a model, or the host's.
 
+    `mig` has the MIG layout of each GPU of a node, in order of index; GPUs beyond it are whole.
     `devices` are those of the host that may be used, all if it is empty. `allow_compute_mode_change` lets NVIDIA's
     driver change the compute mode and time slice of the host's GPUs, `allow_mig_change` their MIG devices and mode.
     `tolerations` are those of every pod of the stack and of NVIDIA's plugin, beside `GPU_TOLERATION`.
@@ -90,6 +107,7 @@ class Gpu(Block):
     source: Literal["simulated", "host"] = "simulated"
     model: str = "h100-80gb"
     count: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] = 2
+    mig: Layouts = ()
     nodes: tuple[GpuNode, ...] = ()
     driver_root: str | None = None
     devices: tuple[Annotated[Any, AfterValidator(_device)], ...] = ()

@@ -118,6 +118,12 @@ class Module:
     """It has a claim with adminAccess for every GPU of a node."""
     needs_whole_gpu: bool = False
     """A GPU that is divided by MIG is none for it."""
+    mig_slices: int = 0
+    """MIG devices of one GPU that its own pods have."""
+    mps_by_claim: bool = False
+    """Its pods share a MIG device through the MPS daemon that NVIDIA's driver starts for a claim."""
+    needs_mig: bool = False
+    """It needs layouts of MIG devices in gpu.mig."""
     needs_real_gpu: bool = False
     claims: int = 0
     """Claims of its own that are allocated at once on its GPU where claims can share one."""
@@ -375,6 +381,47 @@ RESILIENCE = Module(
     images=(Image(GPU_AGENTS),),
 )
 
+MIG_DEVICES = Module(
+    number="10.1",
+    slug="mig-devices",
+    title="MIG devices by claim",
+    sets_up="GPUs that MIG divides, and a tenant of one MIG device",
+    proves="exactly the layout is published, a partitioned GPU is not; a pod sees its own part only; four of one GPU, "
+    "an extended resource, and who waits",
+    minutes=10,
+    requires=("01", "02"),
+    mig_slices=1,
+    needs_mig=True,
+)
+
+MIG_MATCHING = Module(
+    number="10.2",
+    slug="mig-matching",
+    title="MIG devices by capacity",
+    sets_up="nothing that lasts",
+    proves="claims match by SMs and memory, together and in any order; first fit; what waits, and what cannot be "
+    "evaluated",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    needs_mig=True,
+)
+
+MIG_MPS = Module(
+    number="10.4",
+    slug="mig-mps",
+    title="MPS on a MIG device",
+    sets_up="two pods that share a MIG device through MPS",
+    proves="a daemon for each claim, which has that MIG device only; SMs granted of its own; what a configuration of "
+    "the wrong kind does; what a killed daemon takes along",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    mig_slices=1,
+    needs_mig=True,
+    mps_by_claim=True,
+    gates=(Gate("MPSSupport", what="MPS by claim", without="the driver refuses the claim"),),
+    blocks={"mps": Mps},
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -389,6 +436,9 @@ MODULES = {
         CONSUMABLE_CAPACITY,
         OBSERVABILITY,
         RESILIENCE,
+        MIG_DEVICES,
+        MIG_MATCHING,
+        MIG_MPS,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from gpus.mig import Slice
 from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, Limits
 from gpus.quantity import MIB, quantity_bytes
 from settings import catalog
@@ -36,6 +37,21 @@ def gpu_index_by_module(modules: Iterable[str], shares: str) -> dict[str, int]:
             index_by_module[row.number] = free if shared is None or shares == DISABLED else shared
             shared = index_by_module[row.number]
     return index_by_module
+
+
+def slices_by_module(modules: Iterable[str], slices: Iterable[Slice]) -> dict[str, tuple[Slice, ...]]:
+    """MIG devices by the number of each module that has some of its own; too few where there are no more.
+
+    Those that need several of one GPU choose first, the others take what is left in order.
+    """
+    free, by_module = list(slices), {}
+    for row in sorted(catalog.rows(modules), key=lambda row: -row.mig_slices):
+        if row.mig_slices:
+            of_gpus = [[other for other in free if (other.node, other.gpu) == (one.node, one.gpu)] for one in free]
+            fitting = (group[: row.mig_slices] for group in of_gpus if len(group) >= row.mig_slices)
+            by_module[row.number] = tuple(next(fitting, ()))
+            free = [one for one in free if one not in by_module[row.number]]
+    return by_module
 
 
 def capacity_enforced(block: ConsumableCapacity, driver: Driver, mps: Mps, modules: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ import pulumi
 import yaml
 from pydantic import TypeAdapter, ValidationError, create_model
 
+from gpus.mig import Layout, Slice, slices
 from gpus.models import GPU_MODELS, GpuModel, simulated_gpus
 from settings import catalog, plan, rules
 from settings.blocks import (
@@ -50,11 +51,27 @@ ADAPTERS = {key: TypeAdapter(kind) for key, kind in TYPES.items()}
 
 @dataclass(frozen=True)
 class NodeGpus:
-    """GPUs of one node. `model` and `count` are None where they are the host's."""
+    """GPUs of one node. `model` and `count` are None where they are the host's.
+
+    `mig` has the MIG layout of each GPU, in order of index; GPUs beyond it are whole.
+    """
 
     node: str
     model: str | None
     count: int | None
+    mig: tuple[Layout, ...] = ()
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """GPU instances of its layouts."""
+        return tuple(slices(self.node, GPU_MODELS[self.model], self.mig)) if self.model else ()
+
+    @property
+    def whole_gpus(self) -> tuple[int, ...]:
+        """Indices of the simulated GPUs with MIG off."""
+        return tuple(
+            index for index in range(self.count or 0) if not self.mig[index : index + 1] or not self.mig[index]
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,15 @@ class Settings(Blocks):
         """Index of the GPU of the first node that a module has or shares."""
         return plan.gpu_index_by_module(self.modules, self.consumable_shares)[module.number]
 
+    def mig_slices(self, module: catalog.Module) -> tuple[Slice, ...]:
+        """MIG devices of the stack's layouts that a module's own pods have."""
+        return plan.slices_by_module(self.modules, self.all_mig_slices)[module.number]
+
+    @property
+    def all_mig_slices(self) -> tuple[Slice, ...]:
+        """MIG devices of the stack's layouts, node by node."""
+        return tuple(slice_ for node in self.gpu_nodes for slice_ in node.slices)
+
     @property
     def gpus_used(self) -> int:
         """Number of GPUs of the first node that the modules use."""
@@ -258,7 +284,12 @@ class Settings(Blocks):
         if self.gpu.source == "host":
             return tuple(NodeGpus(name, None, None) for name in names)
         return tuple(
-            NodeGpus(name, override.model or self.gpu.model, override.count or self.gpu.count)
+            NodeGpus(
+                name,
+                override.model or self.gpu.model,
+                override.count or self.gpu.count,
+                self.gpu.mig if override.mig is None else override.mig,
+            )
             for name, override in zip(names, overrides, strict=True)
         )
 

@@ -1,7 +1,8 @@
 """Command that waits until NVIDIA's driver has published every expected GPU, and prints them as JSON.
 
 Environment: KUBECONFIG and KUBE_CONTEXT; DRIVER_NAMESPACE; EXPECTED_GPUS, a JSON object of node name to
-count, where 0 asks for at least one; ONLY_GPUS, a JSON list of the UUIDs that may be published, if not all may;
+count of whole GPUs, where 0 asks for at least one; EXPECTED_MIG, a JSON object of node name to the names of its MIG
+devices, with which 0 whole GPUs are none; ONLY_GPUS, a JSON list of the UUIDs that may be published, if not all may;
 WAIT_SECONDS. On a time-out it says what is there, what is missing and the end of the plugin's log, and ends with 1; a
 GPU that may not be published ends it at once.
 """
@@ -23,28 +24,38 @@ class UnexpectedGpusError(Exception):
     """GPUs are published that must not be: no waiting mends it."""
 
 
-def published_gpus(api: Any) -> list[dict[str, Any]]:
-    """Full GPUs in the driver's ResourceSlices, by node and name: attributes and capacity flattened."""
-    gpus = []
+def published_devices(api: Any) -> list[dict[str, Any]]:
+    """GPUs and MIG devices in the driver's ResourceSlices, by node and name: attributes and capacity flattened."""
+    devices = []
     for slice_ in api.get("resourceslices.v1.resource.k8s.io"):
         spec = slice_.raw["spec"]
         if spec["driver"] != DRIVER:
             continue
         for device in spec.get("devices", []):
             attributes = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}
-            if attributes.get("type") == "gpu":
-                capacity = {key: value["value"] for key, value in device.get("capacity", {}).items()}
-                gpus.append({"node": spec["nodeName"], "name": device["name"], **attributes, **capacity})
-    return sorted(gpus, key=lambda gpu: (gpu["node"], gpu["name"]))
+            capacity = {key: value["value"] for key, value in device.get("capacity", {}).items()}
+            devices.append({"node": spec["nodeName"], "name": device["name"], **attributes, **capacity})
+    return sorted(devices, key=lambda device: (device["node"], device["name"]))
 
 
-def missing_gpus(expected: Mapping[str, int], gpus: list[dict[str, Any]]) -> list[str]:
-    """Differences from what is expected, one line a node."""
+def of_type(kind: str, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Devices of a type of the driver's: gpu or mig."""
+    return [device for device in devices if device.get("type") == kind]
+
+
+def missing_gpus(expected: Mapping[str, int], mig: Mapping[str, list[str]], devices: list[dict[str, Any]]) -> list[str]:
+    """Differences from what is expected, one line a node and type."""
     lines = []
     for node, count in expected.items():
-        published = sum(gpu["node"] == node for gpu in gpus)
-        if not published or (count and published != count):
-            lines.append(f"{node}: {published} GPUs published, {count or 'at least 1'} expected")
+        published = sum(gpu["node"] == node for gpu in of_type("gpu", devices))
+        if (published != count) if count or node in mig else not published:
+            wanted = count if count or node in mig else "at least 1"
+            lines.append(f"{node}: {published} GPUs published, {wanted} expected")
+    for node, names in mig.items():
+        found = {device["name"] for device in of_type("mig", devices) if device["node"] == node}
+        if found != set(names):
+            wanted = ", ".join(sorted(names)) or "none"
+            lines.append(f"{node}: MIG devices {', '.join(sorted(found)) or 'none'} published, {wanted} expected")
     return lines
 
 
@@ -83,14 +94,15 @@ def main() -> int:
     api = connect(os.environ["KUBECONFIG"], os.environ["KUBE_CONTEXT"])
     expected, only = json.loads(os.environ["EXPECTED_GPUS"]), json.loads(os.environ.get("ONLY_GPUS", "[]"))
     seconds, namespace = int(os.environ["WAIT_SECONDS"]), os.environ["DRIVER_NAMESPACE"]
-    gpus: list[dict[str, Any]] = []
+    mig = json.loads(os.environ.get("EXPECTED_MIG", "{}"))
+    devices: list[dict[str, Any]] = []
 
     def missing() -> list[str]:
         rollouts = unfinished_rollouts(api, namespace)
-        gpus[:] = published_gpus(api)  # as of this look
-        if unexpected := unexpected_gpus(only, gpus):
+        devices[:] = published_devices(api)  # as of this look
+        if unexpected := unexpected_gpus(only, of_type("gpu", devices)):
             raise UnexpectedGpusError("; ".join(unexpected))
-        return [*rollouts, *missing_gpus(expected, gpus)]
+        return [*rollouts, *missing_gpus(expected, mig, devices)]
 
     try:
         if lines := wait(missing, seconds):
@@ -101,7 +113,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     (system,) = list[Any](api.get("namespaces", "kube-system"))
-    print(json.dumps({"clusterUid": system.raw["metadata"]["uid"], "gpus": gpus}))
+    answer = {"clusterUid": system.raw["metadata"]["uid"], "gpus": of_type("gpu", devices)}
+    # With the gate DynamicMIG there are dozens of MIG devices that nobody has made yet.
+    print(json.dumps({**answer, "migDevices": of_type("mig", devices)} if mig else answer))
     return 0
 
 

@@ -10,6 +10,7 @@ from settings.rules.driver import driver_rules
 from settings.rules.gpu import gpu_rules
 from settings.rules.host import host_rules
 from settings.rules.images import images_rules
+from settings.rules.mig import mig_rules
 from settings.rules.modules import module_rules
 from settings.rules.mps import mps_rules
 from settings.rules.observability import observability_rules
@@ -21,6 +22,7 @@ def problems(draft: Draft, stack: str) -> Iterator[Problem]:
     yield from module_rules(draft)
     yield from cluster_rules(draft, stack)
     yield from gpu_rules(draft)
+    yield from mig_rules(draft)
     yield from driver_rules(draft)
     yield from host_rules(draft)
     yield from mps_rules(draft)

@@ -9,8 +9,9 @@ from gpus.quantity import MIB, quantity_bytes, quantity_mib
 from settings import catalog
 from settings.blocks import UUID, Draft, Driver, Gpu, Mps
 from settings.catalog import LIMITED_CLASS
-from settings.plan import memory_of_clients
+from settings.plan import DISABLED, consumable_shares, memory_of_clients, slices_by_module
 from settings.problems import Problem
+from settings.rules.mig import mig_slices
 from settings.rules.quantity import quantity_rules
 
 CLASS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?")
@@ -25,6 +26,11 @@ def mps_rules(draft: Draft) -> Iterator[Problem]:
     if driver:
         yield from _gate_rules(mps, driver)
     used = [GPU_MODELS[name] for name in _model_names(gpu) if name in GPU_MODELS] if gpu else []
+    by_claim = [row.number for row in catalog.rows(draft.modules or ()) if row.mps_by_claim]
+    if gpu and by_claim:
+        given = slices_by_module(draft.modules or (), mig_slices(gpu))
+        used = [slice_.part for number in by_claim for slice_ in given.get(number, ())]
+        yield from _by_claim_rules(mps, driver, by_claim)
     yield from _limits_rules("mps", mps, used)
     for name, limits in mps.classes.items():
         yield from _class_rules(name, limits, mps, used)
@@ -51,6 +57,18 @@ def mps_rules(draft: Draft) -> Iterator[Problem]:
     for key, text in mps.per_device_pinned_memory_limit.items():
         yield from _device_rules(key, text, mps, used)
     yield from _sum_rules(mps, used)
+
+
+def _by_claim_rules(mps: Mps, driver: Driver | None, modules: list[str]) -> Iterator[Problem]:
+    """Problems of MPS for modules whose claims of MIG devices have a daemon of NVIDIA's driver."""
+    if mps.mode != "claim":
+        rule = (
+            f'has no daemon for MIG devices, and module "{modules[0]}" shares some: an admin claim sees whole GPUs only'
+        )
+        yield Problem("mps.mode", mps.mode, rule, f'set it to claim or drop "{modules[0]}" from modules')
+    if driver and (shares := consumable_shares(driver, modules)) != DISABLED:
+        rule = f'and module "{modules[0]}" exclude each other: NVIDIA\'s driver refuses its own MPS beside shares'
+        yield Problem("driver.consumableShares", shares, rule, f'drop it or drop "{modules[0]}" from modules')
 
 
 def _model_names(gpu: Gpu) -> list[str]:

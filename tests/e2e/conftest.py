@@ -8,7 +8,13 @@ import pytest
 
 from tests.e2e import leftovers
 
-LONGEST = ("test_phase2.py", "test_lifecycle.py", "test_existing_cluster.py", "test_driver_upgrade.py")
+LONGEST = (
+    "test_phase2.py",
+    "test_phase3.py",
+    "test_lifecycle.py",
+    "test_existing_cluster.py",
+    "test_driver_upgrade.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

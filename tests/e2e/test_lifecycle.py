@@ -235,7 +235,7 @@ def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Worksp
         *("shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"),
         "mps-policy-class-default",
     }
-    assert "the claim mps/shared-gpu cannot be changed" in output
+    assert "the claim that clients share cannot be changed" in output
     up(workspace)
     live = LiveStack.find(workspace.root, STACK)
     for pod in deployment_pods(live, "clients"):

@@ -22,7 +22,8 @@ from toolchain.paths import CHECKOUT
 RELEASE = "kubernetes:helm.sh/v3:Release"
 STACK = "pulumi:pulumi:Stack"
 GPU = {"node": "a-node", "name": "gpu-0", "productName": "A GPU", "memory": "80Gi", "uuid": "GPU-0"}
-PUBLISHED = json.dumps({"clusterUid": "00000000-0000-0000-0000-000000000000", "gpus": [GPU]})
+MIG_DEVICE = {**GPU, "name": "gpu-1-mig", "profile": "1g.10gb", "uuid": "MIG-0"}
+PUBLISHED = {"clusterUid": "00000000-0000-0000-0000-000000000000", "gpus": [GPU]}
 # How Pulumi marks a secret on the wire: sdk/python/lib/pulumi/runtime/rpc.py.
 SIGNATURE, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
 OPTIONS = (
@@ -95,7 +96,10 @@ class Answers(mocks.Mocks):
         if args.typ == RELEASE:
             outputs["status"] = {"revision": 1}
         if args.typ == "command:local:Command":
-            outputs["stdout"] = PUBLISHED if "wait_for_gpus" in args.inputs["create"] else "standard output"
+            outputs["stdout"] = "standard output"
+            if "wait_for_gpus" in args.inputs["create"]:
+                mig = {"migDevices": [MIG_DEVICE]} if "EXPECTED_MIG" in args.inputs["environment"] else {}
+                outputs["stdout"] = json.dumps({**PUBLISHED, **mig})
         return f"{args.name}-id", outputs
 
 

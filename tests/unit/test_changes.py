@@ -4,7 +4,7 @@ import pulumi
 import pytest
 
 from modules import changes
-from modules.changes import ChangeError, driver_changes, mps_changes, refuse
+from modules.changes import ChangeError, driver_changes, mig_changes, mps_changes, refuse
 from settings import Settings
 from toolchain.paths import CHECKOUT
 
@@ -133,3 +133,21 @@ def test_stack_does_not_move_from_or_to_a_cluster_of_somebody_else():
     for before, after in ((lab, existing("somebody-elses")), (lab, stack()), (kind, existing("lab"))):
         with pytest.raises(ChangeError, match=r"would move to .*; run `make down STACK=test`"):
             refuse(before, after)
+
+
+def test_changed_layout_is_told_gpu_by_gpu_with_what_pods_feel():
+    before = {"a": ["3g.20gb, 4g.20gb", "whole"], "b": ["whole"]}
+    lines = list(mig_changes(before, {"a": ["7g.40gb", "whole", "empty"]}))
+    assert lines[:3] == [
+        "a GPU 0: 3g.20gb, 4g.20gb -> 7g.40gb",
+        "a GPU 2: none -> empty",
+        "b GPU 0: whole -> none",
+    ]
+    assert "plugin starts again" in lines[3] and "delete other pods" in lines[4]
+
+
+def test_nothing_is_said_of_layouts_that_stay_or_that_only_one_of_the_two_has():
+    layout = {"a": ["7g.40gb"]}
+    assert not list(mig_changes(layout, layout))
+    assert not list(mig_changes(None, layout))
+    assert not list(mig_changes(layout, None))

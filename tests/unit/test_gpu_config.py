@@ -164,7 +164,7 @@ def test_a_template_is_looked_at_as_a_claim_is():
 
 
 def test_what_the_stack_itself_writes_passes_and_names_the_request():
-    made = shared_by_mps(30, "4Gi", {"0": "2Gi"}, "gpu")
+    made = shared_by_mps(30, "4Gi", {"0": "2Gi"}, {"name": "gpu"})
     assert findings(made) == []
     assert made == {
         "requests": ["gpu"],
@@ -188,8 +188,55 @@ def test_what_the_stack_itself_writes_passes_and_names_the_request():
 
 
 def test_limits_of_single_devices_are_left_out_where_there_are_none():
-    sharing = shared_by_mps(30, "4Gi", {}, "gpu")["opaque"]["parameters"]["sharing"]
+    sharing = shared_by_mps(30, "4Gi", {}, {"name": "gpu"})["opaque"]["parameters"]["sharing"]
     assert "defaultPerDevicePinnedMemoryLimit" not in sharing["mpsConfig"]
+
+
+def of_class(kind: str, sharing: Any, *requests: str) -> list[str]:
+    """Findings for a claim with a whole GPU, a MIG device, and a list of alternatives that are MIG devices."""
+    parameters = {**API, "kind": kind, "sharing": sharing}
+    config = {"requests": list(requests), "opaque": {"driver": DRIVER, "parameters": parameters}}
+    devices = [
+        {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}},
+        {"name": "slice", "exactly": {"deviceClassName": "mig.nvidia.com"}},
+        {"name": "either", "firstAvailable": [{"name": "large", "deviceClassName": "mig.nvidia.com"}]},
+    ]
+    try:
+        check("claim", {"devices": {"requests": devices, "config": [config]}})
+    except GpuConfigError as error:
+        return [line.strip() for line in str(error).splitlines()[1:]]
+    return []
+
+
+@pytest.mark.parametrize("request_name", ["slice", "either", "either/large"])
+def test_a_mig_device_has_a_configuration_of_its_own_kind(request_name: str):
+    assert of_class("MigDeviceConfig", {"strategy": "MPS"}, request_name) == []
+    (line,) = of_class("GpuConfig", {"strategy": "MPS"}, request_name)
+    assert line == "kind: 'GpuConfig' is not what the driver reads; use MigDeviceConfig"
+
+
+def test_a_whole_gpu_has_no_configuration_of_a_mig_device():
+    (line,) = of_class("MigDeviceConfig", {"strategy": "MPS"}, "gpu")
+    assert line == "kind: 'MigDeviceConfig' is not what the driver reads; use GpuConfig"
+
+
+def test_one_entry_is_for_one_kind_of_devices():
+    lines = of_class("GpuConfig", {"strategy": "MPS"}, "gpu", "slice")
+    assert lines == ["config.requests: are of different kinds of devices; give each kind an entry of its own"]
+
+
+def test_a_mig_device_is_shared_in_time_without_an_interval():
+    assert of_class("MigDeviceConfig", {"strategy": "TimeSlicing"}, "slice") == []
+    config = {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}
+    (line,) = of_class("MigDeviceConfig", config, "slice")
+    assert line.startswith("sharing.timeSlicingConfig: is unknown to the driver for MIG devices")
+
+
+def test_mps_of_a_mig_device_is_written_in_its_kind():
+    request = {"name": "slice", "exactly": {"deviceClassName": "mig.nvidia.com"}}
+    made = shared_by_mps(50, "4Gi", {}, request)
+    assert made["requests"] == ["slice"] and made["opaque"]["parameters"]["kind"] == "MigDeviceConfig"
+    check("claim", {"devices": {"requests": [request], "config": [made]}})
 
 
 def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:

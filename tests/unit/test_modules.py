@@ -35,6 +35,9 @@ BRINGS = {
     "07": {"shared-gpus-policy", "shared-gpus"},
     "08": {"admin-access", "gpu-exporter"},
     "09": {"taint-keeper"},
+    "10.1": {"mig-tenant"},
+    "10.2": set(),
+    "10.4": {"mig-clients"},
 }
 
 
@@ -42,12 +45,14 @@ def closed(numbers: tuple[str, ...]) -> bool:
     return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
 
 
-# vLLM runs CUDA code, so its modules need a real GPU; the others do not care.
-SIMULATED = tuple(number for number in MODULES if number not in ("06", "06.5"))
+# vLLM runs CUDA code, so its modules need a real GPU; those of MIG need one that is divided, the others a whole one.
+MIG = tuple(number for number, module in MODULES.items() if module.needs_mig)
+SIMULATED = tuple(number for number in MODULES if number not in ("06", "06.5", *MIG))
+MIG_GPU = {"model": "a100-pcie-40gb", "mig": [["3g.20gb@4", "4g.20gb@0"], ["7g.40gb"]]}
 REAL = [
     ("01", "02", "04", "06"),
     ("01", "02", "04", "06", "06.5"),
-    tuple(number for number in MODULES if number != "03"),
+    tuple(number for number in MODULES if number not in ("03", *MIG)),
 ]
 
 
@@ -107,6 +112,14 @@ def test_every_module_is_in_the_table_of_what_it_brings():
 @pytest.mark.parametrize("numbers", SUBSETS, ids="-".join)
 def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, ...]):
     top = {resource.name for resource in record(numbers).children(None)}
+    assert top == set().union(*(BRINGS[number] for number in numbers))
+
+
+@pytest.mark.parametrize("number", MIG)
+def test_modules_of_mig_register_their_own_resources(number: str):
+    numbers = (*MODULES[number].requires, number)
+    blocks: dict[str, Any] = {"mps": {"mode": "claim"}} if MODULES[number].mps_by_claim else {}
+    top = {resource.name for resource in record(numbers, gpu=MIG_GPU, **blocks).children(None)}
     assert top == set().union(*(BRINGS[number] for number in numbers))
 
 

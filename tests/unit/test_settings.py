@@ -15,7 +15,15 @@ from settings import NodeGpus, Problem, Settings, SettingsError, catalog
 from settings import stack as settings_stack
 from settings.rules import cluster as cluster_rules
 from tests.golden import recorder
-from tests.unit import wrong_capacity, wrong_clusters, wrong_host, wrong_mps, wrong_mps_memory, wrong_settings
+from tests.unit import (
+    wrong_capacity,
+    wrong_clusters,
+    wrong_host,
+    wrong_mig,
+    wrong_mps,
+    wrong_mps_memory,
+    wrong_settings,
+)
 from tests.unit.wrong_settings import Wrong
 from toolchain.paths import CHECKOUT
 
@@ -23,6 +31,7 @@ WRONG = (
     *wrong_settings.WRONG,
     *wrong_clusters.WRONG,
     *wrong_host.WRONG,
+    *wrong_mig.WRONG,
     *wrong_mps.WRONG,
     *wrong_mps_memory.WRONG,
     *wrong_capacity.WRONG,

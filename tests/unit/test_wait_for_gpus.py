@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from components.commands import wait_for_gpus, waiting
-from components.commands.wait_for_gpus import DRIVER, explain, missing_gpus, published_gpus, unfinished_rollouts
+from components.commands.wait_for_gpus import (
+    DRIVER,
+    explain,
+    missing_gpus,
+    of_type,
+    published_devices,
+    unfinished_rollouts,
+)
 
 NAMESPACE = "dra-driver-nvidia-gpu"
 
@@ -74,7 +81,7 @@ def pod(state: dict[str, Any], log: list[str], init: dict[str, Any] | None = Non
 
 
 def test_gpus_are_flattened_and_in_the_order_of_nodes_and_names():
-    gpus = published_gpus(Api([[slice_("b", device("gpu-0")), slice_("a", device("gpu-1"), device("gpu-0"))]]))
+    gpus = published_devices(Api([[slice_("b", device("gpu-0")), slice_("a", device("gpu-1"), device("gpu-0"))]]))
     assert [(gpu["node"], gpu["name"]) for gpu in gpus] == [("a", "gpu-0"), ("a", "gpu-1"), ("b", "gpu-0")]
     assert gpus[1] == {
         "node": "a",
@@ -88,13 +95,15 @@ def test_gpus_are_flattened_and_in_the_order_of_nodes_and_names():
     }
 
 
-def test_other_drivers_and_other_devices_are_no_gpus():
+def test_other_drivers_and_mig_devices_are_no_gpus():
     other = slice_("a", device("gpu-0"), driver="dra.example.com")
-    assert published_gpus(Api([[other, slice_("a", device("mig-0", "mig"))]])) == []
+    devices = published_devices(Api([[other, slice_("a", device("mig-0", "mig"))]]))
+    assert of_type("gpu", devices) == []
+    assert [mig["name"] for mig in of_type("mig", devices)] == ["mig-0"]
 
 
 def test_slice_without_devices_publishes_nothing():
-    assert published_gpus(Api([[Thing({"spec": {"driver": DRIVER, "nodeName": "a"}})]])) == []
+    assert published_devices(Api([[Thing({"spec": {"driver": DRIVER, "nodeName": "a"}})]])) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,37 @@ def test_slice_without_devices_publishes_nothing():
     ],
 )
 def test_each_node_must_have_exactly_its_gpus_or_any_where_none_are_counted(expected: dict[str, int], lines: list[str]):
-    assert missing_gpus(expected, [{"node": "a"}, {"node": "a"}]) == lines
+    assert missing_gpus(expected, {}, [{"node": "a", "type": "gpu"}, {"node": "a", "type": "gpu"}]) == lines
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "lines"),
+    [
+        (1, ["mig-0", "mig-1"], []),
+        (0, ["mig-0", "mig-1"], ["a: 1 GPUs published, 0 expected"]),
+        (1, ["mig-0"], ["a: MIG devices mig-0, mig-1 published, mig-0 expected"]),
+        (1, ["mig-0", "mig-1", "mig-2"], ["a: MIG devices mig-0, mig-1 published, mig-0, mig-1, mig-2 expected"]),
+        (1, [], ["a: MIG devices mig-0, mig-1 published, none expected"]),
+    ],
+)
+def test_node_with_layouts_must_have_exactly_its_mig_devices_and_whole_gpus(
+    count: int, names: list[str], lines: list[str]
+):
+    devices = [{"node": "a", "name": f"mig-{number}", "type": "mig"} for number in range(2)]
+    devices += [{"node": "a", "name": "gpu-0", "type": "gpu"}, {"node": "b", "name": "mig-9", "type": "mig"}]
+    assert missing_gpus({"a": count}, {"a": names}, devices) == lines
+
+
+def test_mig_device_that_does_not_come_is_named():
+    assert missing_gpus({"a": 0}, {"a": ["mig-0"]}, []) == ["a: MIG devices none published, mig-0 expected"]
+
+
+def test_mig_devices_are_printed_where_they_are_expected(wait, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EXPECTED_MIG", '{"a": ["mig-0"]}')
+    api = Api([[slice_("a", device("gpu-1"))], [slice_("a", device("gpu-1"), device("mig-0", "mig"))]])
+    rc, out, _ = wait(api, {"a": 1}, 60)
+    assert (rc, api.looks) == (0, 2)
+    assert [mig["name"] for mig in json.loads(out)["migDevices"]] == ["mig-0"]
 
 
 @pytest.fixture

@@ -1,0 +1,57 @@
+"""Stack phase3 under another name: GPUs that MIG divides, on two nodes."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from checks.live import LiveStack
+from settings import PROJECT
+from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
+
+STACK = "third"
+CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase3.yaml").read_text())["config"]
+# The tenant's MIG device becomes a smaller one.
+LAYOUT = ["2g.10gb@4", "4g.20gb@0"]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("third"))
+    copy.write_stack(STACK, json.dumps({"config": CONFIG}, indent=2))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Workspace) -> Iterator[LiveStack]:
+    with workspace.up(STACK) as live:
+        yield live
+
+
+def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
+    status, printed = workspace.verify(STACK)
+    print(printed)
+    assert status == 0, printed
+    results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
+    assert {check["module"] for check in results["checks"]} == set(stack.settings.modules)
+
+
+def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
+    output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
+
+
+def test_changed_layout_is_told_and_made(workspace: Workspace, stack: LiveStack) -> None:
+    gpu = json.loads(json.dumps(CONFIG[f"{PROJECT}:gpu"]))
+    gpu["nodes"][0]["mig"][0] = LAYOUT
+    changed = {"config": {**CONFIG, f"{PROJECT}:gpu": gpu}}
+    workspace.write_stack(STACK, json.dumps(changed, indent=2))
+    node = stack.settings.gpu_nodes[0].node
+    words = f"{node} GPU 0: 3g.20gb@4, 4g.20gb@0 -> 2g.10gb@4, 4g.20gb@0"
+    assert words in workspace.pulumi("preview", "--stack", STACK)
+    workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+    status, printed = workspace.verify(STACK, "02", "10.1")
+    print(printed)
+    assert status == 0, printed
