@@ -7,9 +7,6 @@ frame's document is the page itself, so its own policy holds: no script of a pag
 import html
 import json
 import re
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,9 @@ from PIL import Image
 
 from checks.report.document import document
 from checks.report.page import render
+from tests.unit.chromium import Chromium
 from tests.unit.report_sample import sample
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")
-SECONDS = 120  # for a browser that starts on a busy machine
 WIDTHS = (1200, 400)
 DARK = "--blink-settings=preferredColorScheme=0"
 # Width and height of the page, and what stands out of the frame but scrolls in no box of its own.
@@ -41,23 +37,8 @@ onload = () => {
 """
 
 
-@dataclass(frozen=True)
-class Browser:
-    """A headless Chromium with a folder of its own for each start."""
-
-    program: str
-    folder: Path
-
-    def run(self, page: Path, *options: str) -> str:
-        profile = self.folder / f"profile-{len(list(self.folder.iterdir()))}"
-        command = [
-            *(self.program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-            *(f"--user-data-dir={profile}", *options, page.as_uri()),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}"
-        return done.stdout
+class Browser(Chromium):
+    """A browser that shows the report in a frame."""
 
     def framed(self, report: str, width: int, height: int, opened: bool = False) -> Path:
         """A page that has nothing but the report in a frame of this size."""
@@ -86,11 +67,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None:
-        # A machine of a person need not have a browser; continuous integration installs one.
-        pytest.skip(f"none of {', '.join(CHROMIUM)} is there; on Debian: apt-get install chromium")
-    return Browser(program, tmp_path_factory.mktemp("browser"))
+    return Browser.find(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")

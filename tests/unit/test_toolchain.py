@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from tests.e2e.workspace import Workspace
-from toolchain import engine, plan, programs, source, versions
+from toolchain import engine, npm, plan, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.programs import DRA_DRIVERS, PINS, PROGRAMS
@@ -323,3 +323,30 @@ def test_pulumi_takes_no_toolchain_of_a_folder_above():
     """Upstream's language host looks upwards for uv.lock and poetry.lock unless the project names one."""
     project = yaml.safe_load((CHECKOUT / "Pulumi.yaml").read_text())
     assert project["runtime"] == {"name": "python", "options": {"toolchain": "pip"}}
+
+
+@pytest.mark.parametrize(("printed", "own"), [("10.2.1", False), ("6.14.18", True), ("", True), (None, True)])
+def test_npm_of_the_machine_is_taken_where_it_reads_the_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str | None, own: bool
+):
+    program = tmp_path / "npm"
+    if printed is not None:
+        program.write_text(f"#!/bin/sh\necho {printed}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    store = Store(tmp_path / "store")
+    found = npm.find(store)
+    assert [step.name for step in found.needs] == (["node"] if own else [])
+    assert (str(program) in map(str, found.command)) is not own
+    assert npm.mermaid_script(store).is_relative_to(store.path(npm.mermaid(found)))
+
+
+def test_lock_file_of_mermaid_has_every_checksum_and_no_registry():
+    packages = json.loads((npm.MERMAID / "package-lock.json").read_text())["packages"]
+    installed = {name: package for name, package in packages.items() if name}
+    wanted = json.loads((npm.MERMAID / "package.json").read_text())["dependencies"]
+    assert {name.removeprefix("node_modules/"): package["version"] for name, package in installed.items()} == wanted
+    # Without an address npm asks the registry that it is set up for, which may be a company's mirror.
+    assert all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in installed.values()
+    )
