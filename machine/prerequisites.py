@@ -139,7 +139,7 @@ def _inotify(settings: Settings) -> Iterator[Finding]:
 
 
 def _instances_taken(settings: Settings) -> int | None:
-    """Number of inotify instances that root's programs have; None where it cannot be seen, or tells nothing.
+    """Number of inotify instances that root's programs have, at least; None where it cannot be seen, or tells nothing.
 
     Only root sees root's. Those of the stack's own nodes are among them, so it tells nothing once they are there.
     """
@@ -147,8 +147,8 @@ def _instances_taken(settings: Settings) -> int | None:
         return None
     taken = 0
     for process in PROC.glob("[0-9]*"):
-        # A process may end while it is looked at, and then has none.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # A process may end while it is looked at, and then has none. In a container root may not look at all of them.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if process.stat().st_uid == ROOT:
                 taken += sum(str(file.readlink()) == INOTIFY_FILE for file in (process / "fd").iterdir())
     return taken
