@@ -51,7 +51,7 @@ report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
-tables: python ## write README's table of modules from their rows of the catalog
+tables: python ## write the tables of modules in the pages from their rows of the catalog
 	@.venv/bin/python -m checks.report.modules
 
 down: setup ## take the stack down; leaves nothing of it

@@ -21,6 +21,7 @@ from toolchain.steps import Store
 NO_PAGES = {"results", "dist", "bundle", "node_modules"}
 FENCE = re.compile(r"^( *)```mermaid[ \t]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r'"([^"]+)"')
+DIRECTIVE = re.compile(r"%%\{.*?\}%%", re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
 # GitHub draws diagrams as wide as its column, 830 pixels or so. A wider one is made smaller until nobody can read it.
 WIDEST = 1250
@@ -68,7 +69,10 @@ class Diagram:
     @property
     def labels(self) -> list[str]:
         """Texts in quotation marks, as the picture has them: without tags, entities and white space."""
-        return [re.sub(r"\s+", "", html.unescape(TAG.sub("", label))) for label in QUOTED.findall(self.source)]
+        return [
+            re.sub(r"\s+", "", html.unescape(TAG.sub("", label)))
+            for label in QUOTED.findall(DIRECTIVE.sub("", self.source))
+        ]
 
 
 @dataclass(frozen=True)
