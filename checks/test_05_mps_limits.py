@@ -120,7 +120,12 @@ def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
 
 @pytest.mark.parametrize("by", ["client", "default"])
 def test_throttle_curve_grants_exactly_what_the_rule_says(
-    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], observed: Callable[[str], None]
+    stack: LiveStack,
+    unlimited: Daemon,
+    by: str,
+    table: Callable[..., None],
+    plot: Callable[..., None],
+    observed: Callable[[str], None],
 ) -> None:
     sms_by_percentage: dict[float, int] = {}
     if by == "client":
@@ -138,6 +143,8 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
             context = GRANT_LIMIT_MIB - client["free_mib"]
             rows.append((percentage, sms, granted(stack, percentage), context, context_mib(sms)))
         table(*sheets.GRANTS, rows)
+        points = sorted(sms_by_percentage.items())
+        plot("SMs that a client is granted", "thread percentage in %", "SMs", {"granted": points})
         for _, _, _, context, rule in rows:
             assert context == pytest.approx(rule, abs=ROUNDING_MIB)
     assert sms_by_percentage == {percentage: granted(stack, percentage) for percentage in sms_by_percentage}

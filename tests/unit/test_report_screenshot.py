@@ -19,8 +19,10 @@ from tests.unit.chromium import Chromium
 from tests.unit.report_sample import sample
 
 WIDTHS = (1200, 400)
+WINDOW_WIDTHS = (1400, 800, 400)
 DARK = "--blink-settings=preferredColorScheme=0"
-# Width and height of the page, and what stands out of the frame but scrolls in no box of its own.
+# Width and height of the page, what stands out of the frame but scrolls in no box of its own, and headline figures that
+# do not stand on one line.
 MEASURE = """
 onload = () => {
   const page = document.getElementById("page").contentDocument, root = page.documentElement;
@@ -31,6 +33,8 @@ onload = () => {
   document.body.dataset.measured = JSON.stringify({
     frame: root.clientWidth, width: root.scrollWidth, height: root.scrollHeight,
     outside: outside.map((element) => element.outerHTML.slice(0, 120)),
+    broken: [...page.querySelectorAll(".strip dd")].filter((figure) =>
+      figure.clientHeight > 1.9 * parseFloat(getComputedStyle(figure).fontSize)).map((figure) => figure.textContent),
     background: getComputedStyle(page.body).backgroundColor,
   });
 };
@@ -75,20 +79,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(document(sample(), tmp_path_factory.mktemp("results")))
 
 
-@pytest.mark.parametrize("opened", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "opened"), [*((width, False) for width in WINDOW_WIDTHS), (400, True)])
 def test_nothing_stands_out_of_the_page(browser: Browser, report: str, width: int, opened: bool):
     found = browser.measure(report, width, opened=opened)
     assert found["frame"] == width
     assert found["outside"] == []
+    assert found["broken"] == []
     assert found["width"] == width
 
 
 def test_what_stands_out_of_a_page_would_be_found(browser: Browser, report: str):
     wide = report.replace("<main id", '<p style="width: 900px">wide</p><main id')
+    wide = wide.replace("6m42s", "six minutes " * 9).replace(
+        "white-space: nowrap; }\n.strip .long dd", "}\n.strip .long dd"
+    )
     found = browser.measure(wide, 400)
     assert found["width"] > 400
     assert any("wide" in element for element in found["outside"])
+    assert any("six minutes" in figure for figure in found["broken"])
 
 
 @pytest.mark.parametrize("width", WIDTHS)
