@@ -9,6 +9,17 @@ SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
 GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded
 export STACK
+# A shell may have these for other projects: `cd` would go elsewhere, `docker` take images of another platform,
+# `python -m` not look into this folder, and `assert` not be executed. Files here are UTF-8, whatever the locale.
+unexport CDPATH DOCKER_DEFAULT_PLATFORM PYTHONSAFEPATH PYTHONOPTIMIZE
+export PYTHONUTF8 := 1
+
+# Runs a command of pulumi's on the stack, which is made empty where it is new.
+define on_the_stack
+{ pulumi stack select --create $(STACK) && $(1) --stack $(STACK); } || { \
+	[ -z "$$PULUMI_CONFIG_PASSPHRASE" ] || echo "PULUMI_CONFIG_PASSPHRASE is set: if the passphrase is what is wrong" \
+	"above, it is another project's; the stacks of this checkout have the empty one (\`unset PULUMI_CONFIG_PASSPHRASE\`)" >&2; exit 1; }
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
@@ -23,10 +34,10 @@ setup: python ## make or find tools, plugins and images; does nothing the second
 	@.venv/bin/python -m toolchain setup
 
 up: setup ## bring up a stack (STACK=phase1)
-	@$(ACTIVATE) && pulumi stack select --create $(STACK) && pulumi up --yes --skip-preview --stack $(STACK)
+	@$(ACTIVATE) && $(call on_the_stack,pulumi up --yes --skip-preview)
 
 preview: setup ## show what `make up` would change
-	@$(ACTIVATE) && pulumi preview --diff --stack $(STACK)
+	@$(ACTIVATE) && $(call on_the_stack,pulumi preview --diff)
 
 doctor: python ## every prerequisite of a stack as a table, before and after set-up (STACK=phase1)
 	@$(ACTIVATE) && python -m machine --stack $(STACK)

@@ -13,6 +13,8 @@ PEAK_SHARE = 0.95  # of the chip's FP32 peak, by one client that has the GPU
 MPS_COST = 0.01  # of exclusive, that MPS at 100 % may differ
 UNFAIRNESS = 0.01  # of their mean, by which clients of one percentage may differ
 LIVE_SECONDS = 5.0
+# Of a small client's p99 alone, beside a neighbour that leaves it some SMs; without MPS it is a hundredfold.
+LATENCY_RATIO = 2.0
 # The driver's rounding to 2 MiB, of the limit and of the context.
 CONTEXT_ROUNDING_MIB = 4
 

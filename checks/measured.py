@@ -49,6 +49,11 @@ NEIGHBOUR = Sheet(
     "A neighbour of a client that is refused memory",
     ("when", "repeats", "least TFLOPS", "mean TFLOPS", "most TFLOPS"),
 )
+LATENCY = Sheet(
+    "A small client beside a neighbour that fills the GPU",
+    ("neighbour's percentage", "own percentage", "SMs", "repeat", "p50 us", "p99 us", "neighbour's TFLOPS"),
+)
+NOBODY = "nobody"
 LIVE = Sheet("A limit changed under running clients", ("what", "value"))
 LIVE_SECONDS = "seconds from the change to a new client that has it"
 LIVE_SERVERS = "servers that started again"

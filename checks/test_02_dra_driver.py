@@ -14,6 +14,7 @@ from toolchain import versions
 
 BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
 NAMESPACE = "dra-driver-nvidia-gpu"
+METRICS = "http://localhost:8080/metrics"
 
 
 def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(
@@ -25,6 +26,15 @@ def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(
     for pod in pods:
         assert all(state["ready"] for state in pod["status"]["containerStatuses"]), pod["metadata"]["name"]
     observed(f"{len(pods)} pods ready, driver v{stack.settings.driver.version}")
+
+
+def test_metrics_of_the_plugin_can_be_read_inside_its_pod(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
+    for pod in stack.get("pods", namespace=NAMESPACE, label_selector=plugin):
+        inside = ("exec", "-n", NAMESPACE, pod["metadata"]["name"], "-c", "gpus", "--")
+        lines = stack.kubectl(*inside, "wget", "-qO-", METRICS).splitlines()
+        assert [line for line in lines if line.startswith("nvidia_dra_prepared_devices")], lines[:10]
+    observed(f"wget {METRICS} prints nvidia_dra_prepared_devices")
 
 
 def test_device_classes_are_there(stack: LiveStack, observed: Callable[[str], None]) -> None:

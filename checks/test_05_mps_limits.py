@@ -1,6 +1,7 @@
 """Checks of module 05: limits of MPS that the daemon, a client and a claim set, and which of them wins."""
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -410,6 +411,51 @@ def test_client_that_is_refused_memory_slows_no_neighbour(
     least, before = min(burn.tflops for burn in burning), throughput.mean(parts["before"])
     assert least >= before * (1 - HARM)
     observed(f"{before:.2f} TFLOPS before, at least {least:.2f} while and after another was refused {limit} MiB")
+
+
+def latency_rows(
+    stack: LiveStack, daemon: Daemon, neighbour: int | None, client: int
+) -> list[tuple[str | int | float, ...]]:
+    """The repeats of a small client beside a neighbour, by the percentages that the daemon gives them."""
+    load = None
+    if neighbour is not None:
+        daemon.apply(neighbour, "0")
+        load = Client.start(stack, *throughput.LOAD)
+        load.wait_line("tflops")
+    daemon.apply(client, "0")  # a client that runs keeps its own
+    ended = run_client(stack, *throughput.LATENCY)
+    meanwhile: float | str = "-"
+    if load is not None:
+        speeds = [line["tflops"] for at, line in load.timed_lines() if "tflops" in line and at >= ended.began]
+        assert speeds, "the neighbour had ended before the client began"
+        meanwhile = sum(speeds) / len(speeds)
+        load.remove()
+    who = sheets.NOBODY if neighbour is None else neighbour
+    lines = [line for line in ended.lines if "p99_us" in line]
+    return [(who, client, line["sms"], line["repeat"], line["p50_us"], line["p99_us"], meanwhile) for line in lines]
+
+
+@pytest.mark.gpu
+def test_limit_of_a_neighbour_keeps_a_small_client_fast(
+    stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
+) -> None:
+    skip_unless_real(stack)
+    p99, rows = {}, []
+    with daemon.limits():
+        for neighbour, client in ((None, 100), (100, 100), (100, 10), (90, 100), (90, 10), (70, 30), (50, 50)):
+            repeats = latency_rows(stack, daemon, neighbour, client)
+            rows += repeats
+            p99[neighbour, client] = statistics.median(float(row[5]) for row in repeats)
+    table(*sheets.LATENCY, rows)
+    alone = p99[None, 100]
+    assert p99[90, 100] <= aims.LATENCY_RATIO * alone
+    # A limit of its own does not help it: what fills the GPU has to leave some of it.
+    assert p99[100, 10] > aims.LATENCY_RATIO * alone
+    crowded, limited, beside = p99[100, 100], p99[100, 10], p99[90, 100]
+    observed(
+        f"p99 {alone:.0f} us alone, {crowded:.0f} beside a neighbour of 100 %, {limited:.0f} with 10 % of its own, "
+        f"{beside:.0f} beside one of 90 %"
+    )
 
 
 def split_by_time(burning: list[Burn], began: float, finished: float) -> dict[str, list[Burn]]:

@@ -16,6 +16,9 @@ ALONE = ("flops", "2", "--warmup", "0.5", "--repeats", str(len(REPEATS)))
 # Several start one after another, so they warm up until the last one is there, and repeat until the first has enough.
 WARMUP_TOGETHER = 4
 TOGETHER = ("flops", "1.5", "--warmup", str(WARMUP_TOGETHER), "--repeats", "6")
+# A small client, and a neighbour that runs for longer than the client takes to start and to end.
+LATENCY = ("latency", "1", "--warmup", "0.5", "--repeats", str(len(REPEATS)))
+LOAD = ("load", "1", "--repeats", "20")
 END_SECONDS = 90
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu", "lib64")
 # FP32 lanes of a multiprocessor by compute capability: results per clock cycle of 32-bit add, multiply and FMA.

@@ -6,6 +6,7 @@ diagnostics beside them. Ends with 0 if every check passed, 1 if one failed, 2 i
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -26,6 +27,8 @@ from toolchain.paths import CHECKOUT, SOURCE_FILE
 from toolchain.progress import duration
 
 PLAIN_WIDTH = 160  # of a log, which has no width of its own
+# What a shell may have for the tests of other projects, such as `-n 4` or `-x`.
+OTHERS_OPTIONS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
 LAST_LINES = 20  # of pytest's own log, where it says why it stopped
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
@@ -140,6 +143,9 @@ def main() -> int:
         results_so_far.write(results / "verify.json")
         return results_so_far
 
+    # Checks run one at a time and in their order.
+    for name in OTHERS_OPTIONS:
+        os.environ.pop(name, None)
     recorder = Recorder(console, keep)
     files = [CHECKOUT / "checks" / catalog.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]

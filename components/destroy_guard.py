@@ -1,5 +1,6 @@
-"""Guard that looks at a cluster before a stack is taken from it."""
+"""Guard that looks at a cluster before a stack, or its driver, is taken from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pulumi
@@ -13,8 +14,8 @@ from toolchain.paths import CHECKOUT
 class DestroyGuard(pulumi.ComponentResource):
     """Owns a command that does something only when it is deleted: it names pods of others that hold GPUs.
 
-    Depends on everything that is in the cluster, so that it is the first to go. `pulumi destroy` does not run the
-    program, so nothing in the program could look. To be made last.
+    Depends on what it guards, so that it goes before that. `pulumi destroy` does not run the program, so nothing in the
+    program could look.
     """
 
     def __init__(
@@ -23,9 +24,14 @@ class DestroyGuard(pulumi.ComponentResource):
         *,
         cluster: Cluster,
         kind_folder: Path | None,
+        driver: Sequence[pulumi.Resource] = (),
         opts: ResourceOptions | None = None,
     ) -> None:
-        """`kind_folder` has a Kind cluster's files; None on an existing cluster."""
+        """`kind_folder` has a Kind cluster's files; None on an existing cluster.
+
+        `driver` is what it guards; empty for everything that is in the cluster by now. The guard of everything is made
+        last, so an `up` that failed has none: the driver's, which others may have come to use, is there before.
+        """
         super().__init__("dra-workshop:cluster:DestroyGuard", name, None, opts)
         local.Command(
             f"{name}-look",
@@ -37,9 +43,10 @@ class DestroyGuard(pulumi.ComponentResource):
                 "KUBE_CONTEXT": cluster.context,
                 "DRA_WORKSHOP_STACK": pulumi.get_stack(),
                 **({"CLUSTER_FOLDER": str(kind_folder)} if kind_folder else {}),
+                **({"GUARDED": "driver"} if driver else {}),
             },
             triggers=[*cluster.identity],
             logging=local.Logging.STDERR,
-            opts=ResourceOptions(parent=self, depends_on=[cluster, *cluster.users]),
+            opts=ResourceOptions(parent=self, depends_on=driver or [cluster, *cluster.users]),
         )
         self.register_outputs({"context": cluster.context})

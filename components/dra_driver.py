@@ -9,7 +9,8 @@ import pulumi_kubernetes as k8s
 from pulumi import Output, ResourceOptions
 from pulumi_command import local
 
-from components.cluster import GPU_NODE_SELECTOR, Cluster
+from components.cluster import GPU_NODE_SELECTOR, Cluster, ExistingCluster
+from components.destroy_guard import DestroyGuard
 from components.manifests import Document, manifest
 from components.objects import register
 from components.simulated_gpus import SimulatedGpus
@@ -131,6 +132,12 @@ class DraDriver(pulumi.ComponentResource):
         self._published = answer.apply(lambda content: content["gpus"])
         self.cluster_uid = answer.apply(lambda content: content["clusterUid"])
         self.ready: list[pulumi.Resource] = [published]
+        if isinstance(cluster, ExistingCluster):
+            # A Kind cluster takes pods of others with it; somebody's own would keep pods that cannot end. What uses the
+            # driver is made behind the guard, so that it is gone when the guard looks.
+            guarded = ResourceOptions(parent=self)
+            guard = DestroyGuard(f"{name}-guard", cluster=cluster, kind_folder=None, driver=[release], opts=guarded)
+            self.ready.append(guard)
         outputs = {"gpus": self.gpus, "clusterUid": self.cluster_uid}
         if expected.mig:
             self.mig_devices = answer.apply(lambda content: [describe(mig) + note for mig in content["migDevices"]])

@@ -13,11 +13,11 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_LABELS, Cluster
 from machine import kind as commands
+from machine.docker_engine import PLATFORM
 from machine.images import LOCAL
 from machine.nvidia_driver import Mount
 from toolchain.paths import CHECKOUT
 
-PLATFORM = "linux/amd64"
 # https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/
 KUBELET_CONFIGURATION = {
     "kind": "KubeletConfiguration",

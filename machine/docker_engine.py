@@ -6,6 +6,8 @@ from pathlib import Path
 
 from machine.findings import Finding
 
+PLATFORM = "linux/amd64"
+"""The platform of every image, whatever DOCKER_DEFAULT_PLATFORM says."""
 ENGINE_FILE = "engine"
 """Beside a Kind cluster's other files: the ID of the Docker Engine that it is in."""
 

@@ -3,6 +3,7 @@
 Nothing is created, started or changed. Simulated GPUs need no driver.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -33,6 +34,8 @@ MINIMUM_FREE_GIB = 5
 # 251 watches, 14 and 249. Linux allows 128 instances; 8192 watches before 5.11, and by the memory since. See also
 # https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files.
 INOTIFY = {"instances": (30, 16, 50), "watches": (300, 300, 4096)}
+ROOT = 0
+INOTIFY_FILE = "anon_inode:inotify"
 PROC = Path("/proc")
 # 1.34.0 of kindest/node:v1.34.0@sha256:... and of our own. An image of another name may have a version of its own.
 NODE_TAG = re.compile(r"(?:^|/)node:v?([0-9]+\.[0-9]+(?:\.[0-9]+)?)")
@@ -126,7 +129,29 @@ def _inotify(settings: Settings) -> Iterator[Finding]:
         needed = control_plane + worker * workers + others
         seen = f"{there} {name} a user, {nodes} and this machine's own programs need {needed}"
         remedy = f"`sysctl -w fs.inotify.max_user_{name}={4 * needed}` as root"
-        yield Finding("inotify", seen, there >= needed, f"{remedy}, or fewer cluster.workers")
+        enough = there >= needed
+        if enough and name == "instances" and (taken := _instances_taken(settings)) is not None:
+            needed = control_plane + worker * workers
+            seen = f"{there} {name} a user, of which {taken} are taken; {nodes} need {needed}"
+            enough = there - taken >= needed
+            remedy += ", or take down another cluster (`docker ps` lists their nodes)"
+        yield Finding("inotify", seen, enough, f"{remedy}, or fewer cluster.workers")
+
+
+def _instances_taken(settings: Settings) -> int | None:
+    """Number of inotify instances that root's programs have, at least; None where it cannot be seen, or tells nothing.
+
+    Only root sees root's. Those of the stack's own nodes are among them, so it tells nothing once they are there.
+    """
+    if os.geteuid() != ROOT or kind_cluster.node_containers(settings.cluster_name):
+        return None
+    taken = 0
+    for process in PROC.glob("[0-9]*"):
+        # A process may end while it is looked at, and then has none. In a container root may not look at all of them.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if process.stat().st_uid == ROOT:
+                taken += sum(str(file.readlink()) == INOTIFY_FILE for file in (process / "fd").iterdir())
+    return taken
 
 
 def _node_kubernetes(settings: Settings, ref: str) -> Iterator[Finding]:

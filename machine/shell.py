@@ -15,8 +15,24 @@ from settings import Settings
 from toolchain.paths import STATE
 
 NAME = "shell"
-# Programs' own switches that would change what the provider makes of a stack on a cluster of somebody else.
-PROVIDER_SWITCHES = ("PULUMI_K8S_DELETE_UNREACHABLE", "PULUMI_K8S_SKIP_UPDATE_UNREACHABLE")
+# Values with which `docker` trusts what is not signed: those of Go's strconv.ParseBool that are false.
+NO_TRUST = ("", "0", "f", "false")
+# Switch of the provider -> what it would do to a stack on a cluster of somebody else.
+PROVIDER_SWITCHES = {
+    "PULUMI_K8S_DELETE_UNREACHABLE": (
+        "would stay with the stack",
+        "it is for one `pulumi destroy` of a cluster that is gone for good",
+    ),
+    "PULUMI_K8S_SKIP_UPDATE_UNREACHABLE": ("would stay with the stack", "an `up` then fails where it has to"),
+    "PULUMI_K8S_ENABLE_PATCH_FORCE": (
+        "would take labels of nodes from whoever set them",
+        "the stack forces fields of its own objects only",
+    ),
+    "PULUMI_K8S_HELM_DRIVER": (
+        "would keep Helm's release where a shell without it finds none",
+        "the release is kept in Secrets, as Helm does",
+    ),
+}
 
 
 def look(settings: Settings) -> Iterator[Finding]:
@@ -24,15 +40,15 @@ def look(settings: Settings) -> Iterator[Finding]:
     yield from _backend()
     yield from _text()
     if settings.cluster.provider == "existing":
-        for name in PROVIDER_SWITCHES:
+        for name, (consequence, why) in PROVIDER_SWITCHES.items():
             if value := os.environ.get(name):
-                remedy = f"`unset {name}`; it is for one `pulumi destroy` of a cluster that is gone for good"
-                yield Finding(NAME, f"{name} is {value}, and would stay with the stack", False, remedy)
+                yield Finding(NAME, f"{name} is {value}, and {consequence}", False, f"`unset {name}`; {why}")
         return
     provider = os.environ.get("KIND_EXPERIMENTAL_PROVIDER", "")
     if provider not in ("", "docker"):
         seen = f"KIND_EXPERIMENTAL_PROVIDER is {provider}, and the nodes are Docker's"
         yield Finding(NAME, seen, False, "`unset KIND_EXPERIMENTAL_PROVIDER`, or source ./activate again")
+    yield from _docker()
     if problem := docker_engine.engine_problem(settings.state_folder):
         yield problem
 
@@ -44,6 +60,19 @@ def _backend() -> Iterator[Finding]:
     if url.rstrip("/") not in ours:
         remedy = "`unset PULUMI_BACKEND_URL`, or source ./activate again"
         yield Finding(NAME, f"PULUMI_BACKEND_URL is {url}, and stacks are kept in {STATE}", False, remedy)
+
+
+def _docker() -> Iterator[Finding]:
+    """Variables with which `docker run`, which makes the nodes, does not take the image that is there."""
+    platform = os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    if platform not in ("", docker_engine.PLATFORM):
+        seen = f"DOCKER_DEFAULT_PLATFORM is {platform}, and nodes are {docker_engine.PLATFORM}"
+        yield Finding(NAME, seen, False, "`unset DOCKER_DEFAULT_PLATFORM`, or source ./activate again")
+    trust = os.environ.get("DOCKER_CONTENT_TRUST", "")
+    if trust.lower() not in NO_TRUST:
+        seen = f"DOCKER_CONTENT_TRUST is {trust}, and images that set-up made are signed by nobody"
+        remedy = "`unset DOCKER_CONTENT_TRUST` in this shell; docs/reference/security.md has how each image is pinned"
+        yield Finding(NAME, seen, False, remedy)
 
 
 def _text() -> Iterator[Finding]:

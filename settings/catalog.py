@@ -275,7 +275,7 @@ MPS_LIMITS = Module(
     sets_up="a client with less, classes, an admission policy",
     proves="granted SMs to the number, memory refused beyond the limit, live changes, what lifts a limit and who may "
     "ask for more",
-    minutes=20,
+    minutes=25,
     requires=("01", "02", "04"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,

@@ -38,6 +38,8 @@ def main() -> int:
     )
     bundle_options.add_argument("--level", type=int, default=archive.LEVEL, help="of Zstandard, 1 to 19")
     arguments = parser.parse_args()
+    # What is made is read by other users: in images, in roots of mmdebstrap, in the bundle. Nothing of it is secret.
+    os.umask(0o022)
     chosen = arguments.command
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -79,6 +81,7 @@ def setup(console: Console) -> None:
     if unpacked.here() and not os.environ.get("SOURCE"):
         unpacked.setup(console)
         return
+    _require_temporary_folder()
     store = Store(store_root())
     store.root.mkdir(parents=True, exist_ok=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
@@ -120,6 +123,13 @@ def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
     runner = Runner(store, Progress(console))
     runner.run(wanted.steps)
     archive.make(console, runner, go, wanted, chosen, archive.Shape(arguments.out, piece_size, arguments.level))
+
+
+def _require_temporary_folder() -> None:
+    """Refuse a TMPDIR that is not there: Python takes another folder then, Go and `mktemp` end in the middle."""
+    folder = os.environ.get("TMPDIR", "")
+    if folder and not os.access(folder, os.W_OK | os.X_OK):
+        raise StepError(f"TMPDIR: {folder} is no folder that this user can write to; make it, or `unset TMPDIR`")
 
 
 def _browser(console: Console) -> None:

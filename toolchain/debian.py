@@ -27,6 +27,8 @@ NODE_PACKAGES = (
 )
 # kube-proxy's rules, and the shell and mount that the chart of NVIDIA's driver calls in its pods.
 BASE_PACKAGES = ("iptables", "nftables", "bash", "coreutils", "findutils", "mount", "sed", "grep")
+# One static program, of which the image of NVIDIA's driver has wget.
+BUSYBOX_PACKAGES = ("busybox-static",)
 # Python without a shell, packages or a compiler, and the library that wheels of C++ need.
 PYTHON_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 # vLLM's Python, and the compiler and headers with which Triton makes its launchers at run time.

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,7 +77,20 @@ def _docker_build(work: Work, context: Path, dockerfile: Path, ref: str, *args: 
     # An attestation makes an index of the image on containerd's store, which `docker save` and kind take for images of
     # further platforms. Only buildx reads this variable; the older builder knows no option for it.
     env = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    _let_all_read(context)
     work.run("docker", "build", "-t", ref, "-f", dockerfile, *args, context, env=env)
+
+
+def _let_all_read(context: Path) -> None:
+    """Let every user read a build context's files, and run its programs.
+
+    An image has the modes that its context has, which in a checkout of a user with umask 077 are for that user only;
+    containers run as users of their own.
+    """
+    for path in (context, *context.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444))
 
 
 def _copy(sources: list[Path], folder: Path) -> None:
@@ -204,16 +218,23 @@ def _wait_for(socket: Path, server: subprocess.Popen) -> None:
 def dra_driver(go: Go, base: Step, version: str) -> Step:
     """Step of the image of NVIDIA's DRA driver, built from its Go module, with its own templates and start script."""
     program = programs.DRA_DRIVERS[version].step(go)
+    busybox = debian.root_filesystem("rootfs-busybox", debian.BUSYBOX_PACKAGES, expected_seconds=10, only_extract=True)
 
     def fill(work: Work, context: Path) -> None:
         module = go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{version}")
         shutil.copy(work.need("rootfs-base") / "rootfs.tar", context)
         _copy(list(work.need(program.name).iterdir()), context / "bin")
+        with tarfile.open(work.need("rootfs-busybox") / "rootfs.tar") as archive:
+            member = archive.extractfile("./bin/busybox")
+            assert member is not None  # a file, not a folder
+            # By this name it is no other of its programs.
+            (context / "bin" / "wget").write_bytes(member.read())
+        (context / "bin" / "wget").chmod(0o755)
         _copy([module / "hack/kubelet-plugin-prestart.sh"], context)
         _copy(list((module / "templates").iterdir()), context / "templates")
 
     name = versions.of_driver("dra-driver", version)
-    return image_step(name, f"v{version}", fill, (program, base), expected_seconds=10, folder="dra-driver")
+    return image_step(name, f"v{version}", fill, (program, base, busybox), expected_seconds=10, folder="dra-driver")
 
 
 def gpu_sim(go: Go) -> Step:

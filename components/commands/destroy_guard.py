@@ -1,7 +1,8 @@
 """Command that looks at the cluster before a stack, or its driver, is taken away.
 
 Environment: KUBECONFIG and KUBE_CONTEXT; DRA_WORKSHOP_STACK, the stack; CLUSTER_FOLDER, where a Kind cluster's files
-are, unset for an existing cluster; DRA_WORKSHOP_DESTROY=force goes on in spite of pods of others.
+are, unset for an existing cluster; GUARDED=driver where other parts of the stack may have gone before;
+DRA_WORKSHOP_DESTROY=force goes on in spite of pods of others.
 
 Names pods of others that hold GPUs. Without the driver's plugin they could neither go nor be deleted, so on an existing
 cluster it ends with 1, and nothing is deleted; a Kind cluster takes its pods with it, so there it only warns. An
@@ -38,15 +39,19 @@ def look_on_kind(server: ApiServer, stack: str, folder: Path) -> int:
     return 0
 
 
-def look_on_existing(server: ApiServer, stack: str) -> int:
-    """Refuse where pods of others hold GPUs, and where the cluster does not answer."""
+def look_on_existing(server: ApiServer, stack: str, *, driver_only: bool = False) -> int:
+    """Refuse where pods of others hold GPUs, and where the cluster does not answer.
+
+    `driver_only`: other parts of the stack may have been deleted by now.
+    """
+    kept = "the driver was not deleted" if driver_only else "nothing was deleted"
     try:
         holders = server.strangers(stack)
     except UnreachableError as error:
         if not (names := left(stack)):
             return 0
         say(
-            f"the cluster at context {server.context} does not answer ({error}), so nothing was deleted and the state "
+            f"the cluster at context {server.context} does not answer ({error}), so {kept} and the state "
             "stays. Run it again when the cluster answers. If it is gone for good, "
             f"`PULUMI_K8S_DELETE_UNREACHABLE=true pulumi refresh --stack {stack}` first forgets what was in it:",
             *(f"  {name}" for name in names),
@@ -61,7 +66,7 @@ def look_on_existing(server: ApiServer, stack: str) -> int:
     say(
         f"pods of others hold GPUs by the driver of stack {stack}, and {CONSEQUENCE}:",
         *lines,
-        f"Nothing was deleted. Delete these pods first, or set {FORCE}=force to go on all the same.",
+        f"{kept[0].upper()}{kept[1:]}. Delete these pods first, or set {FORCE}=force to go on all the same.",
     )
     return 1
 
@@ -71,7 +76,7 @@ def main() -> int:
     stack = os.environ["DRA_WORKSHOP_STACK"]
     if folder := os.environ.get("CLUSTER_FOLDER"):
         return look_on_kind(server, stack, Path(folder))
-    return look_on_existing(server, stack)
+    return look_on_existing(server, stack, driver_only=os.environ.get("GUARDED") == "driver")
 
 
 if __name__ == "__main__":

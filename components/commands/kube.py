@@ -20,20 +20,23 @@ from settings import kubeconfig as kubeconfigs
 
 KINDS_OF_PROXY = ("http", "https")
 PORTS = {"http": 80, "https": 443}
+# A server that is paused, or behind a VPN that went down, takes connections or packets and says nothing.
+ANSWER_SECONDS = 30
 
 
 class ClusterError(Exception):
     """The cluster cannot be used; the message has value, rule and remedy."""
 
 
-def connect(kubeconfig: str, context: str) -> Any:
+def connect(kubeconfig: str, context: str, answer_seconds: float | None = ANSWER_SECONDS) -> Any:
     """Client of the cluster. Raises `ClusterError` where none answers it, or with what was wrong with the kubeconfig.
+
+    A request fails that had no answer for `answer_seconds`; None waits for ever.
 
     Proxies are those that kubectl and Pulumi's provider use: Go's rules, not httpx's, which knows no ranges of
     addresses in NO_PROXY, takes a proxy for 127.0.0.1, and fails on the schemes that it lacks.
     """
     cluster: dict[str, Any] = {}
-    make: Any = kr8s.api  # its annotations know no content, which it takes all the same
     try:
         # By content: kr8s keeps a client for each kubeconfig, and a cluster that was made anew has the same file.
         content = kubeconfigs.read(Path(kubeconfig))
@@ -47,7 +50,12 @@ def connect(kubeconfig: str, context: str) -> Any:
         with warnings.catch_warnings():
             # kr8s names the versions it was tested with; what is used here is plain REST.
             warnings.filterwarnings("ignore", message="Kubernetes version .* is not supported")
-            return make(kubeconfig=content, context=context)
+            # As kr8s.api does, which has no bound for its first request.
+            api = kr8s.Api(bypass_factory=True, kubeconfig=content, context=context)
+            api.timeout = answer_seconds
+            api.reauthenticate()
+            api.version()
+            return api
     except ClusterError:
         raise
     except Exception as error:

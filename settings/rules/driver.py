@@ -13,6 +13,9 @@ from toolchain.versions import (
     DRA_DRIVER_REQUIRED_GATES,
 )
 
+# Refused beside any other, by the rules of the host's GPUs and of simulated ones; so is what requires them.
+REFUSED_GATES = ("PassthroughSupport",)
+
 
 def driver_rules(draft: Draft) -> Iterator[Problem]:
     """Problems of the gates by themselves, and with the modules that need some."""
@@ -32,15 +35,16 @@ def _gate_rules(driver: Driver) -> Iterator[Problem]:
             rule = f"is no feature gate of NVIDIA's driver v{driver.version}"
             yield Problem("driver.featureGates", gate, rule, suggest(gate, DRA_DRIVER_FEATURE_GATES[driver.version]))
     for gate, other in DRA_DRIVER_EXCLUSIVE_GATES:
-        if gates.get(gate) and gates.get(other):
+        if gates.get(gate) and gates.get(other) and not {gate, other} & {*REFUSED_GATES}:
             rule = f"and {gate} exclude each other in NVIDIA's driver"
             yield Problem("driver.featureGates", other, rule, "switch one of the two off")
     for gate, required in DRA_DRIVER_REQUIRED_GATES.items():
         if _is_on(gates, gate) and not _is_on(gates, required):
             rule = f"requires {required} in NVIDIA's driver"
             # What is on by default is broken by what the stack switches off.
-            off = "drop that" if gates.get(required) is False else f"switch {required} on"
-            yield Problem("driver.featureGates", gate, rule, f"{off}, or switch {gate} off")
+            on = "drop that" if gates.get(required) is False else f"switch {required} on"
+            remedy = f"switch {gate} off" if required in REFUSED_GATES else f"{on}, or switch {gate} off"
+            yield Problem("driver.featureGates", gate, rule, remedy)
 
 
 def _is_on(gates: Mapping[str, bool], gate: str) -> bool:

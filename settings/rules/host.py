@@ -18,7 +18,14 @@ ALLOW_MIG = "gpu.allowMigChange"
 DYNAMIC_MIG = (
     "destroys every MIG device that the driver did not make, and switches MIG mode off, already when the driver starts"
 )
+PASSTHROUGH_GATE = "driver.featureGates.PassthroughSupport"
 PASSTHROUGH = "takes a GPU from NVIDIA's kernel module when a claim asks, so that nothing on the host can use it"
+
+
+# With that gate the chart mounts the node's whole root, and the plugin ends where the node's kernel has no IOMMU.
+PASSTHROUGH_SIMULATED = (
+    "lets NVIDIA's driver bind devices of the node's own PCI bus to vfio-pci, and no simulated GPU is on it"
+)
 
 
 def host_rules(draft: Draft) -> Iterator[Problem]:
@@ -27,7 +34,7 @@ def host_rules(draft: Draft) -> Iterator[Problem]:
     if gpu is None:
         return
     if gpu.source == "simulated":
-        yield from _simulated_rules(gpu)
+        yield from _simulated_rules(gpu, draft.driver)
         return
     yield from _device_rules(gpu, draft.cluster, mps)
     yield from _hardware_rules(gpu, draft.driver)
@@ -35,7 +42,9 @@ def host_rules(draft: Draft) -> Iterator[Problem]:
         yield from _setting_rules(draft.driver, mps, draft.modules or ())
 
 
-def _simulated_rules(gpu: Gpu) -> Iterator[Problem]:
+def _simulated_rules(gpu: Gpu, driver: Driver | None) -> Iterator[Problem]:
+    if driver and driver.feature_gates.get("PassthroughSupport"):
+        yield Problem(PASSTHROUGH_GATE, True, PASSTHROUGH_SIMULATED, "drop it; nothing allows it")
     remedy = "drop it or set gpu.source to host"
     if gpu.devices:
         yield Problem("gpu.devices", list(gpu.devices), "is for the host's GPUs; gpu.count says how many", remedy)
@@ -69,7 +78,7 @@ def _hardware_rules(gpu: Gpu, driver: Driver | None) -> Iterator[Problem]:
         yield Problem("driver.featureGates.DynamicMIG", True, f"{DYNAMIC_MIG}, here on GPUs of the host", remedy)
     if gates.get("PassthroughSupport"):
         rule = f"{PASSTHROUGH}, and no module does"
-        yield Problem("driver.featureGates.PassthroughSupport", True, rule, "drop it; nothing allows it")
+        yield Problem(PASSTHROUGH_GATE, True, rule, "drop it; nothing allows it")
 
 
 def _setting_rules(driver: Driver | None, mps: Mps | None, modules: tuple[str, ...]) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
 STACK = "guest"
+FAILED = "half-guest"
 CLUSTER = "somebody-elses"
 NODE = f"{CLUSTER}-worker"
 # The first is one that clouds give GPU nodes; nothing of the stack is told of it.
@@ -62,6 +63,25 @@ spec:
       containers: [{name: plugin, image: "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}]
 """
 
+VISITOR = """
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {{name: visitor}}
+spec: {{devices: {{requests: [{{name: gpu, exactly: {{deviceClassName: gpu.nvidia.com}}}}]}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: visitor}}
+spec:
+  tolerations: [{{operator: Exists}}]
+  resourceClaims: [{{name: gpu, resourceClaimName: visitor}}]
+  containers:
+    - name: gpu
+      image: {image}
+      command: [gpu-probe, hold]
+      resources: {{claims: [{{name: gpu}}]}}
+"""
+
 
 @dataclass(frozen=True)
 class ForeignCluster:
@@ -71,7 +91,18 @@ class ForeignCluster:
 
     def kubectl(self, *words: str) -> str:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}{self.waits()}"
+        return done.stdout
+
+    def waits(self) -> str:
+        """What the cluster says of the test's own pods and claims, for a test that fails."""
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "describe", "pods,resourceclaims", "-n", "default"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def apply(self, objects: str) -> None:
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "apply", "-f", "-"]
+        subprocess.run(command, input=objects, capture_output=True, text=True, check=True)
 
     @property
     def relative_kubeconfig(self) -> Path:
@@ -307,6 +338,33 @@ def test_gate_that_is_off_is_asked_of_the_api_server(foreign_cluster: ForeignClu
         assert refusals({**blocks(kubeconfig), "modules": without_it}) == []
 
 
+def test_driver_of_an_up_that_failed_is_not_taken_from_under_others(
+    foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("failed"))
+    failing = {
+        **blocks(foreign_cluster.kubeconfig),
+        "modules": ["00", "01", "02", "03"],
+        "images": {"gpuProbe": "registry.example.com/absent:v1"},
+        "timeouts": {"workload": 10},
+    }
+    workspace.write_stack(FAILED, json.dumps({"config": {f"dra-workshop:{key}": failing[key] for key in failing}}))
+    workspace.pulumi("stack", "init", FAILED)
+    try:
+        output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", FAILED, fails=True)
+        assert "exclusive-gpu-holder" in output.rpartition("Diagnostics:")[2], output
+        image = json.loads((CHECKOUT / ".tools" / "images.json").read_text())["gpu-probe"]
+        foreign_cluster.apply(VISITOR.format(image=image))
+        foreign_cluster.kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=60s")
+        output = workspace.pulumi("destroy", "--yes", "--skip-preview", "--stack", FAILED, fails=True)
+        assert "default/visitor (claim visitor: " in output
+        assert "The driver was not deleted. Delete these pods first" in output
+        foreign_cluster.kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=10s")
+        foreign_cluster.kubectl("delete", "pod/visitor", "resourceclaim/visitor", "--grace-period=1", "--timeout=60s")
+    finally:
+        workspace.take_down(FAILED)
+
+
 def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
     foreign_cluster: ForeignCluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +383,7 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
         assert sorted(commands) == [
             "python -m components.commands.mps_limits",
             "python -m components.commands.wait_for_gpus",
-            "true",  # the guard's
+            *["true"] * 2,  # the guards', of the driver and of everything
         ]
         output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
         assert "created" not in output

@@ -19,7 +19,10 @@ UP_SECONDS = 900
 # What nobody is to see, whatever fails.
 TRACEBACKS = ("Traceback (most recent call last)", "Exception ignored in", "was never awaited")
 # What a shell may have for other projects; `activate` unsets it.
-OTHER_PROJECTS = ("PULUMI_BACKEND_URL", "PULUMI_STACK", "KIND_EXPERIMENTAL_PROVIDER")
+OTHER_PROJECTS = (
+    *("PULUMI_BACKEND_URL", "PULUMI_STACK", "KIND_EXPERIMENTAL_PROVIDER", "DOCKER_DEFAULT_PLATFORM"),
+    *("PYTHONSAFEPATH", "PYTHONOPTIMIZE"),
+)
 
 
 @dataclass(frozen=True)

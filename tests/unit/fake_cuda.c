@@ -1,6 +1,7 @@
 /* A libcuda.so.1 for gpu-probe's tests: one GPU that counts memory and launches but computes nothing.
 
    FAKE_CUDA_SMS, FAKE_CUDA_FREE_MIB  what it reports
+   FAKE_CUDA_SYNCHRONIZE_US=A,B  waiting for a context takes A microseconds, and B every tenth time
    FAKE_CUDA_FAIL=CALL:N:CODE         the call answers CODE from its Nth time on; -1: it never answers
    Built with -DSIMULATED it has the simulation's marker, with -DWITHOUT_CONTEXTS and -DWITHOUT_KERNELS it lacks those
    functions. Every launch is a line on standard error: blocks, threads, iterations, launches in flight. */
@@ -135,6 +136,10 @@ result cuCtxSetCurrent(void *context)
 result cuCtxSynchronize(void)
 {
     FAIL_AS_PLANNED
+    const char *times = getenv("FAKE_CUDA_SYNCHRONIZE_US");
+    unsigned int usual, tenth;
+    if (times != NULL && sscanf(times, "%u,%u", &usual, &tenth) == 2)
+        usleep(calls % 10 == 0 ? tenth : usual);
     return current == the_context ? 0 : INVALID_CONTEXT;
 }
 

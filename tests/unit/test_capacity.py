@@ -1,6 +1,5 @@
 """Consumable capacity in the settings: who has how much of a GPU by default, and what the modules switch on."""
 
-import json
 from typing import Any
 from unittest import mock
 
@@ -155,7 +154,7 @@ def test_requests_of_another_clusters_gpu_follow_what_its_driver_publishes():
     # The mocked driver publishes one GPU of 80Gi on this node.
     cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
     with mock.patch.dict(recorder.GPU, node="host-worker"):
-        published = json.dumps({"clusterUid": "", "gpus": [recorder.GPU]})
+        published = {"clusterUid": "", "gpus": [recorder.GPU]}
         with mock.patch.object(recorder, "PUBLISHED", published):
             recording = stacks.record(parse(("01", "02", "04", "07"), gpu=gpu, cluster=cluster))
     claim = recording.resources["shared-gpus-small-claim"].inputs["spec"]["devices"]["requests"][0]["exactly"]

@@ -91,6 +91,19 @@ def test_existing_cluster_is_not_left_under_pods_of_others(cluster: Any, capsys:
     assert "Nothing was deleted. Delete these pods first, or set DRA_WORKSHOP_DESTROY=force" in told
 
 
+def test_driver_stays_where_an_up_that_failed_has_no_guard_of_everything(
+    cluster: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLUSTER_FOLDER", raising=False)
+    for name, value in {"KUBECONFIG": "k", "KUBE_CONTEXT": "lab", "DRA_WORKSHOP_STACK": "guest"}.items():
+        monkeypatch.setenv(name, value)
+    assert destroy_guard.main() == 1
+    assert "Nothing was deleted. Delete these" in capsys.readouterr().err
+    monkeypatch.setenv("GUARDED", "driver")
+    assert destroy_guard.main() == 1
+    assert "The driver was not deleted. Delete these" in capsys.readouterr().err
+
+
 def test_force_goes_on_and_says_what_that_does(
     cluster: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

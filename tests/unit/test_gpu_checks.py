@@ -34,6 +34,8 @@ class Rules:
         self.slow: dict[str, float] = {}  # who -> part of the speed that is left
         self.sms: Callable[[float], int] = lambda percentage: granted_multiprocessors(MODEL, percentage)
         self.refuses_junk = False
+        self.neighbour: float | None = None
+        self.limit_is_ignored = False
 
 
 class FakeClient:
@@ -45,6 +47,8 @@ class FakeClient:
         rules.clock += 1  # clients start one after another
         self.percentage, self.memory = percentage, memory
         self.sms = 132 if percentage is None else rules.sms(percentage)
+        if args[0] == "load":
+            rules.neighbour = rules.percentage
         self.free = (TOTAL_MIB if memory is None else memory) - context_mib(self.sms)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -59,14 +63,22 @@ class FakeClient:
             results = ["CUDA_SUCCESS" if size <= self.free else "CUDA_ERROR_OUT_OF_MEMORY" for size in sizes]
             said = [{"requested_bytes": s * MIB, "result": r} for s, r in zip(sizes, results, strict=True)]
             return [(self.began, line) for line in [*said, {"error": results[-1]}]]
+        if self.args[0] == "latency":
+            return [(self.began, self.latency(number)) for number in (1, 2, 3)]
         options = dict(zip(self.args[2::2], self.args[3::2], strict=True))
-        seconds, warmup = float(self.args[1]), float(options["--warmup"])
+        seconds, warmup = float(self.args[1]), float(options.get("--warmup", 1))
         part = self.rules.slow.get("mps" if self.percentage is not None else "exclusive", 1)
         part *= self.rules.slow.get(f"{self.began:g}", 1)
         line = {"sms": self.sms, "tflops": self.sms * self.rules.per_sm * part, "seconds": seconds}
         return [
             (self.began + warmup + seconds * number, line) for number in range(1, int(options.get("--repeats", 1)) + 1)
         ]
+
+    def latency(self, repeat: int) -> dict[str, Any]:
+        """One time alone and beside a neighbour that leaves SMs, another beside one that has them all."""
+        filled = self.rules.neighbour == 100 or (self.rules.limit_is_ignored and self.rules.neighbour is not None)
+        microseconds = 500.0 if filled else 20.0
+        return {"repeat": repeat, "sms": self.sms, "p50_us": microseconds, "p99_us": microseconds}
 
     def wait_end(self, seconds: float) -> dict[str, Any]:
         return {"exitCode": 0}
@@ -264,6 +276,27 @@ def test_three_clients_are_compared(rules: Rules, stack: Any, recorded: Recorded
 def test_neighbour_is_told_apart_before_meanwhile_and_after(rules: Rules, stack: Any, recorded: Recorded):
     test_05_mps_limits.test_client_that_is_refused_memory_slows_no_neighbour(stack, **recorded.fixtures)
     assert [row[0] for row in recorded.of(sheets.NEIGHBOUR)] == ["before", "meanwhile", "after"]
+
+
+@pytest.mark.parametrize("limit_is_ignored", [False, True])
+def test_small_client_is_measured_beside_neighbours(
+    rules: Rules, stack: Any, recorded: Recorded, limit_is_ignored: bool
+):
+    rules.limit_is_ignored = limit_is_ignored
+    fixtures: Any = {"daemon": FakeDaemon(rules), **recorded.fixtures}
+    check = test_05_mps_limits.test_limit_of_a_neighbour_keeps_a_small_client_fast
+    if limit_is_ignored:
+        with pytest.raises(AssertionError):
+            check(stack, **fixtures)
+    else:
+        check(stack, **fixtures)
+        assert "p99 20 us alone, 500 beside a neighbour of 100 %, 500 with 10 % of its own, 20" in recorded.texts[0]
+    rows = recorded.of(sheets.LATENCY)
+    assert len(rows) == 7 * 3
+    assert [row[:3] for row in rows[::3]] == [
+        *((sheets.NOBODY, 100, 132), (100, 100, 132), (100, 10, 12), (90, 100, 132), (90, 10, 12)),
+        *((70, 30, 38), (50, 50, 66)),
+    ]
 
 
 def test_users_are_measured_at_once(rules: Rules, stack: Any, recorded: Recorded):

@@ -4,6 +4,7 @@ Kernels need a real GPU: here a fake libcuda counts them.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -173,6 +174,7 @@ WRONG = [
     *(["alloc", "99999999999999Gi"], ["alloc", "1Mi", "--device"], ["alloc", "1Mi", "--device", "-1"]),
     *(["alloc", *["1Mi"] * 65], ["alloc", "1Mi", "--watch"], ["alloc", "1Mi", "--device", "4294967296"]),
     *(["flops"], ["flops", "0"], ["flops", "inf"], ["flops", "1", "--repeats", "0"], ["flops", "1", "--warmup", "x"]),
+    *(["latency"], ["latency", "1", "--copy", "5"], ["load", "1", "--copy", "17Gi"], ["flops", "1", "--copy", "1Mi"]),
     *(["hold", "--alloc", "5"], ["hold", "--context"], ["info", "--watch"]),
 ]
 
@@ -185,7 +187,7 @@ def test_unknown_arguments_are_exit_code_2(probe, arguments):
 
 def test_a_wrong_argument_is_answered_with_what_is_allowed(probe):
     assert run(probe, "x").stderr == (
-        'gpu-probe: unknown command "x"; allowed: info hold alloc flops; see gpu-probe --help\n'
+        'gpu-probe: unknown command "x"; allowed: info hold alloc flops load latency; see gpu-probe --help\n'
     )
     assert run(probe, "flops", "2", "--repeat").stderr == (
         'gpu-probe flops: unexpected "--repeat"; allowed: SECONDS, a number above 0 such as 2 or 0.5, '
@@ -201,7 +203,7 @@ def test_a_wrong_argument_is_answered_with_what_is_allowed(probe):
 def test_help_is_exit_code_0_and_lists_the_exit_codes(probe, option):
     everything = run(probe, option)
     assert everything.returncode == 0 and "gpu-probe hold" in everything.stdout
-    for command in ("info", "hold", "alloc", "flops"):
+    for command in ("info", "hold", "alloc", "flops", "load", "latency"):
         result = run(probe, command, option)
         assert result.returncode == 0 and result.stdout.startswith(f"gpu-probe {command} ")
         assert result.stdout.splitlines()[0] in everything.stdout.splitlines()
@@ -258,7 +260,10 @@ def test_alloc_goes_on_after_a_refusal_and_ends_with_exit_code_5(probe, fake_cud
         ("cuDeviceGetAttribute:1:999", "unknown", 6),
     ],
 )
-@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+@pytest.mark.parametrize(
+    "command",
+    [("alloc", "1Mi"), ("flops", "1"), ("load", "1"), ("latency", "1"), ("hold", "--watch"), ("info", "--context")],
+)
 def test_an_error_on_the_way_to_the_context_ends_every_command(probe, fake_cuda, command, plan, name, exit_code):
     call, _, code = plan.split(":")
     result = run(probe, *command, **fake_cuda(), FAKE_CUDA_FAIL=plan)
@@ -279,14 +284,20 @@ def test_a_device_that_is_not_there_is_an_error(probe, fake_cuda, command):
     assert result.returncode == 6 and lines(result)[-1] == error("CUDA_ERROR_INVALID_DEVICE", 101, "cuDeviceGet", 6)
 
 
-@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+@pytest.mark.parametrize(
+    "command",
+    [("alloc", "1Mi"), ("flops", "1"), ("load", "1"), ("latency", "1"), ("hold", "--watch"), ("info", "--context")],
+)
 def test_without_libcuda_what_needs_a_context_is_exit_code_3(probe, command):
     result = run(probe, *command)
     last = lines(result)[-1]
     assert result.returncode == 3 and "libcuda.so.1" in last["error"] and last == error(last["error"], None, None, 3)
 
 
-@pytest.mark.parametrize("command", [("alloc", "1Mi"), ("flops", "1"), ("hold", "--watch"), ("info", "--context")])
+@pytest.mark.parametrize(
+    "command",
+    [("alloc", "1Mi"), ("flops", "1"), ("load", "1"), ("latency", "1"), ("hold", "--watch"), ("info", "--context")],
+)
 def test_a_libcuda_without_contexts_is_exit_code_3(probe, fake_cuda, command):
     result = run(probe, *command, **fake_cuda("WITHOUT_CONTEXTS"))
     assert result.returncode == 3
@@ -328,16 +339,18 @@ def test_flops_counts_no_launch_of_its_warm_up(probe, fake_cuda):
     assert 0 < lines(result)[0]["launches"] < len(result.stderr.splitlines())
 
 
-def test_flops_needs_a_real_gpu(probe, fake_cuda):
+@pytest.mark.parametrize("command", ["flops", "load", "latency"])
+def test_kernels_need_a_real_gpu(probe, fake_cuda, command):
     # The marker is enough: nothing of the simulation is called.
-    marked = run(probe, "flops", "1", **fake_cuda("SIMULATED"), FAKE_CUDA_FAIL="cuInit:1:999")
+    marked = run(probe, command, "1", **fake_cuda("SIMULATED"), FAKE_CUDA_FAIL="cuInit:1:999")
     assert marked.returncode == 4 and lines(marked) == [error("needs a real GPU", None, None, 4)]
     assert run(probe, "alloc", "1Mi", **fake_cuda("SIMULATED")).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["flops", "load", "latency"])
 @pytest.mark.parametrize("call", ["cuModuleLoadData", "cuLaunchKernel"])
-def test_flops_on_a_gpu_without_kernels_is_exit_code_4(probe, fake_cuda, call):
-    result = run(probe, "flops", "1", **fake_cuda(), FAKE_CUDA_FAIL=f"{call}:1:801")
+def test_a_gpu_without_kernels_is_exit_code_4(probe, fake_cuda, call, command):
+    result = run(probe, command, "1", **fake_cuda(), FAKE_CUDA_FAIL=f"{call}:1:801")
     assert result.returncode == 4 and lines(result) == [error("needs a real GPU", 801, call, 4)]
 
 
@@ -360,9 +373,63 @@ def test_an_error_of_the_kernel_ends_flops_without_a_result(probe, fake_cuda, pl
     assert result.returncode == 6 and lines(result) == [error(name, int(code), call, 6)]
 
 
+@pytest.mark.parametrize(
+    ("plan", "name", "exit_code"),
+    [
+        ("cuLaunchKernel:7:806", "CUDA_ERROR_MPS_RPC_FAILURE", 6),
+        ("cuCtxSynchronize:3:806", "CUDA_ERROR_MPS_RPC_FAILURE", 6),
+        ("cuMemAlloc_v2:2:2", "CUDA_ERROR_OUT_OF_MEMORY", 5),
+    ],
+)
+def test_an_error_of_the_kernel_ends_latency_without_a_result(probe, fake_cuda, plan, name, exit_code):
+    call, _, code = plan.split(":")
+    call = call.removesuffix("_v2")
+    result = run(probe, "latency", "0.1", "--copy", "1Mi", "--warmup", "0", **fake_cuda(), FAKE_CUDA_FAIL=plan)
+    assert result.returncode == exit_code and lines(result) == [error(name, int(code), call, exit_code)]
+
+
+def test_load_has_shorter_blocks_than_flops_on_the_same_multiprocessors(probe, fake_cuda):
+    flops, load = (run(probe, command, "0.05", "--warmup", "0", **fake_cuda()) for command in ("flops", "load"))
+    (long, *_), (short, *_) = (result.stderr.splitlines() for result in (flops, load))
+    assert long.split()[:2] == short.split()[:2] and int(long.split()[2]) == 32 * int(short.split()[2])
+    assert lines(load)[0].keys() == {"repeat", "tflops", "device", "sms", "seconds", "launches"}
+
+
+def test_a_copying_load_counts_what_it_reads_and_what_it_writes(probe, fake_cuda):
+    result = run(probe, "load", "0.05", "--copy", "64Mi", "--warmup", "0", **fake_cuda(), FAKE_CUDA_SMS="26")
+    (line,) = lines(result)
+    # Of 16 bytes, in as many blocks as fit at once; a launch of the fake GPU takes 20 ms.
+    assert result.stderr.split()[:3] == [str(8 * 26), "256", str((64 << 20) // 16)]
+    assert line["gbytes_per_second"] == pytest.approx(2 * (64 << 20) / 0.020 / 1e9, abs=1e-3)
+    assert "tflops" not in line
+
+
+def test_latency_tells_percentiles_and_a_histogram_of_every_launch(probe, fake_cuda):
+    times = {"FAKE_CUDA_SYNCHRONIZE_US": "300,6000"}
+    result = run(probe, "latency", "0.3", "--repeats", "2", "--warmup", "0", **fake_cuda(), **times)
+    assert result.returncode == 0
+    assert [line["repeat"] for line in lines(result)] == [1, 2]
+    for line in lines(result):
+        assert line.keys() == {
+            *("repeat", "p50_us", "p90_us", "p99_us", "max_us", "histogram", "device", "sms", "seconds", "launches")
+        }
+        # A busy machine sleeps longer than it is told, never shorter.
+        assert 300 <= line["p50_us"] <= line["p90_us"] <= line["p99_us"] <= line["max_us"]
+        assert line["p99_us"] >= 6000
+        assert sum(bucket["count"] for bucket in line["histogram"]) == line["launches"]
+        bounds = [bucket["below_us"] or math.inf for bucket in line["histogram"]]
+        assert bounds == sorted(bounds) and bounds[0] >= 500
+        slow = sum(bucket["count"] for bucket in line["histogram"] if (bucket["below_us"] or math.inf) > 5000)
+        assert slow >= line["launches"] // 10
+    launches = {tuple(launch.split()[:3]) for launch in result.stderr.splitlines()}
+    ((blocks, threads, iterations),) = launches
+    assert int(blocks) * int(threads) * int(iterations) * 256 == 256**3
+
+
 @pytest.mark.parametrize(("received", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_flops_without_a_half_measured_result(probe, fake_cuda, received, exit_code):
-    with running(probe, "flops", "60", **fake_cuda()) as process:
+@pytest.mark.parametrize("command", ["flops", "load", "latency"])
+def test_a_signal_ends_a_measurement_without_half_a_result(probe, fake_cuda, command, received, exit_code):
+    with running(probe, command, "60", **fake_cuda(), FAKE_CUDA_SYNCHRONIZE_US="1000,1000") as process:
         assert process.stderr and process.stderr.readline()
         process.send_signal(received)
         out, _ = process.communicate(timeout=5)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -41,6 +42,22 @@ def test_source_of_a_go_program_is_not_in_the_context(tmp_path: Path, monkeypatc
     runner = Runner(Store(tmp_path / "store"), Progress(Console(file=io.StringIO())))
     runner.run([step(lambda work, context: (context / "filled").touch())])
     assert contexts == [["Dockerfile", "files/etc/config", "filled"]]
+
+
+def test_every_user_can_read_an_image_of_a_checkout_made_with_umask_077(tmp_path: Path):
+    context = tmp_path / "context"
+    (context / "bin").mkdir(parents=True)
+    for name, mode in (("Dockerfile", 0o600), ("bin/program", 0o700), ("bin/setuid", 0o4711)):
+        (context / name).touch()
+        (context / name).chmod(mode)
+    (context / "bin" / "link").symlink_to("/nowhere")
+    context.chmod(0o700)
+    (context / "bin").chmod(0o700)
+    work = SimpleNamespace(run=lambda *command, **_: None)
+    images._docker_build(work, context, context / "Dockerfile", "it:v1")  # pyrefly: ignore[bad-argument-type]
+    names = (".", "bin", "Dockerfile", "bin/program", "bin/setuid")
+    modes = [oct((context / name).stat().st_mode & 0o7777) for name in names]
+    assert modes == ["0o755", "0o755", "0o644", "0o755", "0o4755"]
 
 
 @pytest.mark.parametrize(

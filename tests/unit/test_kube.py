@@ -325,3 +325,24 @@ def test_interrupted_command_is_no_error_of_the_cluster():
 
     with pytest.raises(KeyboardInterrupt):
         kube.reported(main)
+
+
+@pytest.mark.parametrize("when", ["at first", "later"])
+def test_server_that_takes_a_request_and_says_nothing_is_not_waited_for(
+    when: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    path = write(tmp_path, server)
+    api = connect(path, "lab", 0.3) if when == "later" else None
+
+    def do_get(handler: Handler) -> None:
+        answered.wait(20)
+
+    monkeypatch.setattr(Handler, "do_GET", do_get)
+    try:
+        with pytest.raises((ClusterError, kr8s.APITimeoutError, httpx.TimeoutException)) as caught:
+            list(api.get("namespaces")) if api else connect(path, "lab", 0.3)
+    finally:
+        answered.set()
+    message = str(caught.value) if api is None else explain(caught.value, path, "lab")
+    assert "the API server does not answer in time; is the cluster up? try `kubectl" in message

@@ -21,7 +21,7 @@ class Api:
 
 
 def stack(uid: str, monkeypatch: pytest.MonkeyPatch, answering: str) -> LiveStack:
-    monkeypatch.setattr(live, "connect", lambda kubeconfig, context: Api(answering))
+    monkeypatch.setattr(live, "connect", lambda kubeconfig, context, answer_seconds: Api(answering))
     outputs = {"kubeconfig": "/its/kubeconfig", "clusterUid": uid}
     return LiveStack(Path("/checkout"), "test", outputs, Settings.parse({}, "test"))
 

@@ -23,3 +23,10 @@ def test_verify_checks_the_modules_that_it_is_told(
     command = ["make", "--dry-run", "--no-print-directory", "verify", *variables]
     printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1].split("checks.verify ")[1].split() == arguments.split()
+
+
+@pytest.mark.parametrize(("target", "command"), [("up", "up --yes --skip-preview"), ("preview", "preview --diff")])
+def test_stack_that_is_new_is_made_first(target: str, command: str):
+    dry = ["make", "--dry-run", "--no-print-directory", target, "STACK=gates"]
+    printed = subprocess.run(dry, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert f"{{ pulumi stack select --create gates && pulumi {command} --stack gates; }} ||" in printed

@@ -139,17 +139,20 @@ def test_a_program_that_is_left_to_the_image_is_refused_with_the_remedy(pod: dic
 
 
 def test_every_client_of_the_manifests_names_its_command():
-    documents = [document for folder in sorted(MANIFESTS.iterdir()) for document in load(folder.name)]
+    documents = [
+        document for file in sorted(MANIFESTS.glob("*/*.yaml")) for document in load(file.parent.name, file.name)
+    ]
     deployments = [document for document in documents if document["kind"] == "Deployment"]
-    pods = {document["metadata"]["name"]: pod_of(document) for document in deployments}
-    named = {
-        name
-        for name, pod in pods.items()
+    pods = [(document["metadata"]["name"], pod_of(document)) for document in deployments]
+    clients = [
+        (name, pod)
+        for name, pod in pods
         if [claim.get("resourceClaimName") for claim in pod.get("resourceClaims", [])] == ["shared-gpu"]
-    }
-    assert {"clients", "limited", "vllm"} <= named
-    for name in (*named, "small", "medium", "large", "waiting"):
-        add_to_pod(pods[name], "mps:1")
+    ]
+    sharing = [(name, pod) for name, pod in pods if name in ("small", "medium", "large", "waiting")]
+    assert {"clients", "limited", "vllm"} <= {name for name, _ in clients} and len(sharing) == 4
+    for _, pod in (*clients, *sharing):
+        add_to_pod(pod, "mps:1")
 
 
 def test_other_simulated_gpus_restart_the_daemon_and_its_clients():

@@ -310,6 +310,45 @@ def test_what_nodes_watch_files_with_grows_with_the_nodes(
         assert f"`sysctl -w fs.inotify.max_user_{kind}=" in finding.remedy and "fewer cluster.workers" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("is_root", "nodes", "taken", "enough"),
+    [
+        *((True, [], 82, True), (True, [], 83, False)),
+        # Only root sees what root's programs have, and nodes that are there have theirs.
+        *((False, [], 128, True), (True, [f"{CLUSTER}-control-plane"], 128, True)),
+    ],
+)
+def test_what_other_clusters_watch_files_with_is_counted(
+    machine: Machine,
+    inotify: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_root: bool,
+    nodes: list[str],
+    taken: int,
+    enough: bool,
+):
+    descriptors = machine_processes(inotify.parents[2], taken)
+    root = descriptors.stat().st_uid
+    monkeypatch.setattr(prerequisites, "ROOT", root)
+    monkeypatch.setattr(prerequisites.os, "geteuid", lambda: root if is_root else root + 1)
+    machine.nodes = nodes
+    found = [finding for finding in look(on_kind(cluster={"workers": 1}), IMAGES) if finding.name == "inotify"]
+    assert [finding.ok for finding in found] == [enough, True], descriptors
+    if not enough:
+        assert found[0].observed == f"128 instances a user, of which {taken} are taken; 2 nodes need 46"
+        assert "take down another cluster" in found[0].remedy
+
+
+def machine_processes(proc: Path, instances: int) -> Path:
+    """Processes of root's with so many inotify instances between them, other files, and one that has just ended."""
+    for number in range(instances + 1):
+        folder = proc / str(1 + number % 5) / "fd"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(number)).symlink_to("anon_inode:inotify" if number else "socket:[1]")
+    (proc / "77").mkdir()
+    return proc
+
+
 OLDER = ["00", "01", "02", "04", "07", "09"]
 
 

@@ -557,6 +557,19 @@ def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
     assert not run.complete and len(run.checks) == 5 and len(run.tables) == 1
 
 
+def test_options_of_another_projects_tests_change_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {
+        "PYTEST_ADDOPTS": "--collect-only --exitfirst",
+        "PYTEST_PLUGINS": "of_another_project",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "40",
+    }.items():
+        monkeypatch.setenv(name, value)
+    done = verified(tmp_path, CHECKS, {})
+    assert "2 of 5 checks passed or were skipped with a reason, 3 failed" in done.stdout, done.stdout + done.stderr
+
+
 VERIFY = """
 import json, sys
 from pathlib import Path

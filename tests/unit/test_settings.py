@@ -239,8 +239,9 @@ def test_gates_that_exclude_each_other_may_be_named_if_one_is_off():
 
 
 def test_gates_that_need_each_other_may_be_named_together():
-    gates = {"DeviceMetadata": True, "PassthroughSupport": True, "ComputeDomainCliques": False}
-    gates["IMEXDaemonsWithDNSNames"] = False
+    gates = {"ComputeDomainCliques": True, "IMEXDaemonsWithDNSNames": True}
+    assert Settings.parse({"driver": {"featureGates": gates}}, "test").driver.feature_gates == gates
+    gates = dict.fromkeys(gates, False)
     assert Settings.parse({"driver": {"featureGates": gates}}, "test").driver.feature_gates == gates
 
 

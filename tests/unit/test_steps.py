@@ -252,6 +252,29 @@ sys.exit(program.main())
 """
 
 
+MADE = """
+import sys
+from pathlib import Path
+from toolchain import __main__ as program
+from toolchain.progress import Progress
+from toolchain.steps import Runner, Step, Store
+
+def build(work):
+    work.run("sh", "-c", f"mkdir {work.out}/folder && touch {work.out}/folder/file")
+
+store = Path(sys.argv.pop())
+program.setup = lambda console: Runner(Store(store), Progress(console)).run([Step("made", build)])
+sys.exit(program.main())
+"""
+
+
+def test_what_setup_makes_is_for_every_user_whatever_the_umask(store: Store):
+    command = [sys.executable, "-c", MADE, "setup", str(store.root)]
+    subprocess.run(command, cwd=CHECKOUT, umask=0o077, check=True, capture_output=True, timeout=WAIT_SECONDS)
+    (file,) = store.root.rglob("folder/file")
+    assert oct(file.stat().st_mode & 0o777) == "0o644" and oct(file.parent.stat().st_mode & 0o777) == "0o755"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_setup_leaves_nothing_half_made_and_says_how_to_go_on(store: Store, number: signal.Signals):
     process = subprocess.Popen(

@@ -204,7 +204,7 @@ def test_share_of_memory_on_another_cluster_is_that_of_the_published_gpu():
     cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
     # The mocked driver publishes one GPU of 80Gi on this node.
     with mock.patch.dict(recorder.GPU, node="gpu-node-1"):
-        published = json.dumps({"clusterUid": "", "gpus": [recorder.GPU]})
+        published = {"clusterUid": "", "gpus": [recorder.GPU]}
         with mock.patch.object(recorder, "PUBLISHED", published):
             recording = record(cluster=cluster, gpu={"source": "host", "nodes": [{"name": "gpu-node-1"}]})
     (share,) = [word for word in server(recording)["args"] if word.startswith("--gpu-memory-utilization=")]

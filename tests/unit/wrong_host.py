@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.unit.wrong_settings import Wrong
+from toolchain.versions import DRA_DRIVERS
 
 UUID, OTHER = (f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in (1, 2))
 PASSTHROUGH = {"PassthroughSupport": True}
@@ -123,6 +124,23 @@ WRONG = (
         True,
         "is for the host's GPUs",
         "drop it or set gpu.source to host",
+    ),
+    *(
+        Wrong(
+            f"simulated GPU for a virtual machine, {what}, driver {version}",
+            {"driver": {"version": version, "featureGates": {**PASSTHROUGH, **beside}}},
+            "driver.featureGates.PassthroughSupport",
+            True,
+            "devices of the node's own PCI bus to vfio-pci, and no simulated GPU is on it",
+            "drop it; nothing allows it",
+        )
+        for version in DRA_DRIVERS
+        for what, beside in (
+            ("alone", {}),
+            ("with its metadata", {"DeviceMetadata": True}),
+            ("with the health check", {"NVMLDeviceHealthCheck": True}),
+            ("with dynamic MIG", {"DynamicMIG": True}),
+        )
     ),
     Wrong(
         "GPU of the host for a virtual machine",

@@ -190,7 +190,7 @@ DRIVER = (
             "and DynamicMIG exclude each other",
             "switch one of the two off",
         )
-        for gate in ("MPSSupport", "NVMLDeviceHealthCheck", "PassthroughSupport")
+        for gate in ("MPSSupport", "NVMLDeviceHealthCheck")
     ),
     *(
         Wrong(
@@ -204,18 +204,18 @@ DRIVER = (
         for version in DRA_DRIVERS
         for name, gates, gate, rule, remedy in (
             (
-                "passthrough with the health check",
-                {"PassthroughSupport": True, "NVMLDeviceHealthCheck": True},
-                "NVMLDeviceHealthCheck",
-                "and PassthroughSupport exclude each other",
-                "switch one of the two off",
+                "metadata with passthrough that is off",
+                {"DeviceMetadata": True, "PassthroughSupport": False},
+                "DeviceMetadata",
+                "requires PassthroughSupport",
+                "switch DeviceMetadata off",
             ),
             (
                 "metadata alone",
                 {"DeviceMetadata": True},
                 "DeviceMetadata",
                 "requires PassthroughSupport",
-                "switch PassthroughSupport on, or switch DeviceMetadata off",
+                "switch DeviceMetadata off",
             ),
             (
                 "cliques without DNS names",

@@ -7,6 +7,9 @@
 
 enum { MAX_SIZES = 64 };
 
+/* A kernel counts words of 16 bytes in 32 bits, and goes on by all its threads at once. */
+#define MAX_COPY_BYTES (1ULL << 34)
+
 struct arguments {
     bool help;
     bool require_gpu;
@@ -18,6 +21,7 @@ struct arguments {
     bool has_seconds;
     double seconds;
     unsigned long long alloc_bytes; /* 0: nothing */
+    unsigned long long copy_bytes;  /* 0: multiply-adds */
     unsigned long long sizes[MAX_SIZES];
     size_t size_count;
 };
@@ -32,6 +36,7 @@ enum {
     OPTION_REPEATS = 1 << 5,
     OPTION_WARMUP = 1 << 6,
     OPTION_SETENV = 1 << 7,
+    OPTION_COPY = 1 << 8,
 };
 
 enum operands { OPERANDS_NONE, OPERANDS_SECONDS, OPERANDS_OPTIONAL_SECONDS, OPERANDS_SIZES };

@@ -9,6 +9,8 @@ enum exit_code run_info(const struct arguments *arguments);
 enum exit_code run_hold(const struct arguments *arguments);
 enum exit_code run_alloc(const struct arguments *arguments);
 enum exit_code run_flops(const struct arguments *arguments);
+enum exit_code run_load(const struct arguments *arguments);
+enum exit_code run_latency(const struct arguments *arguments);
 
 /* Prints info's line, with which hold starts too. */
 enum exit_code info_print(const struct arguments *arguments);

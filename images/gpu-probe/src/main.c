@@ -46,6 +46,25 @@ static const struct command commands[] = {
      "  --repeats N         measurements one after another, 1 by default\n"
      "  --warmup SECONDS    the same load before the first measurement, 1 by default\n"
      "  --device ORDINAL    the CUDA device, 0 by default\n"},
+    {"load", run_load, OPTION_COPY | OPTION_REPEATS | OPTION_WARMUP | OPTION_DEVICE, OPERANDS_SECONDS,
+     "gpu-probe load SECONDS [--copy SIZE] [--repeats N] [--warmup SECONDS] [--device ORDINAL]\n"
+     "\n"
+     "Is a neighbour that fills the GPU: as flops, but of kernels whose blocks are as short as those of a large matrix\n"
+     "product, since others wait for a block's end.\n"
+     "  --copy SIZE         copies that much memory on the GPU instead, and prints bytes read and written a second\n"
+     "  --repeats N         measurements one after another, 1 by default\n"
+     "  --warmup SECONDS    the same load before the first measurement, 1 by default\n"
+     "  --device ORDINAL    the CUDA device, 0 by default\n"},
+    {"latency", run_latency, OPTION_COPY | OPTION_REPEATS | OPTION_WARMUP | OPTION_DEVICE, OPERANDS_SECONDS,
+     "gpu-probe latency SECONDS [--copy SIZE] [--repeats N] [--warmup SECONDS] [--device ORDINAL]\n"
+     "\n"
+     "Measures for SECONDS, one at a time, how long a small kernel takes from its launch until the process knows that\n"
+     "it has ended, and prints percentiles and a histogram in microseconds for each repeat. The kernel has as many\n"
+     "multiply-adds as a product of two matrices of 256 x 256, and 32 blocks. A simulated GPU runs no kernels.\n"
+     "  --copy SIZE         copies that much memory on the GPU instead\n"
+     "  --repeats N         measurements one after another, 1 by default\n"
+     "  --warmup SECONDS    the same before the first measurement, 1 by default\n"
+     "  --device ORDINAL    the CUDA device, 0 by default\n"},
 };
 
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
