@@ -95,7 +95,11 @@ def claim_manifest(name: str, space: str, memory: str | None, uuid: str | None) 
 def start_client(
     stack: LiveStack, space: str, name: str, memory_mib: int, args: Sequence[str], uuid: str | None = None
 ) -> Client:
-    """A claim and a pod of its own, as the stack's are: where MPS enforces, the request is the pod's limit."""
+    """A claim and a pod of its own, as the stack's are: where MPS enforces, the request is the pod's limit.
+
+    Beyond the whole GPU the limit is the whole: module 05's policy, where that is on as well, refuses more at once.
+    """
+    limit = min(memory_mib, int(max(total_mib(stack).values())))
     template = stack.one("deployments.apps", "small", NAMESPACE)["spec"]["template"]["spec"]
     spec = runs_once(json.loads(json.dumps(template)))
     spec["terminationGracePeriodSeconds"] = 1
@@ -104,7 +108,7 @@ def start_client(
     for container in [*spec["containers"], *spec.get("initContainers", [])]:
         for variable in container.get("env", []):
             if variable["name"] == MEMORY:
-                variable["value"] = f"0={memory_mib}M"
+                variable["value"] = f"0={limit}M"
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": space}, "spec": spec}
     claim = claim_manifest(name, space, f"{memory_mib}Mi", uuid)
     stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([claim, pod]))

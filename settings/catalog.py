@@ -399,8 +399,7 @@ MIG_MATCHING = Module(
     slug="mig-matching",
     title="MIG devices by capacity",
     sets_up="nothing that lasts",
-    proves="claims match by SMs and memory, together and in any order; first fit; what waits, and what cannot be "
-    "evaluated",
+    proves="claims match by SMs and memory, alone and together; first fit; what waits, and what cannot be evaluated",
     minutes=10,
     requires=("01", "02", "10.1"),
     needs_mig=True,
@@ -422,6 +421,18 @@ MIG_MPS = Module(
     blocks={"mps": Mps},
 )
 
+MIG_SM_LIMITS = Module(
+    number="11.1",
+    slug="mig-sm-limits",
+    title="SM limits on a MIG device",
+    sets_up="nothing that lasts",
+    proves="granted SMs to the number on each profile, by claim and by client; sums beyond the whole; who wins",
+    minutes=5,
+    requires=("01", "02", "10.1", "10.4"),
+    needs_mig=True,
+    blocks={"mps": Mps},
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -439,6 +450,7 @@ MODULES = {
         MIG_DEVICES,
         MIG_MATCHING,
         MIG_MPS,
+        MIG_SM_LIMITS,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

@@ -1,5 +1,6 @@
 """Tables of the modules in the pages, from their rows of the catalog: `make tables` writes them."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +33,12 @@ class Table:
 
     def lines(self, stands: Mapping[str, Sequence[str]]) -> list[str]:
         """Lines of Markdown: a row for each module, with a link to its page, and the minutes at the end."""
-        up = "../" * self.page.count("/")
+        learn = os.path.relpath("docs/learn", Path(self.page).parent)
         return [
             self.head,
             f"|{'---|' * (len(self.columns) - 1)}---:|",
             *(
-                f"| [{row.number}]({up}docs/learn/{row.name}.md) | "
+                f"| [{row.number}]({learn}/{row.name}.md) | "
                 f"{' | '.join(self.cells(row, stands.get(row.number, ())))} | {row.minutes} |"
                 for row in catalog.MODULES.values()
             ),

@@ -146,6 +146,7 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Rules:
         monkeypatch.setattr(mps.Client, name, stand_in)
     for module in (test_04_mps, test_05_mps_limits):
         monkeypatch.setattr(module, "model_of", lambda stack: MODEL)
+    monkeypatch.setattr(test_05_mps_limits, "carried_percentage", lambda stack: 100)
     monkeypatch.setattr(test_05_mps_limits, "Daemon", lambda stack: FakeDaemon(found))
     monkeypatch.setattr(test_05_mps_limits, "pod_of", lambda stack, env, **changed: "")
     monkeypatch.setattr(test_04_mps, "shared_gpu", lambda stack: "GPU-1")

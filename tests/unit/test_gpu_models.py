@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import pytest
 
+from gpus import mig
 from gpus import models as gpu_models
-from gpus.models import ModelError, SimulatedDriver, load_models, render_node_config, simulated_gpus
+from gpus.models import GPU_MODELS, ModelError, SimulatedDriver, load_models, render_node_config, simulated_gpus
+from gpus.mps import granted_multiprocessors
 
 MODELS = load_models()
 MEMORY_AND_MULTIPROCESSORS = {
@@ -237,3 +239,19 @@ def test_static_mig_that_does_not_fit_is_refused(entries):
 def test_a_version_that_does_not_read_like_one_is_refused(driver, cuda):
     with pytest.raises(ModelError, match="version"):
         render_node_config("worker", MODELS["l40s"], 1, SimulatedDriver(driver, cuda))
+
+
+def test_slices_of_a_layout_have_the_drivers_names_and_their_memory_slices():
+    found = list(mig.slices("a", GPU_MODELS["h100-80gb"], [(), ("3g.40gb@4", "1g.10gb+me", "1g.10gb@1"), "empty"]))
+    assert [(one.gpu, one.device_name, list(one.memory_slices)) for one in found] == [
+        (1, "gpu-1-mig-3g40gb-9-4", [4, 5, 6, 7]),
+        (1, "gpu-1-mig-1g10gb-me-20-0", [0]),
+        (1, "gpu-1-mig-1g10gb-19-1", [1]),
+    ]
+
+
+def test_part_of_a_gpu_is_one_of_its_own_for_mps():
+    (slice_,) = mig.slices("a", GPU_MODELS["a100-pcie-40gb"], [["3g.20gb"]])
+    assert (slice_.part.multiprocessors, slice_.part.memory_mib) == (42, 20096)
+    assert slice_.part.key == "3g.20gb of a100-pcie-40gb"
+    assert [granted_multiprocessors(slice_.part, percentage) for percentage in (10, 30, 50)] == [4, 12, 20]

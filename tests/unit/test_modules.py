@@ -38,6 +38,7 @@ BRINGS = {
     "10.1": {"mig-tenant"},
     "10.2": set(),
     "10.4": {"mig-clients"},
+    "11.1": set(),
 }
 
 
@@ -118,7 +119,8 @@ def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, 
 @pytest.mark.parametrize("number", MIG)
 def test_modules_of_mig_register_their_own_resources(number: str):
     numbers = (*MODULES[number].requires, number)
-    blocks: dict[str, Any] = {"mps": {"mode": "claim"}} if MODULES[number].mps_by_claim else {}
+    by_claim = any(MODULES[number].mps_by_claim for number in numbers)
+    blocks: dict[str, Any] = {"mps": {"mode": "claim"}} if by_claim else {}
     top = {resource.name for resource in record(numbers, gpu=MIG_GPU, **blocks).children(None)}
     assert top == set().union(*(BRINGS[number] for number in numbers))
 
