@@ -68,8 +68,8 @@ TABLES = (
     ),
     Table(
         "docs/reference/modules.md",
-        ("no.", "module", "sets up", "proves", "minutes"),
-        lambda row, _: (row.title, row.sets_up, row.proves),
+        ("no.", "module", "needs", "sets up", "proves", "minutes"),
+        lambda row, _: (row.title, ", ".join(row.requires) or "nothing", row.sets_up, row.proves),
     ),
 )
 

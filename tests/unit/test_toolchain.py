@@ -5,7 +5,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -350,3 +350,33 @@ def test_lock_file_of_mermaid_has_every_checksum_and_no_registry():
     assert all(
         package["integrity"].startswith("sha512-") and "resolved" not in package for package in installed.values()
     )
+
+
+def steps_of(name: str) -> dict[str, Step]:
+    """Steps of a source by name, and what they need."""
+    found: dict[str, Step] = {}
+
+    def add(steps: Iterable[Step]) -> None:
+        for step in steps:
+            found[step.name] = step
+            add(step.needs)
+
+    add({"built": plan.built, "stock": plan.stock}[name](Go(Path("go"), "go1.26.6")).steps)
+    return found
+
+
+def test_page_on_building_has_the_steps_and_their_seconds():
+    page = (CHECKOUT / "docs" / "reference" / "how-it-is-built.md").read_text(encoding="utf-8")
+    built, stock = steps_of("built"), steps_of("stock")
+    del built["c-compiler"]  # named below the table
+    told = re.findall(r"\| `([\w.-]+)`(?: \(image\))? \| (\d+) (?=\|)", page[: page.index("Beside them: `c-compiler`")])
+    assert {name: int(seconds) for name, seconds in told} == {
+        name: step.expected_seconds for name, step in built.items()
+    }
+    text = " ".join(page.split())
+    seconds = sum(step.expected_seconds for step in built.values())
+    compiling = sum(step.expected_seconds for step in built.values() if step.compiles)
+    assert f"Source `built` has {len(built)} steps, without the compiler's" in text
+    assert f"{seconds} in all, of which {compiling} are compile time" in text
+    in_stock = sum(step.expected_seconds for step in stock.values())
+    assert f"Source `stock` has {len(stock)} steps; the expected {in_stock} seconds" in text
