@@ -4,13 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from checks.report import modules
 from checks.results import ReportError
-from settings import catalog
+from settings import Settings, SettingsError, catalog
 from toolchain.paths import CHECKOUT
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
@@ -144,3 +145,29 @@ def test_broken_links_are_reported(tmp_path: Path):
         "[web](https://example.org/x) [lost](lost.md) [other](page.md#not-one)\n"
     )
     assert list(broken_links(page)) == ["lost.md: there is no such file", "page.md#not-one: there is no such heading"]
+
+
+# What a page may leave out around its example: other modules of the stack, and the reader's own kubeconfig.
+LEFT_OUT = re.compile(
+    r"is set, but the module that uses it is off|is for whole GPUs, and gpu\.mig|is not a file; name the"
+)
+
+
+def configs(page: Path) -> Iterator[dict[str, Any]]:
+    """Configs in the YAML of a page; a block that is no YAML fails the test."""
+    for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", page.read_text(encoding="utf-8")):
+        for item in yaml.safe_load_all(block):
+            values = item.get("config", item) if isinstance(item, dict) else {}
+            if any(str(key).startswith("dra-workshop:") for key in values):
+                yield {key.removeprefix("dra-workshop:"): value for key, value in values.items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(CHECKOUT)) for page in PAGES])
+def test_configs_that_a_page_shows_are_configs(page: Path):
+    for config in configs(page):
+        problems: list[str] = []
+        try:
+            Settings.parse(config, "docs")
+        except SettingsError as error:
+            problems = [line for line in str(error).splitlines()[1:] if not LEFT_OUT.search(line)]
+        assert not problems, config
