@@ -63,7 +63,7 @@ lint: python ## ruff: check and format; import-linter: the direction of imports
 types: python ## pyrefly
 	@.venv/bin/pyrefly check
 
-browser: python
+browser: python ## a browser and Mermaid, for the tests that look at pages
 	@.venv/bin/python -m toolchain browser
 
 unit: setup browser ## unit and golden tests; no cluster

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toolchain import pypi, versions
 from toolchain.paths import CHECKOUT
-from toolchain.steps import Step, Store, Work
+from toolchain.steps import Step, StepError, Store, Work
 
 MERMAID = CHECKOUT / "tests" / "mermaid"
 
@@ -62,4 +62,11 @@ def _install(work: Work, npm: Npm) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(MERMAID / name, work.out)
     # A package's own scripts would run as this user, often root; and nothing of the audit is asked here.
-    work.run(*npm.command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=work.out)
+    try:
+        work.run(*npm.command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=work.out)
+    except subprocess.CalledProcessError as error:
+        raise StepError(
+            f"mermaid: `npm ci` of tests/mermaid/package-lock.json ended with {error.returncode}; its own words are "
+            f"in {work.log.name}; npm takes registry and proxy from `npm config set registry <address>` and "
+            "`npm config set https-proxy <address>`. Only the test of the pages' diagrams needs it"
+        ) from error

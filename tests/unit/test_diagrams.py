@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.chromium import Chromium
 from toolchain import npm
+from toolchain.bundle import unpacked
 from toolchain.paths import CHECKOUT, store_root
 from toolchain.steps import Store
 
@@ -123,6 +124,8 @@ def pages() -> list[Path]:
 def draw(browser: Chromium, sources: list[str], style: str = "") -> list[Drawn]:
     """Draw the sources on one page, one below the other, and measure each."""
     script = npm.mermaid_script(Store(store_root()))
+    if unpacked.here() and not script.is_file():
+        pytest.skip("an unpacked bundle has no Mermaid, and reaches no registry to take it from")
     assert script.is_file(), f"{script} is not there; run `make browser`, which installs it"
     page = browser.folder / f"diagrams-{len(list(browser.folder.iterdir()))}.html"
     data = json.dumps(sources).replace("<", "\\u003c")

@@ -380,3 +380,16 @@ def test_page_on_building_has_the_steps_and_their_seconds():
     assert f"{seconds} in all, of which {compiling} are compile time" in text
     in_stock = sum(step.expected_seconds for step in stock.values())
     assert f"Source `stock` has {len(stock)} steps; the expected {in_stock} seconds" in text
+
+
+def test_npm_that_cannot_install_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "npm"
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo 10.0.0 && exit\necho npm error ECONNREFUSED\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    store = Store(tmp_path / "store")
+    runner = Runner(store, Progress(Console(file=io.StringIO())))
+    with pytest.raises(StepError, match=r"ended with 1; .*logs/mermaid\.log; .*`npm config set registry <address>`"):
+        runner.run([npm.mermaid(npm.find(store))])
+    assert "ECONNREFUSED" in (store.logs / "mermaid.log").read_text()
+    assert not npm.mermaid_script(store).exists()
