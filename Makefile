@@ -52,6 +52,7 @@ measure: setup ## measure every stack of a real GPU, one after the other (STACKS
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
 tables: python ## write README's table of modules from their rows of the catalog
+	@.venv/bin/python -m checks.report.reference
 	@.venv/bin/python -m checks.report.modules
 
 down: setup ## take the stack down; leaves nothing of it

@@ -24,7 +24,9 @@ from machine.gpus import driver_root
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `name` is its row in docs/learn/09-resilience.md, `bound` the seconds within which all is well again.
+    """One fault. `name` is its row in docs/reference/modules/09-resilience.md.
+
+    `bound` are the seconds within which all is well again.
 
     The bounds are for two cores and clusters of the stack's own: what was measured, the kubelet's ten seconds between
     two starts of a container and its up to fifteen between two tries at a claim, and as much again for a machine that
@@ -34,7 +36,7 @@ class Fault:
     name: str
     bound: float
     by_claim: bool = False
-    """Only where `mps.mode` is `claim`, which the stack that docs/learn/09-resilience.md is measured on is not."""
+    """Only where `mps.mode` is `claim`, which the stack of the page with the figures is not."""
 
 
 PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)

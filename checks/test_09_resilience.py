@@ -107,6 +107,9 @@ def assert_unharmed(site: FaultSite, name: str, life: tuple[str, int], gpus: lis
 def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if a running pod is restarted or loses its GPU, a new one does not wait with the kubelet's reason, or a
+    deleted one goes before the plugin is back.
+    """
     skip_unless_kind(stack)
     skip_unless_room(site, 3)
     pods, node = site.playground, site.node
@@ -200,6 +203,7 @@ class DeletedAndNewPod:
 
 
 def test_plugin_killed_while_it_prepares_a_claim(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the kubelet was not waiting for its answer, or the claim is not prepared afterwards."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -283,6 +287,9 @@ def granted(stack: LiveStack, client: Client, model: GpuModel | None) -> int:
 
 
 def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveStack, record: Record) -> None:
+    """Fails if clients do not get `CUDA_ERROR_MPS_RPC_FAILURE` and start again, a new one does not wait for the
+    daemon, or the exporter does not answer with `mps_up 0`.
+    """
     daemon = mps_daemon(stack, "daemon")
     skip_unless_kind(stack)
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
@@ -369,6 +376,9 @@ def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
 
 
 def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record: Record) -> None:
+    """Fails if in mode `claim` its clients do not get `CUDA_ERROR_MPS_RPC_FAILURE` and start again, or a new one does
+    not wait.
+    """
     daemon = mps_daemon(stack, "claim")
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
     (namespace, old), model = daemon.pod, model_of(stack)
@@ -409,6 +419,7 @@ def daemon_of_claim(stack: LiveStack, namespace: str, old: str) -> str | None:
 
 
 def test_pods_outlive_the_kubelet(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if a container is another one than before, or a new pod is taken up meanwhile."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -437,6 +448,7 @@ def test_pods_outlive_the_kubelet(stack: LiveStack, site: FaultSite, record: Rec
 def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if a pod, its allocation or its GPU is another one."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -470,6 +482,7 @@ def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
 
 
 def test_pods_outlive_the_api_server(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if a container is another one, or the plugin was restarted."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -526,6 +539,9 @@ def restarts_of(stack: LiveStack, component: str, node: str) -> int:
 def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
     stack: LiveStack, site: FaultSite, record: Record, what: Fault, words: str
 ) -> None:
+    """Fails if truncated, altered or deleted: a new pod starts or says another reason, the plugin starts with it, or
+    no CDI file is left behind: then the driver cleans up, and this page is out of date.
+    """
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -571,6 +587,7 @@ def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
 
 
 def test_deleted_claim_stays_until_its_pod_goes(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the claim goes, the pod loses its GPU, or another pod gets the claim."""
     skip_unless_room(site, 2)
     pods = site.playground
     life = site.run("stays")
@@ -616,6 +633,9 @@ def claims_of(stack: LiveStack, namespace: str) -> set[str]:
 def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if there is no taint within 15 s, another GPU has one, a pod on it ends, a new one gets it, or the
+    keeper's rule does not keep it.
+    """
     if stack.settings.gpu.source != "simulated":
         pytest.skip("an XID is put into a simulated GPU only: a real one has to break")
     pods, node = site.playground, site.node
@@ -672,6 +692,7 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
 def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if the pod stays, one that tolerates it does not, or a pod that only looks on is evicted."""
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
     site.run("goes")
@@ -718,6 +739,7 @@ def evictions(stack: LiveStack, node: str, devices: list[str]) -> bool:
 
 
 def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the pod does not run on another node's GPU, or the drain hangs."""
     others = [node.node for node in stack.settings.gpu_nodes if node.node != site.node]
     if not others:
         pytest.skip("there is one GPU node, so nothing can move to another one")

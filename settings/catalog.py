@@ -110,7 +110,9 @@ class Module:
     sets_up: str
     proves: str
     minutes: int
-    """Estimate of the time to read its page and try what is on it: 100 words a minute, in steps of five minutes."""
+    """Estimate of the time to read its lesson and do it: 100 words a minute and 0.4 minutes for each command, in steps
+    of five minutes.
+    """
     requires: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     gpu: GpuUse = GpuUse.NONE
@@ -238,7 +240,7 @@ WORKLOADS = Module(
     title="Exclusive GPUs by claim",
     sets_up="a workload with a GPU, and one that waits for it",
     proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
-    minutes=15,
+    minutes=25,
     requires=("01", "02"),
     gpu=GpuUse.OWN,
     needs_whole_gpu=True,
@@ -287,7 +289,7 @@ VLLM = Module(
     title="vLLM under a limit",
     sets_up="a vLLM server with half of a GPU, and its Service; real GPU only",
     proves="a completion through the Service; what it was granted; why it cannot start",
-    minutes=20,
+    minutes=15,
     requires=("01", "02", "04"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,
@@ -333,7 +335,7 @@ OBSERVABILITY = Module(
     sets_up="an observer of every GPU, a tenant, a Prometheus exporter with DCGM's names; Prometheus and Grafana on "
     "request",
     proves="who may look on and who not; metrics, holders and MPS clients against what the API and the daemon say",
-    minutes=25,
+    minutes=15,
     requires=("01", "02"),
     looks_at_every_gpu=True,
     needs_whole_gpu=True,
@@ -354,7 +356,7 @@ RESILIENCE = Module(
     sets_up="a keeper of taints",
     proves="kills of plugin, MPS daemon, kubelet, node, API server; damaged checkpoints; a GPU that fails; a drain: "
     "what breaks, seconds to recover",
-    minutes=30,
+    minutes=20,
     requires=("01", "02"),
     needs_whole_gpu=True,
     gates=(

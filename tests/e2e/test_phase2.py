@@ -60,7 +60,7 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
 
 
 # Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared
-# (docs/learn/07-consumable-capacity.md says so).
+# (docs/reference/modules/07-consumable-capacity.md says so).
 @pytest.mark.parametrize("shares", [5, "unlimited"])
 def test_another_way_to_share_is_an_update_of_the_same_stack(
     workspace: Workspace, stack: LiveStack, shares: int | str

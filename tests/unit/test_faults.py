@@ -12,7 +12,7 @@ from checks.live import LiveStack
 from checks.report.markdown import BEGIN, COLUMNS, END
 from toolchain.paths import CHECKOUT
 
-PAGE = CHECKOUT / "docs" / "learn" / "09-resilience.md"
+PAGE = CHECKOUT / "docs" / "reference" / "modules" / "09-resilience.md"
 CHECKS = CHECKOUT / "checks" / "test_09_resilience.py"
 LONGEST_BOUND = 300
 # The page is of one run, on stack phase2: its MPS daemon is the node's.
@@ -25,7 +25,7 @@ def lines() -> list[str]:
     found = [line for line in text.splitlines() if line]
     assert found, (
         f"{PAGE.name} has no figures between its markers; run `make verify STACK=phase2`, then "
-        f"`python -m checks.report --stack phase2 --faults-to docs/learn/{PAGE.name} --machine WORDS`"
+        f"`python -m checks.report --stack phase2 --faults-to docs/reference/modules/{PAGE.name} --machine WORDS`"
     )
     return found
 
