@@ -33,8 +33,8 @@ python:
 setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built|auto)
 	@.venv/bin/python -m toolchain setup
 
-up: setup ## bring up a stack (STACK=phase1)
-	@$(ACTIVATE) && $(call on_the_stack,pulumi up --yes --skip-preview)
+up: setup ## bring up a stack (STACK=phase1; MODULES="01 02": these, and what they require, from now on)
+	@$(ACTIVATE) && $(if $(MODULES),python -m settings.choose --stack $(STACK) $(MODULES) &&) $(call on_the_stack,pulumi up --yes --skip-preview)
 
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && $(call on_the_stack,pulumi preview --diff)

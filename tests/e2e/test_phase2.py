@@ -8,7 +8,9 @@ import yaml
 
 from checks.faults import FAULTS
 from checks.live import LiveStack
-from settings import PROJECT
+from settings import PROJECT, catalog
+from tests.e2e import lessons
+from tests.e2e.lessons import LEARN, Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -57,6 +59,13 @@ def test_report_is_made_of_the_last_run(workspace: Workspace, stack: LiveStack) 
 def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
     output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
+
+
+@pytest.mark.parametrize("number", ["07", "08", "09"])
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, number: str) -> None:
+    lesson = Lesson(LEARN / f"{catalog.MODULES[number].name}.md")
+    assert lesson.stack == "phase2"
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase2", stack.settings.cluster_name))
 
 
 # Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared
