@@ -2,7 +2,7 @@
 
 A step is a command after `$ ` in a block of `console`, with the output that the page shows below it. In that output
 
-- `<age>`, `<id>`, `<uuid>`, `<n>`, `<seconds>`, `<ip>` and `<rest>` stand for what is another at each run; with a
+- `<age>`, `<id>`, `<uuid>`, `<n>`, `<number>`, `<ip>` and `<rest>` stand for what is another at each run; with a
   letter behind it, `<uuid A>`, it is the same wherever the page has it again;
 - a line `...` stands for any lines;
 - runs of blanks are one blank, since the width of kubectl's columns depends on the names in them.
@@ -33,7 +33,7 @@ PLACEHOLDERS = {
     "id": r"[a-z0-9]+(?:-[a-z0-9]+)*",
     "uuid": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     "n": r"\d+",
-    "seconds": r"\d+(?:\.\d+)?",
+    "number": r"\d+(?:\.\d+)?",
     "ip": r"[0-9a-f.:]+",
     "rest": r".*",
 }
