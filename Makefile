@@ -51,7 +51,7 @@ report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
-tables: python ## write README's table of modules from their rows of the catalog
+tables: python ## write what pages have of the catalog and the checks: tables of modules, pages of reference
 	@.venv/bin/python -m checks.report.reference
 	@.venv/bin/python -m checks.report.modules
 
@@ -64,7 +64,7 @@ lint: python ## ruff: check and format; import-linter: the direction of imports
 types: python ## pyrefly
 	@.venv/bin/pyrefly check
 
-browser: python
+browser: python ## a browser and Mermaid, for the tests that look at pages
 	@.venv/bin/python -m toolchain browser
 
 unit: setup browser ## unit and golden tests; no cluster

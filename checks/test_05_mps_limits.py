@@ -132,7 +132,12 @@ def carried_percentage(stack: LiveStack) -> float:
 
 @pytest.mark.parametrize("by", ["client", "default"])
 def test_throttle_curve_grants_exactly_what_the_rule_says(
-    stack: LiveStack, unlimited: Daemon, by: str, table: Callable[..., None], observed: Callable[[str], None]
+    stack: LiveStack,
+    unlimited: Daemon,
+    by: str,
+    table: Callable[..., None],
+    plot: Callable[..., None],
+    observed: Callable[[str], None],
 ) -> None:
     """Fails if at 100, 50, 20, 10, 5, 1 % set by the daemon, or at those of them that the policy lets a client ask
     for, the SMs are not exactly those of the rule, or a context takes another part of the limit.
@@ -154,6 +159,8 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
             expected = granted(stack, min(percentage, carried_percentage(stack)))
             rows.append((percentage, sms, expected, context, context_mib(sms)))
         table(*sheets.GRANTS, rows)
+        points = sorted(sms_by_percentage.items())
+        plot("SMs that a client is granted", "thread percentage in %", "SMs", {"granted": points})
         for _, _, _, context, rule in rows:
             assert context == pytest.approx(rule, abs=ROUNDING_MIB)
     # Under module 07's policy every client has limits of its own: of the two the lower one holds.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolchain import debian, engine, golang, images, plan, programs, source, versions
+from toolchain import debian, engine, golang, images, npm, plan, programs, source, versions
 from toolchain.bundle import archive, unpacked
 from toolchain.paths import CHECKOUT, SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
@@ -28,7 +28,7 @@ def main() -> int:
     commands.add_parser("vllm-image", help="make an image of vLLM from wheels, 8 GB, and print its name")
     commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
     commands.add_parser(
-        "browser", help="install a browser for the tests that look at the report, where that can be done"
+        "browser", help="install a browser for the tests that look at report and diagrams, where that can be done"
     )
     bundle_options = commands.add_parser("bundle", help="write everything for a machine without a network to one file")
     bundle_options.add_argument("--out", type=Path, default=CHECKOUT / "dist", help="the folder to write to")
@@ -133,11 +133,19 @@ def _require_temporary_folder() -> None:
 
 
 def _browser(console: Console) -> None:
-    """Install Chromium, as root on Debian. Elsewhere the tests that need a browser say so when they are skipped."""
-    if any(map(shutil.which, BROWSERS)) or unpacked.here() or not (debian.is_debian() and os.geteuid() == 0):
+    """Install Chromium, as root on Debian, and Mermaid for it, which draws the pages' diagrams.
+
+    Elsewhere the tests that need a browser say so when they are skipped.
+    """
+    if unpacked.here():
         return
-    console.print("browser: installing chromium, for the tests that look at the report")
-    debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
+    if not any(map(shutil.which, BROWSERS)):
+        if not (debian.is_debian() and os.geteuid() == 0):
+            return
+        console.print("browser: installing chromium, for the tests that look at report and diagrams")
+        debian.install(["chromium"], store_root() / "logs" / "apt-browser.log")
+    store = Store(store_root())
+    Runner(store, Progress(console)).run([npm.mermaid(npm.find(store))])
 
 
 def _require_packages(console: Console, way: source.Way, reason: str) -> None:

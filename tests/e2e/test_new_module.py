@@ -115,9 +115,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     text = catalog.read_text()
     row = ROW.strip() + "\n\n\nMODULES = {"
     text = text.replace("from settings.blocks import Blocks", "from settings.blocks import Block, Blocks")
-    catalog.write_text(
-        text.replace("MODULES = {", row, 1).replace("        RESILIENCE,\n", "        RESILIENCE,\n        SPARE,\n")
-    )
+    end = "    )\n}\nDEFAULT"
+    assert text.count(end) == 1
+    catalog.write_text(text.replace("MODULES = {", row, 1).replace(end, f"        SPARE,\n{end}"))
     (root / "modules" / "spare.py").write_text(BUILDER.lstrip())
     folder = manifests / "99-spare"
     folder.mkdir()

@@ -11,26 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.os_releases import OS_RELEASE
 from toolchain import pypi
 from toolchain.paths import CHECKOUT
 
-# As the distributions have them, shortened to what is read.
-OS_RELEASE = {
-    "debian-12": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n',
-    "debian-11": 'PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nVERSION_ID="11"\nID=debian\n',
-    "debian-sid": 'PRETTY_NAME="Debian GNU/Linux forky/sid"\nVERSION_CODENAME=forky\nID=debian\n',
-    "ubuntu-20.04": 'PRETTY_NAME="Ubuntu 20.04.6 LTS"\nVERSION_ID="20.04"\nID=ubuntu\nUBUNTU_CODENAME=focal\n',
-    "ubuntu-22.04": 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\nVERSION_ID="22.04"\nID=ubuntu\nUBUNTU_CODENAME=jammy\n',
-    "ubuntu-24.04": 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nVERSION_ID="24.04"\nID=ubuntu\nUBUNTU_CODENAME=noble\n',
-    "mint-21": 'PRETTY_NAME="Linux Mint 21.3"\nVERSION_ID="21.3"\nID=linuxmint\nUBUNTU_CODENAME=jammy\n',
-    "fedora-43": 'PRETTY_NAME="Fedora Linux 43 (Workstation Edition)"\nVERSION_ID=43\nID=fedora\n',
-    "rhel-9": 'PRETTY_NAME="Red Hat Enterprise Linux 9.6 (Plow)"\nVERSION_ID="9.6"\nID="rhel"\n',
-    "rocky-10": 'PRETTY_NAME="Rocky Linux 10.0 (Red Quartz)"\nVERSION_ID="10.0"\nID="rocky"\n',
-    "leap": 'PRETTY_NAME="openSUSE Leap 15.6"\nVERSION_ID="15.6"\nID="opensuse-leap"\n',
-    "arch": 'PRETTY_NAME="Arch Linux"\nID=arch\n',
-    "alpine": 'PRETTY_NAME="Alpine Linux v3.22"\nVERSION_ID=3.22.1\nID=alpine\n',
-    "none": "",
-}
 UTILITIES = ("sh", "dirname", "sed", "sha256sum", "cat", "rm", "mkdir", "cp", "chmod", "ln")
 # Python 3.<MINOR> with venv if there is a file `<its path>.venv`; its pip and uv write what they were called with.
 PYTHON = """#!/bin/sh
@@ -147,6 +131,7 @@ def test_new_enough_python_makes_the_environment_once(tmp_path: Path):
     ("system", "minor", "advice"),
     [
         ("debian-12", 11, "`sudo apt-get install python3 python3-venv`"),
+        ("debian-13", 13, "`sudo apt-get install python3 python3-venv`"),
         ("debian-sid", 13, "`sudo apt-get install python3 python3-venv`"),
         ("debian-11", 9, "no package of this release is new enough; upgrade to Debian 12, Ubuntu 22.04 or newer"),
         ("ubuntu-20.04", 8, "no package of this release is new enough; upgrade to Debian 12, Ubuntu 22.04 or newer"),

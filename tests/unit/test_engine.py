@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.os_releases import fields
 from toolchain import __main__ as command
 from toolchain import debian, engine, images
 from toolchain.engine import Endpoint, Engine
@@ -174,6 +175,40 @@ def test_root_filesystem_is_refused_where_apt_has_no_debian(monkeypatch: pytest.
     text = str(caught.value)
     assert text.startswith("vllm-image: it is made of packages of Debian bookworm, and this machine lacks Debian 12")
     assert (f", or {instead}" in text) == bool(instead)
+
+
+@pytest.mark.parametrize(
+    ("system", "has_apt", "makes_root_filesystems"),
+    [
+        *(("debian-12", True, True), ("debian-13", True, True), ("debian-sid", True, True)),
+        *(("debian-11", True, False), ("ubuntu-22.04", True, False), ("ubuntu-24.04", True, False)),
+        *(("mint-21", True, False), ("fedora-43", False, False), ("rocky-10", False, False), ("none", False, False)),
+    ],
+)
+def test_distribution_is_known_by_its_os_release(
+    monkeypatch: pytest.MonkeyPatch, system: str, has_apt: bool, makes_root_filesystems: bool
+):
+    monkeypatch.setattr(debian.platform, "freedesktop_os_release", lambda: fields(system))
+    assert (engine.debian_like(), debian.is_debian()) == (has_apt, makes_root_filesystems)
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        ("fedora-43", "`sudo dnf install gcc make glibc-devel glibc-static`"),
+        ("rhel-9", "`sudo dnf --enablerepo=crb install gcc make glibc-devel glibc-static`"),
+        ("rocky-10", "`sudo dnf --enablerepo=crb install gcc make glibc-devel glibc-static`"),
+        ("leap", "`sudo zypper install gcc make glibc-devel glibc-devel-static`"),
+        ("arch", "`sudo pacman -S gcc make`"),
+        ("alpine", "install them with your distribution's package manager"),
+        ("none", "install them with your distribution's package manager"),
+    ],
+)
+def test_compiler_is_told_by_the_name_that_the_distribution_gives_it(
+    monkeypatch: pytest.MonkeyPatch, system: str, told: str
+):
+    monkeypatch.setattr(debian.platform, "freedesktop_os_release", lambda: fields(system))
+    assert debian.how_to_install_elsewhere() == told
 
 
 def test_bundle_is_refused_on_ubuntu_before_a_step_is_made(monkeypatch: pytest.MonkeyPatch):

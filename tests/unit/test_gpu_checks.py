@@ -255,7 +255,7 @@ def test_other_grants_than_the_rules_fail(rules: Rules, stack: Any, recorded: Re
 def test_grants_are_recorded_with_what_a_context_takes(rules: Rules, stack: Any, recorded: Recorded):
     daemon: Any = FakeDaemon(rules)
     check = test_05_mps_limits.test_throttle_curve_grants_exactly_what_the_rule_says
-    check(stack, daemon, "default", **recorded.fixtures)
+    check(stack, daemon, "default", plot=recorded.plot, **recorded.fixtures)
     assert recorded.of(sheets.GRANTS)[1] == (50, 66, 66, 271, 271)
 
 

@@ -7,9 +7,6 @@ frame's document is the page itself, so its own policy holds: no script of a pag
 import html
 import json
 import re
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,14 @@ from PIL import Image
 
 from checks.report.document import document
 from checks.report.page import render
+from tests.unit.chromium import Chromium
 from tests.unit.report_sample import sample
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")
-SECONDS = 120  # for a browser that starts on a busy machine
 WIDTHS = (1200, 400)
+WINDOW_WIDTHS = (1400, 800, 400)
 DARK = "--blink-settings=preferredColorScheme=0"
-# Width and height of the page, and what stands out of the frame but scrolls in no box of its own.
+# Width and height of the page, what stands out of the frame but scrolls in no box of its own, and headline figures that
+# do not stand on one line.
 MEASURE = """
 onload = () => {
   const page = document.getElementById("page").contentDocument, root = page.documentElement;
@@ -35,29 +33,16 @@ onload = () => {
   document.body.dataset.measured = JSON.stringify({
     frame: root.clientWidth, width: root.scrollWidth, height: root.scrollHeight,
     outside: outside.map((element) => element.outerHTML.slice(0, 120)),
+    broken: [...page.querySelectorAll(".strip dd")].filter((figure) =>
+      figure.clientHeight > 1.9 * parseFloat(getComputedStyle(figure).fontSize)).map((figure) => figure.textContent),
     background: getComputedStyle(page.body).backgroundColor,
   });
 };
 """
 
 
-@dataclass(frozen=True)
-class Browser:
-    """A headless Chromium with a folder of its own for each start."""
-
-    program: str
-    folder: Path
-
-    def run(self, page: Path, *options: str) -> str:
-        profile = self.folder / f"profile-{len(list(self.folder.iterdir()))}"
-        command = [
-            *(self.program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-            *(f"--user-data-dir={profile}", *options, page.as_uri()),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}"
-        return done.stdout
+class Browser(Chromium):
+    """A browser that shows the report in a frame."""
 
     def framed(self, report: str, width: int, height: int, opened: bool = False) -> Path:
         """A page that has nothing but the report in a frame of this size."""
@@ -86,11 +71,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None:
-        # A machine of a person need not have a browser; continuous integration installs one.
-        pytest.skip(f"none of {', '.join(CHROMIUM)} is there; on Debian: apt-get install chromium")
-    return Browser(program, tmp_path_factory.mktemp("browser"))
+    return Browser.find(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +79,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(document(sample(), tmp_path_factory.mktemp("results")))
 
 
-@pytest.mark.parametrize("opened", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "opened"), [*((width, False) for width in WINDOW_WIDTHS), (400, True)])
 def test_nothing_stands_out_of_the_page(browser: Browser, report: str, width: int, opened: bool):
     found = browser.measure(report, width, opened=opened)
     assert found["frame"] == width
     assert found["outside"] == []
+    assert found["broken"] == []
     assert found["width"] == width
 
 
 def test_what_stands_out_of_a_page_would_be_found(browser: Browser, report: str):
     wide = report.replace("<main id", '<p style="width: 900px">wide</p><main id')
+    wide = wide.replace("6m42s", "six minutes " * 9).replace(
+        "white-space: nowrap; }\n.strip .long dd", "}\n.strip .long dd"
+    )
     found = browser.measure(wide, 400)
     assert found["width"] > 400
     assert any("wide" in element for element in found["outside"])
+    assert any("six minutes" in figure for figure in found["broken"])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

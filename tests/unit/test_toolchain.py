@@ -5,7 +5,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from tests.e2e.workspace import Workspace
-from toolchain import engine, plan, programs, source, versions
+from toolchain import engine, npm, plan, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.programs import DRA_DRIVERS, PINS, PROGRAMS
@@ -323,3 +323,73 @@ def test_pulumi_takes_no_toolchain_of_a_folder_above():
     """Upstream's language host looks upwards for uv.lock and poetry.lock unless the project names one."""
     project = yaml.safe_load((CHECKOUT / "Pulumi.yaml").read_text())
     assert project["runtime"] == {"name": "python", "options": {"toolchain": "pip"}}
+
+
+@pytest.mark.parametrize(("printed", "own"), [("10.2.1", False), ("6.14.18", True), ("", True), (None, True)])
+def test_npm_of_the_machine_is_taken_where_it_reads_the_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str | None, own: bool
+):
+    program = tmp_path / "npm"
+    if printed is not None:
+        program.write_text(f"#!/bin/sh\necho {printed}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    store = Store(tmp_path / "store")
+    found = npm.find(store)
+    assert [step.name for step in found.needs] == (["node"] if own else [])
+    assert (str(program) in map(str, found.command)) is not own
+    assert npm.mermaid_script(store).is_relative_to(store.path(npm.mermaid(found)))
+
+
+def test_lock_file_of_mermaid_has_every_checksum_and_no_registry():
+    packages = json.loads((npm.MERMAID / "package-lock.json").read_text())["packages"]
+    installed = {name: package for name, package in packages.items() if name}
+    wanted = json.loads((npm.MERMAID / "package.json").read_text())["dependencies"]
+    assert {name.removeprefix("node_modules/"): package["version"] for name, package in installed.items()} == wanted
+    # Without an address npm asks the registry that it is set up for, which may be a company's mirror.
+    assert all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in installed.values()
+    )
+
+
+def steps_of(name: str) -> dict[str, Step]:
+    """Steps of a source by name, and what they need."""
+    found: dict[str, Step] = {}
+
+    def add(steps: Iterable[Step]) -> None:
+        for step in steps:
+            found[step.name] = step
+            add(step.needs)
+
+    add({"built": plan.built, "stock": plan.stock}[name](Go(Path("go"), "go1.26.6")).steps)
+    return found
+
+
+def test_page_on_building_has_the_steps_and_their_seconds():
+    page = (CHECKOUT / "docs" / "reference" / "how-it-is-built.md").read_text(encoding="utf-8")
+    built, stock = steps_of("built"), steps_of("stock")
+    del built["c-compiler"]  # named below the table
+    told = re.findall(r"\| `([\w.-]+)`(?: \(image\))? \| (\d+) (?=\|)", page[: page.index("Beside them: `c-compiler`")])
+    assert {name: int(seconds) for name, seconds in told} == {
+        name: step.expected_seconds for name, step in built.items()
+    }
+    text = " ".join(page.split())
+    seconds = sum(step.expected_seconds for step in built.values())
+    compiling = sum(step.expected_seconds for step in built.values() if step.compiles)
+    assert f"Source `built` has {len(built)} steps, without the compiler's" in text
+    assert f"{seconds} in all, of which {compiling} are compile time" in text
+    in_stock = sum(step.expected_seconds for step in stock.values())
+    assert f"Source `stock` has {len(stock)} steps; the expected {in_stock} seconds" in text
+
+
+def test_npm_that_cannot_install_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "npm"
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo 10.0.0 && exit\necho npm error ECONNREFUSED\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    store = Store(tmp_path / "store")
+    runner = Runner(store, Progress(Console(file=io.StringIO())))
+    with pytest.raises(StepError, match=r"ended with 1; .*logs/mermaid\.log; .*`npm config set registry <address>`"):
+        runner.run([npm.mermaid(npm.find(store))])
+    assert "ECONNREFUSED" in (store.logs / "mermaid.log").read_text()
+    assert not npm.mermaid_script(store).exists()
