@@ -136,15 +136,15 @@ def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
     }
     killed = faults.watch_while_down(stack, node, faults.PLUGIN_PROCESS, killed, signs, restart_pair)
 
-    bound = faults.PLUGIN_KILLED.bound
-    pods.wait_running(pair.new_pod, bound)
-    wait_for(f"{pair.deleted_pod} is gone", lambda: site.pod_is_gone(pair.deleted_pod), bound)
+    what = faults.PLUGIN_KILLED.after(killed)
+    pods.wait_running(pair.new_pod, what.bound)
+    wait_for(f"{pair.deleted_pod} is gone", lambda: site.pod_is_gone(pair.deleted_pod), what.bound)
     words = assert_unharmed(site, "stays", life, gpus)
     assert pair.claim not in faults.prepared_claims(stack, node)
     count = faults.plugin_state(stack, node)["restartCount"]
     record(
-        faults.PLUGIN_KILLED,
-        killed,
+        what,
+        killed.at,
         f"kubelet: {shorten(message)}",
         f"a new pod waited in ContainerCreating, a deleted one in Terminating; the plugin was restarted {count} times",
         f"nothing: a pod with a claim has the {words}",
@@ -340,16 +340,16 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
                 stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs, everyone_back
             )
 
-            bound = faults.MPS_DAEMON_KILLED.bound
-            wait_for("the new client runs", lambda: any("holding" in line for line in fresh().lines(False)), bound)
+            what = faults.MPS_DAEMON_KILLED.after(killed)
+            wait_for("the new client runs", lambda: any("holding" in line for line in fresh().lines(False)), what.bound)
             sms = granted(stack, fresh(), model)
             if observed:
                 wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
             assert daemon.pod == (namespace, name)
             count = restarts(stack.one("pods", name, namespace)) - life
             record(
-                faults.MPS_DAEMON_KILLED,
-                killed,
+                what,
+                killed.at,
                 f"its clients: {RPC_FAILURE}" + ("; the exporter: mps_up 0" if observed else ""),
                 f"{words[0]}; a new client waited for the daemon; the daemon was restarted {count} times",
                 f"what the clients had on the GPU; a new one has its {sms} SMs",
@@ -366,7 +366,7 @@ def observes_mps(stack: LiveStack) -> bool:
 
 def mps_up(stack: LiveStack, node: str, wanted: int) -> bool:
     """True if the exporter on the node answers, and has that value for the MPS daemon."""
-    return metrics.value(metrics.exporter_samples(stack, node), "mps_up") == wanted
+    return metrics.value(metrics.one_scrape(stack, node), "mps_up") == wanted
 
 
 def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
@@ -507,16 +507,16 @@ def test_pods_outlive_the_api_server(stack: LiveStack, site: FaultSite, record: 
     }
     killed = faults.watch_while_down(stack, control_plane, faults.API_SERVER_PROCESS, killed, signs)
 
-    bound = faults.API_SERVER_KILLED.bound
-    wait_for("the API server answers", lambda: faults.api_answers(stack), bound)
+    what = faults.API_SERVER_KILLED.after(killed)
+    wait_for("the API server answers", lambda: faults.api_answers(stack), what.bound)
     site.start("waits")
-    pods.wait_running("waits", bound)
+    pods.wait_running("waits", what.bound)
     words = assert_unharmed(site, "stays", life, gpus)
     assert faults.plugin_state(stack, node)["restartCount"] == plugin
     more = {name: restarts_of(stack, name, control_plane) - count for name, count in before.items()}
     record(
-        faults.API_SERVER_KILLED,
-        killed,
+        what,
+        killed.at,
         f"kubectl: {shorten(message.splitlines()[-1])}",
         "nothing could be asked or made; restarts: " + ", ".join(f"{name} {count}" for name, count in more.items()),
         f"nothing: the plugin was not restarted; a pod with a claim has the {words}",
