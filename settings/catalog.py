@@ -390,7 +390,7 @@ MIG_DEVICES = Module(
     sets_up="GPUs that MIG divides, and a tenant of one MIG device",
     proves="exactly the layout is published, a partitioned GPU is not; a pod sees its own part only; four of one GPU, "
     "an extended resource, and who waits",
-    minutes=10,
+    minutes=15,
     requires=("01", "02"),
     mig_slices=1,
     needs_mig=True,
@@ -402,7 +402,7 @@ MIG_MATCHING = Module(
     title="MIG devices by capacity",
     sets_up="nothing that lasts",
     proves="claims match by SMs and memory, alone and together; first fit; what waits, and what cannot be evaluated",
-    minutes=10,
+    minutes=20,
     requires=("01", "02", "10.1"),
     needs_mig=True,
 )
@@ -414,7 +414,7 @@ MIG_MPS = Module(
     sets_up="two pods that share a MIG device through MPS",
     proves="a daemon for each claim, which has that MIG device only; SMs granted of its own; what a configuration of "
     "the wrong kind does; what a killed daemon takes along",
-    minutes=10,
+    minutes=15,
     requires=("01", "02", "10.1"),
     mig_slices=1,
     needs_mig=True,
@@ -429,7 +429,7 @@ MIG_SM_LIMITS = Module(
     title="SM limits on a MIG device",
     sets_up="nothing that lasts",
     proves="granted SMs to the number on each profile, by claim and by client; sums beyond the whole; who wins",
-    minutes=5,
+    minutes=10,
     requires=("01", "02", "10.1", "10.4"),
     needs_mig=True,
     blocks={"mps": Mps},

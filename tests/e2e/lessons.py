@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from settings import catalog
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -87,6 +88,12 @@ class Lesson:
         for block in CONSOLE.finditer(self.text):
             first = self.text[: block.start(2)].count("\n") + 1
             yield from (replace(step, gpu=block[1] == "gpu") for step in steps_of(block[2], first))
+
+
+def of_stack(name: str) -> list[Lesson]:
+    """Lessons that are for a stack, in the order of their modules."""
+    pages = [Lesson(LEARN / f"{row.name}.md") for row in catalog.MODULES.values()]
+    return [lesson for lesson in pages if lesson.page.is_file() and lesson.stack == name]
 
 
 def blocks(text: str) -> list[str]:

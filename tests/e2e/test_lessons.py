@@ -12,7 +12,6 @@ from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
 STACK = "lessons"
-PAGES = [Lesson(LEARN / f"{catalog.MODULES[number].name}.md") for number in catalog.DEFAULT]
 REAL_GPU = [row for row in catalog.MODULES.values() if row.number in ("06", "06.5")]
 
 
@@ -29,9 +28,8 @@ def stack(workspace: Workspace) -> Iterator[LiveStack]:
         yield live
 
 
-@pytest.mark.parametrize("lesson", PAGES, ids=lambda lesson: lesson.page.stem)
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase1"), ids=lambda lesson: lesson.page.stem)
 def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
-    assert lesson.stack == "phase1"
     lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase1", stack.settings.cluster_name))
 
 

@@ -8,9 +8,9 @@ import yaml
 
 from checks.faults import FAULTS
 from checks.live import LiveStack
-from settings import PROJECT, catalog
+from settings import PROJECT
 from tests.e2e import lessons
-from tests.e2e.lessons import LEARN, Lesson, Shell
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -61,10 +61,8 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
 
 
-@pytest.mark.parametrize("number", ["07", "08", "09"])
-def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, number: str) -> None:
-    lesson = Lesson(LEARN / f"{catalog.MODULES[number].name}.md")
-    assert lesson.stack == "phase2"
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase2"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
     lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase2", stack.settings.cluster_name))
 
 

@@ -12,7 +12,7 @@ from toolchain.paths import CHECKOUT
 
 # Pages of these modules are not written as lessons: they have no parts, and their commands are not run from the page.
 UUID = "27af2596-8326-511e-bc1a-7db838a0171b"
-NO_LESSONS = ("10.1", "10.2", "10.4", "11.1")
+NO_LESSONS: tuple[str, ...] = ()
 ROWS = [row for row in catalog.MODULES.values() if row.number not in NO_LESSONS]
 
 
@@ -63,6 +63,13 @@ def test_lesson_says_how_to_check_oneself(lesson: Lesson, row: catalog.Module):
     (step,) = (step for block in blocks(lesson.parts["Check yourself"]) for step in steps_of(block))
     assert step.command == f"make verify {stack}MODULE={row.number}"
     assert row.number in stack_modules(lesson.stack)
+
+
+def test_lesson_is_of_a_stack_whose_lessons_are_run(lesson: Lesson):
+    tests = (CHECKOUT / "tests" / "e2e").glob("test_*.py")
+    run = {name for test in tests for name in re.findall(r'lessons\.of_stack\("(.+?)"\)', test.read_text())}
+    # Those of the stack vllm need a real GPU, but for a few steps.
+    assert lesson.stack in run | {"vllm"}
 
 
 def stack_modules(stack: str) -> str:
