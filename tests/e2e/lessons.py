@@ -13,6 +13,7 @@ A command with `refused` in its comment has to fail, any other to succeed. A com
 """
 
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -192,8 +193,11 @@ class Shell:
         command, expected = (text.replace(self.page_cluster, self.cluster) for text in (step.command, step.output))
         if command == "make doctor":
             command = f"python -m machine --stack {self.stack}"
-        if re.match(r"\w+=(\S*|\$\(.*\))$", command):
-            self.assignments.append(command)
+        if assigned := re.match(r"(\w+)=(\S*|\$\(.*\))$", command):
+            # Its value of now, as in a reader's shell: what it was asked of may be gone at the next step.
+            status, value = self._execute(f'{command} && echo "${assigned[1]}"')
+            assert not status, f"line {step.line}: $ {command}\nit ended with {status}:\n{value}"
+            self.assignments.append(f"{assigned[1]}={shlex.quote(value.rstrip())}")
             return ""
         deadline = time.monotonic() + LOOK_SECONDS
         while True:
