@@ -134,5 +134,5 @@ def test_images_name_on_the_node_goes_with_the_client():
 
 def test_ways_are_told_apart_and_the_page_counts_them():
     assert len({way.name for way in WAYS}) == len(WAYS)
-    page = (CHECKOUT / "docs" / "learn" / "05-mps-limits.md").read_text(encoding="utf-8")
+    page = (CHECKOUT / "docs" / "reference" / "modules" / "05-mps-limits.md").read_text(encoding="utf-8")
     assert re.findall(r"one of (\d+) ways to start a client", page) == [str(len(WAYS))]
