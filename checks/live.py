@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from components.commands.kube import connect
+from gpus import fleet
 from machine.gpus import driver_root
 from settings import Settings
 from toolchain.paths import CHECKOUT
@@ -128,9 +129,11 @@ class LiveStack:
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
     def slices(self) -> list[dict[str, Any]]:
-        """The driver's ResourceSlices."""
+        """The driver's ResourceSlices; those of a fleet are nobody's."""
         return [
-            slice_ for slice_ in self.get("resourceslices.v1.resource.k8s.io") if slice_["spec"]["driver"] == DRIVER
+            slice_
+            for slice_ in self.get("resourceslices.v1.resource.k8s.io")
+            if slice_["spec"]["driver"] == DRIVER and fleet.LABEL not in slice_["metadata"].get("labels", {})
         ]
 
     def devices(self) -> dict[tuple[str, str], dict[str, Any]]:
