@@ -1,0 +1,60 @@
+"""Stack fleet under another name: nodes that are only objects, and the scheduler's choice among them."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from checks import fleet
+from checks.live import LiveStack, wait_for
+from gpus.fleet import LABEL
+from settings import PROJECT
+from tests.e2e.workspace import Workspace
+from toolchain.paths import CHECKOUT
+
+STACK = "many"
+CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.fleet.yaml").read_text())["config"]
+FEWER = 12
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("many"))
+    copy.write_stack(STACK, json.dumps({"config": CONFIG}, indent=2))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def stack(workspace: Workspace) -> Iterator[LiveStack]:
+    with workspace.up(STACK) as live:
+        yield live
+
+
+def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
+    # Those of the modules before it run on the other stacks.
+    status, printed = workspace.verify(STACK, "02", "12")
+    print(printed)
+    assert status == 0, printed
+    results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
+    checks = [check for check in results["checks"] if check["module"] == "12"]
+    assert {check["result"] for check in checks} == {"passed"}, "the stack's fleet is large enough for each"
+
+
+def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
+    output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
+
+
+def test_fleet_is_as_large_as_its_setting_says(workspace: Workspace, stack: LiveStack) -> None:
+    changed = {**CONFIG, f"{PROJECT}:fleet": {"nodes": FEWER, "gpusPerNode": 4}}
+    workspace.write_stack(STACK, json.dumps({"config": changed}, indent=2))
+    workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+    live = LiveStack.find(workspace.root, STACK)
+    names = {node.node for node in live.settings.fleet_nodes}
+    there = {node["metadata"]["name"] for node in live.get("nodes", label_selector={LABEL: "true"})}
+    assert there == names and len(names) == FEWER
+    own = {node.node for node in live.settings.gpu_nodes}
+    # Those of nodes that went are collected in the background.
+    wait_for("no node that went has a slice", lambda: fleet.slices(live).keys() == names | own)
+    assert {len(fleet.slices(live)[name]["devices"]) for name in names} == {4}
