@@ -1,7 +1,5 @@
 """Registration of a manifest's document as a Pulumi resource."""
 
-from typing import Any
-
 import pulumi
 from pulumi import Resource, ResourceOptions
 
