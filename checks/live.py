@@ -128,6 +128,10 @@ class LiveStack:
         ]
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes that are machines or containers; those of a fleet are only objects."""
+        return [node for node in self.get("nodes") if fleet.LABEL not in node["metadata"]["labels"]]
+
     def slices(self) -> list[dict[str, Any]]:
         """The driver's ResourceSlices; those of a fleet are nobody's."""
         return [
