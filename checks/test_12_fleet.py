@@ -14,7 +14,8 @@ from gpus.quantity import quantity_bytes
 from settings.stack import NodeGpus
 
 SHARE = "19Gi"  # what share.yaml asks for
-L40S, H100 = "NVIDIA L40S", "NVIDIA H100 80GB HBM3"  # what by-product.yaml and either.yaml ask for
+L40S = "NVIDIA L40S"  # what by-product.yaml asks for
+PCIE_ROOT, FIRST_ROOT = "resource.kubernetes.io/pcieRoot", "pci0000:10"  # what either.yaml asks for first
 RACKS, FULL, TURNS, TURNED = 3, 0.9, 3, 0.25  # of churn: racks, part of their GPUs, rounds, part of the pods
 
 
@@ -33,18 +34,6 @@ def node(stack: LiveStack) -> NodeGpus:
 def uuid_of(stack: LiveStack, node: NodeGpus, device: str) -> str:
     (found,) = (one for one in fleet.slices(stack)[node.node]["devices"] if one["name"] == device)
     return found["attributes"]["uuid"]["string"]
-
-
-def of_models(stack: LiveStack, *products: str) -> dict[str, list[NodeGpus]]:
-    """Nodes of the fleet by product; the check is skipped where one of these has none."""
-    by_product: dict[str, list[NodeGpus]] = {product: [] for product in products}
-    for node in stack.settings.fleet_nodes:
-        product = GPU_MODELS[node.model or ""].product_name
-        by_product.setdefault(product, []).append(node)
-    for product in products:
-        if not by_product[product]:
-            pytest.skip(f"no node of the fleet has {product}, which the example asks for")
-    return by_product
 
 
 def place(playground: Playground, example: str, pods: Sequence[str], on: NodeGpus | None = None) -> dict[str, str]:
@@ -110,7 +99,10 @@ def test_only_gpu_that_fits_is_found_among_all(
 
 
 def test_only_nodes_that_fit_are_used(playground: Playground, observed: Callable[[str], None]) -> None:
-    fitting = of_models(playground.stack, L40S)[L40S]
+    nodes = playground.stack.settings.fleet_nodes
+    fitting = [node for node in nodes if GPU_MODELS[node.model or ""].product_name == L40S]
+    if not fitting:
+        pytest.skip(f"no node of the fleet has {L40S}, which the example asks for; fleet.mix adds some")
     room = sum(node.count or 0 for node in fitting)
     pods = names("fits", min(room, 40) + 1)
     fleet.create(playground, fleet.example("by-product"), pods, None)
@@ -129,7 +121,7 @@ def test_two_gpus_of_one_claim_are_behind_one_root(
     """One GPU of each of the first two pairs is taken, so that as many others are free, but not together."""
     stack = playground.stack
     roots = {
-        device["name"]: device["attributes"]["resource.kubernetes.io/pcieRoot"]["string"]
+        device["name"]: device["attributes"][PCIE_ROOT]["string"]
         for device in fleet.slices(stack)[node.node]["devices"]
     }
     groups = Counter(roots.values())
@@ -182,15 +174,19 @@ def test_shares_fill_each_gpu_of_a_node(
     observed(f"{len(taken)} shares of {SHARE} on {len(room)} GPUs, {', '.join(map(str, each))} each; the next waits")
 
 
-def test_second_choice_is_for_those_that_come_late(playground: Playground, observed: Callable[[str], None]) -> None:
-    by_product = of_models(playground.stack, L40S, H100)
-    room = sum(node.count or 0 for node in by_product[L40S])
-    if room > 40:
-        pytest.skip(f"the fleet has {room} GPUs of the first choice, which takes too many pods to fill")
-    place(playground, "either", names("either", room + 3))
+def test_second_choice_is_for_those_that_come_late(
+    playground: Playground, node: NodeGpus, observed: Callable[[str], None]
+) -> None:
+    devices = fleet.slices(playground.stack)[node.node]["devices"]
+    room = sum(device["attributes"][PCIE_ROOT] == {"string": FIRST_ROOT} for device in devices)
+    if not room or room == len(devices):
+        pytest.skip(
+            f"{room} of the {len(devices)} GPUs of {node.node} are behind {FIRST_ROOT}, which the example names"
+        )
+    pods = place(playground, "either", names("either", len(devices)), node)
     requests = Counter(one.request for one in fleet.taken(playground.stack, playground.namespace))
-    assert requests == {"gpu/first": room, "gpu/second": 3}
-    observed(", ".join(f"{count} {request}" for request, count in sorted(requests.items())))
+    assert requests == {"gpu/first": room, "gpu/second": len(devices) - room}
+    observed(f"{len(pods)} pods on {node.node}: {requests['gpu/first']} first, {requests['gpu/second']} second")
 
 
 def test_rack_is_drained_by_its_taints(playground: Playground, observed: Callable[[str], None]) -> None:

@@ -36,8 +36,10 @@ def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
     print(printed)
     assert status == 0, printed
     results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
-    checks = [check for check in results["checks"] if check["module"] == "12"]
-    assert {check["result"] for check in checks} == {"passed"}, "the stack's fleet is large enough for each"
+    checks = {check["name"]: check["result"] for check in results["checks"] if check["module"] == "12"}
+    # Another product would take another worker.
+    assert checks.pop("test_only_nodes_that_fit_are_used") == "skipped"
+    assert set(checks.values()) == {"passed"}, checks
 
 
 def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
