@@ -45,6 +45,7 @@ def place(playground: Playground, example: str, pods: Sequence[str], on: NodeGpu
 def test_every_node_has_the_gpus_that_a_simulated_node_publishes(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a device of a copy differs from its original in anything but the UUID, or if two have the same UUID."""
     specs, nodes = fleet.slices(stack), stack.settings.fleet_nodes
     published = {node.model: specs[node.node] for node in reversed(stack.settings.gpu_nodes)}
     seen: set[str] = set()
@@ -65,6 +66,7 @@ def test_every_node_has_the_gpus_that_a_simulated_node_publishes(
 
 
 def test_every_node_is_ready_and_takes_only_pods_that_say_so(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a node is missing or not ready, or if its taints are others than the one of the fleet."""
     nodes = fleet.listed(stack, f"/api/v1/nodes?labelSelector={LABEL}%3Dtrue")
     assert {one["metadata"]["name"] for one in nodes} == {node.node for node in stack.settings.fleet_nodes}
     ready = [one for one in nodes if {"type": "Ready", "status": "True"}.items() <= _condition(one).items()]
@@ -86,6 +88,7 @@ def _condition(node: dict) -> dict[str, str]:
 def test_only_gpu_that_fits_is_found_among_all(
     playground: Playground, node: NodeGpus, observed: Callable[[str], None]
 ) -> None:
+    """Fails if of two pods that ask for one UUID not exactly one gets it, or if the other one does not wait."""
     stack, device = playground.stack, f"gpu-{(node.count or 1) - 1}"
     words = {"GPU-00000000-0000-0000-0000-000000000000": uuid_of(stack, node, device)}
     fleet.create(playground, fleet.example("by-uuid", **words), names("one", 2), None)
@@ -99,6 +102,8 @@ def test_only_gpu_that_fits_is_found_among_all(
 
 
 def test_only_nodes_that_fit_are_used(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if a pod is on a node without the product, or if one more than there are GPUs of it does not wait. Skipped
+    where the fleet has no node with that product, as on stack `fleet`."""
     nodes = playground.stack.settings.fleet_nodes
     fitting = [node for node in nodes if GPU_MODELS[node.model or ""].product_name == L40S]
     if not fitting:
@@ -118,7 +123,10 @@ def test_only_nodes_that_fit_are_used(playground: Playground, observed: Callable
 def test_two_gpus_of_one_claim_are_behind_one_root(
     playground: Playground, node: NodeGpus, observed: Callable[[str], None]
 ) -> None:
-    """One GPU of each of the first two pairs is taken, so that as many others are free, but not together."""
+    """Fails if a pair is behind two PCIe roots, or if one more pair runs where two single GPUs are free.
+
+    One GPU of each of the first two pairs is taken, so that as many others are free, but not together.
+    """
     stack = playground.stack
     roots = {
         device["name"]: device["attributes"][PCIE_ROOT]["string"]
@@ -154,6 +162,7 @@ def test_two_gpus_of_one_claim_are_behind_one_root(
 def test_shares_fill_each_gpu_of_a_node(
     playground: Playground, node: NodeGpus, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a GPU of the node has more or fewer shares than fit, or if the next one does not wait."""
     stack = playground.stack
     memory = fleet.memory_by_device({node.node: fleet.slices(stack)[node.node]})
     share = quantity_bytes(SHARE) or 0
@@ -177,6 +186,7 @@ def test_shares_fill_each_gpu_of_a_node(
 def test_second_choice_is_for_those_that_come_late(
     playground: Playground, node: NodeGpus, observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a full node a GPU of the first choice was given as the second, or the other way round."""
     devices = fleet.slices(playground.stack)[node.node]["devices"]
     room = sum(device["attributes"][PCIE_ROOT] == {"string": FIRST_ROOT} for device in devices)
     if not room or room == len(devices):
@@ -190,6 +200,7 @@ def test_second_choice_is_for_those_that_come_late(
 
 
 def test_rack_is_drained_by_its_taints(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if a pod with a GPU stays in the rack, or if one outside of it moves."""
     stack, whole = playground.stack, fleet.racks(playground.stack)
     if len(whole) < 2:
         pytest.skip("the fleet has not two whole racks of one model, one to drain and one to go to")
@@ -227,6 +238,7 @@ def test_rack_is_drained_by_its_taints(playground: Playground, observed: Callabl
 def test_nothing_is_allocated_twice_while_pods_come_and_go(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if claims ever have more memory of a device than it has, or if in the end a pod has no GPU of its own."""
     stack, whole = playground.stack, fleet.racks(playground.stack)[:RACKS]
     if not whole:
         pytest.skip("the fleet has no whole rack")

@@ -10,6 +10,8 @@ from checks import fleet
 from checks.live import LiveStack, wait_for
 from gpus.fleet import LABEL
 from settings import PROJECT
+from tests.e2e import lessons
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -40,6 +42,11 @@ def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
     # Another product would take another worker.
     assert checks.pop("test_only_nodes_that_fit_are_used") == "skipped"
     assert set(checks.values()) == {"passed"}, checks
+
+
+@pytest.mark.parametrize("lesson", lessons.of_stack("fleet"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-fleet", stack.settings.cluster_name))
 
 
 def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
