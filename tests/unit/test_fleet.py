@@ -16,7 +16,8 @@ from components.commands.fleet import NoTemplateError
 from components.commands.wait_for_gpus import DRIVER, published_devices
 from gpus.fleet import LABEL, RACK_LABEL
 from gpus.models import GPU_MODELS, simulated_gpus
-from settings import NodeGpus, Settings
+from settings import NodeGpus, Settings, SettingsError
+from tests.golden import stacks
 
 TWO = {"cluster": {"workers": 2}, "gpu": {"count": 4, "nodes": [{"model": "l40s"}, {"model": "h100-80gb", "count": 2}]}}
 
@@ -262,3 +263,32 @@ def test_pods_of_an_example_are_as_many_as_names():
         ("Pod", "b"),
     ]
     assert documents[1]["spec"]["nodeSelector"] == {LABEL: "true", "x": "y"}
+
+
+def problems(config: dict[str, Any]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse(config, "test")
+    return [problem.key for problem in caught.value.problems]
+
+
+def test_cluster_that_is_named_may_have_a_fleet():
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    config = {"modules": ["01", "02", "12"], "cluster": cluster, "gpu": {"nodes": [{"name": "a"}]}}
+    allowed = Settings.parse({**config, "fleet": {"existingCluster": "lab"}}, "test")
+    assert allowed.fleet_nodes[0] == NodeGpus("fleet-0000", "h100-80gb", 2)
+    # Which of two contexts is meant is asked for once.
+    assert problems({**config, "cluster": {**cluster, "context": None}, "fleet": {"existingCluster": "lab"}}) == [
+        "cluster.context"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "keys"),
+    [
+        ({"cluster": 5}, ["cluster"]),
+        ({"gpu": 5}, ["gpu"]),
+        ({"gpu": {"model": "h100"}}, ["gpu.model"]),
+    ],
+)
+def test_what_is_wrong_elsewhere_is_told_once(blocks: dict[str, Any], keys: list[str]):
+    assert problems({"modules": ["01", "02", "12"], **blocks}) == keys
