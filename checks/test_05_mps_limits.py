@@ -550,18 +550,19 @@ def test_clients_of_different_users_run_at_once(
 def test_no_client_runs_without_its_daemon_however_it_starts_again(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
-    """Fails if with the daemon away one of 13 ways to start a client gives it more than its class, or it does not
+    """Fails if with the daemon away one of 18 ways to start a client gives it more than its class, or it does not
     wait, or is not back under its limits.
     """
     skip_unless_pipe_of_the_node(stack)
     limits = stack.settings.mps
     sms = granted(stack, limits.active_thread_percentage)
-    contexts = start_again.try_all(stack, daemon, sms)
+    most = start_again.Most(sms, limits.memory_mib)
+    contexts = start_again.try_all(stack, daemon, most)
     wrong = {
         way: context
         for way, found in contexts.items()
         for context in found
-        if context["sms"] != sms or context["free_mib"] > limits.memory_mib
+        if context["sms"] != sms or not most.allows(context)
     }
     assert not wrong
     observed(f"{len(contexts)} ways to start again: each waited for the next daemon, and has {sms} SMs under it")

@@ -77,3 +77,13 @@ def test_another_way_to_share_is_an_update_of_the_same_stack(
     status, printed = workspace.verify(STACK, "07")
     print(printed)
     assert status == 0
+
+
+def test_limits_and_shares_of_one_gpu_hold_beside_each_other(workspace: Workspace, stack: LiveStack) -> None:
+    workspace.write_stack(STACK, config(modules=[*CONFIG[f"{PROJECT}:modules"], "05"]))
+    workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    # Those by whose limits or requests the other module goes: test_lifecycle.py has all of module 05.
+    checks = ("request", "curve", "class", "gives", "lower")
+    status, printed = workspace.verify(STACK, "05", "07", checks=checks)
+    print(printed)
+    assert status == 0
