@@ -433,6 +433,32 @@ MIG_SM_LIMITS = Module(
     blocks={"mps": Mps},
 )
 
+MIG_MEMORY_LIMITS = Module(
+    number="11.2",
+    slug="mig-memory-limits",
+    title="Memory limits on a MIG device",
+    sets_up="nothing that lasts",
+    proves="a claim's limit is stored and not held, one by ordinal and a client's own are; what is left without one; "
+    "the MIG device is the last word",
+    minutes=5,
+    requires=("01", "02", "10.1", "10.4"),
+    needs_mig=True,
+    blocks={"mps": Mps},
+)
+
+MIG_SEVERAL_SLICES = Module(
+    number="11.3",
+    slug="mig-several-slices",
+    title="Several MIG devices in one pod",
+    sets_up="nothing that lasts",
+    proves="two claims with MPS leave a container one device, the last; a claim for each container gives each its own; "
+    "two without MPS, and one claim of two",
+    minutes=5,
+    requires=("01", "02", "10.1", "10.4"),
+    needs_mig=True,
+    blocks={"mps": Mps},
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -451,6 +477,8 @@ MODULES = {
         MIG_MATCHING,
         MIG_MPS,
         MIG_SM_LIMITS,
+        MIG_MEMORY_LIMITS,
+        MIG_SEVERAL_SLICES,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))
