@@ -30,21 +30,21 @@ LAYOUT = ("3g.20gb", "4g.20gb", "7g.40gb")
 
 
 @contextmanager
-def all_free(stack: LiveStack) -> Iterator[None]:
+def all_free(stack: LiveStack, namespace: str = NAMESPACE) -> Iterator[None]:
     """Block in which the stack's own pods have no MIG device; ends when they are back."""
     deployments = {
-        one["metadata"]["name"]: one["spec"]["replicas"] for one in stack.get("deployments.apps", "", NAMESPACE)
+        one["metadata"]["name"]: one["spec"]["replicas"] for one in stack.get("deployments.apps", "", namespace)
     }
     try:
         for name in deployments:
-            stack.kubectl("scale", "-n", NAMESPACE, f"deployment/{name}", "--replicas=0")
-        wait_for("the stack's own MIG devices are free", lambda: not stack.allocations(NAMESPACE))
+            stack.kubectl("scale", "-n", namespace, f"deployment/{name}", "--replicas=0")
+        wait_for("the stack's own MIG devices are free", lambda: not stack.allocations(namespace))
         yield
     finally:
         for name, replicas in deployments.items():
-            stack.kubectl("scale", "-n", NAMESPACE, f"deployment/{name}", f"--replicas={replicas}")
+            stack.kubectl("scale", "-n", namespace, f"deployment/{name}", f"--replicas={replicas}")
         for name in deployments:
-            stack.wait_deployed(NAMESPACE, name)
+            stack.wait_deployed(namespace, name)
 
 
 def product(stack: LiveStack, slice_: Slice) -> str:

@@ -124,6 +124,8 @@ class Module:
     """Its pods share a MIG device through the MPS daemon that NVIDIA's driver starts for a claim."""
     needs_mig: bool = False
     """It needs layouts of MIG devices in gpu.mig."""
+    makes_mig: bool = False
+    """It has NVIDIA's driver make MIG devices, of simulated GPUs of a model that has MIG."""
     needs_real_gpu: bool = False
     claims: int = 0
     """Claims of its own that are allocated at once on its GPU where claims can share one."""
@@ -405,6 +407,21 @@ MIG_MATCHING = Module(
     needs_mig=True,
 )
 
+MIG_ISOLATION = Module(
+    number="10.3",
+    slug="mig-isolation",
+    title="Isolation of MIG devices",
+    sets_up="two tenants of one GPU, on a MIG device each",
+    proves="memory stops at the MIG device; a neighbour that is refused memory, fills its own or is killed touches "
+    "nobody; a fault of one taints that one, and a fault of the whole GPU none",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    mig_slices=2,
+    needs_mig=True,
+    gates=RESILIENCE.gates,
+    api_features=RESILIENCE.api_features,
+)
+
 MIG_MPS = Module(
     number="10.4",
     slug="mig-mps",
@@ -419,6 +436,37 @@ MIG_MPS = Module(
     mps_by_claim=True,
     gates=(Gate("MPSSupport", what="MPS by claim", without="the driver refuses the claim"),),
     blocks={"mps": Mps},
+)
+
+MIG_TRACE = Module(
+    number="10.5",
+    slug="mig-trace",
+    title="From a MIG device to its container",
+    sets_up="nothing that lasts; `make trace` prints the table",
+    proves="slice, claim, CDI file, capability files, kubelet and `nvidia-smi` name one device; what is idle, shared, "
+    "or started again",
+    minutes=5,
+    requires=("01", "02", "10.1"),
+    needs_mig=True,
+    images=(Image(GPU_AGENTS),),
+)
+
+DYNAMIC_MIG = Module(
+    number="10.6",
+    slug="dynamic-mig",
+    title="MIG devices made on demand",
+    sets_up="a tenant of one MIG device, which NVIDIA's driver makes for it",
+    proves="every partition is published and none is there until a claim has it; a full GPU and its parts exclude each "
+    "other; fragmentation; what a restarted plugin keeps and destroys; what a refused claim leaves",
+    minutes=10,
+    requires=("01", "02"),
+    # Their checks take every device that is published for one that is there.
+    excludes=("03", "04", "05", "06", "06.5", "07", "08", "09"),
+    makes_mig=True,
+    gates=(
+        Gate("DynamicMIG", what="MIG devices on demand", without="the driver publishes those only that are there"),
+        Gate("TimeSlicingSettings", _simulated),
+    ),
 )
 
 MIG_SM_LIMITS = Module(
@@ -475,7 +523,10 @@ MODULES = {
         RESILIENCE,
         MIG_DEVICES,
         MIG_MATCHING,
+        MIG_ISOLATION,
         MIG_MPS,
+        MIG_TRACE,
+        DYNAMIC_MIG,
         MIG_SM_LIMITS,
         MIG_MEMORY_LIMITS,
         MIG_SEVERAL_SLICES,

@@ -14,7 +14,7 @@ from toolchain.paths import CHECKOUT
 
 STACK = "third"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase3.yaml").read_text())["config"]
-# The tenant's MIG device becomes a smaller one.
+# The MIG device of one of two tenants of a GPU becomes a smaller one.
 LAYOUT = ["2g.10gb@4", "4g.20gb@0"]
 
 
@@ -56,9 +56,9 @@ def test_changed_layout_is_told_and_made(workspace: Workspace, stack: LiveStack)
     live = LiveStack.find(workspace.root, STACK)
     published = {device for device, values in live.devices().items() if values["type"] == "mig"}
     assert published == {(slice_.node, slice_.device_name) for slice_ in live.settings.all_mig_slices}
-    for name in ("tenant", "clients"):
+    for name in ("tenant", "clients", "left", "right"):
         live.wait_deployed(mig.NAMESPACE, name)
-    (pod,) = live.get("pods", namespace=mig.NAMESPACE, label_selector={"app": "tenant"})
+    (pod,) = live.get("pods", namespace=mig.NAMESPACE, label_selector={"app": "left"})
     tenants, name = Playground(live, mig.NAMESPACE), pod["metadata"]["name"]
     (device,) = tenants.allocated(name)
     assert (device["profile"], [device["uuid"]]) == ("2g.10gb", tenants.sees(name))
