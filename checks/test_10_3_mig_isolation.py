@@ -16,7 +16,6 @@ from checks.mps import Client
 from components.manifests import load
 from gpus.mig import Slice
 from gpus.mps import context_mib
-from settings import catalog
 
 SUCCESS, OUT_OF_MEMORY = "CUDA_SUCCESS", "CUDA_ERROR_OUT_OF_MEMORY"
 REFUSED_MEMORY = 5  # gpu-probe's exit code
@@ -36,9 +35,9 @@ def playground(stack: LiveStack, free_mig_devices: None) -> Iterator[Playground]
         yield namespace
 
 
-def pair(stack: LiveStack) -> tuple[Slice, ...]:
-    """Two MIG devices of one GPU: those of the stack's own tenants."""
-    return stack.settings.mig_slices(catalog.MIG_ISOLATION)
+def pair(stack: LiveStack) -> list[Slice]:
+    """First two MIG devices of one GPU."""
+    return next(group[:2] for group in mig.by_gpu(stack.settings.all_mig_slices).values() if len(group) > 1)
 
 
 def neighbours(playground: Playground, *args: str) -> tuple[Slice, str, Client]:
@@ -62,12 +61,14 @@ def assert_untouched(client: Client, holding: dict[str, Any]) -> None:
     assert lines == [holding]
 
 
-def test_tenants_have_two_mig_devices_of_one_gpu(stack: LiveStack, observed: Callable[[str], None]) -> None:
-    tenants, devices = Playground(stack, mig.NAMESPACE), []
-    for name in ("left", "right"):
-        (pod,) = [one["metadata"]["name"] for one in stack.get("pods", "", mig.NAMESPACE, label_selector={"app": name})]
-        devices += tenants.allocated(pod)
-        assert tenants.sees(pod) == [devices[-1]["uuid"]]
+def test_tenants_have_two_mig_devices_of_one_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    mig.of_the_layout(playground.stack)
+    pods = playground.create("10.3-mig-isolation/two-tenants")
+    devices = []
+    for pod in pods:
+        (gpu,) = playground.report(pod)["gpus"]
+        devices += playground.allocated(pod)
+        assert gpu["uuid"] == devices[-1]["uuid"]
     assert len({device["parentUUID"] for device in devices}) == 1
     assert len({device["uuid"] for device in devices}) == 2
     observed(f"{devices[0]['device']} and {devices[1]['device']}")

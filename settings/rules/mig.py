@@ -132,8 +132,7 @@ def _module_rules(nodes: list[_Node], modules: tuple[str, ...]) -> Iterator[Prob
             rule = "needs MIG devices, and no GPU has some"
             yield Problem("modules", row.number, rule, "lay some out in gpu.mig, as stacks/Pulumi.phase3.yaml does")
         elif row.mig_slices and not given[row.number]:
-            wanted = f"{row.mig_slices} MIG devices of one GPU" if row.mig_slices > 1 else "a MIG device"
-            rule = f"needs {wanted} for itself, and the layouts have {len(found)} for all modules"
+            rule = f"needs a MIG device of its own, and the layouts have {len(found)} for all modules"
             yield Problem("modules", row.number, rule, "add an instance to gpu.mig or drop a module")
         if row.makes_mig:
             yield from _making_rules(nodes[0], row.number)

@@ -9,12 +9,14 @@ import yaml
 from checks import mig
 from checks.live import LiveStack, Playground
 from settings import PROJECT
+from tests.e2e import lessons
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
 STACK = "third"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase3.yaml").read_text())["config"]
-# The MIG device of one of two tenants of a GPU becomes a smaller one.
+# The tenant's MIG device becomes a smaller one.
 LAYOUT = ["2g.10gb@4", "4g.20gb@0"]
 
 
@@ -44,6 +46,11 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
 
 
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase3"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase3", stack.settings.cluster_name))
+
+
 def test_changed_layout_is_told_and_made(workspace: Workspace, stack: LiveStack) -> None:
     gpu = json.loads(json.dumps(CONFIG[f"{PROJECT}:gpu"]))
     gpu["nodes"][0]["mig"][0] = LAYOUT
@@ -56,9 +63,9 @@ def test_changed_layout_is_told_and_made(workspace: Workspace, stack: LiveStack)
     live = LiveStack.find(workspace.root, STACK)
     published = {device for device, values in live.devices().items() if values["type"] == "mig"}
     assert published == {(slice_.node, slice_.device_name) for slice_ in live.settings.all_mig_slices}
-    for name in ("tenant", "clients", "left", "right"):
+    for name in ("tenant", "clients"):
         live.wait_deployed(mig.NAMESPACE, name)
-    (pod,) = live.get("pods", namespace=mig.NAMESPACE, label_selector={"app": "left"})
+    (pod,) = live.get("pods", namespace=mig.NAMESPACE, label_selector={"app": "tenant"})
     tenants, name = Playground(live, mig.NAMESPACE), pod["metadata"]["name"]
     (device,) = tenants.allocated(name)
     assert (device["profile"], [device["uuid"]]) == ("2g.10gb", tenants.sees(name))

@@ -132,17 +132,17 @@ PHASE3 = yaml.safe_load(FILES_OF_STACKS["phase3"].read_text())["config"]["dra-wo
 FIRST_NODE, SECOND_NODE = PHASE3["nodes"]
 # GPUs of phase3 after the change, and what becomes of which resource.
 MIG: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    # Of the first node's first GPU: one of two tenants has it.
+    # Of the first node's first GPU: the tenant has one of them.
     "mig-layout": (
         {"nodes": [{**FIRST_NODE, "mig": [["2g.10gb@4", "4g.20gb@0"], ["7g.40gb@0"]]}, SECOND_NODE]},
         {
             "simulated-gpus": "state only",
             **dict.fromkeys(("simulated-gpus-config", "simulated-gpus-daemonset"), UPDATED),
             **dict.fromkeys(("dra-driver-release", "dra-driver-gpus"), UPDATED),
-            # Of other MIG devices: they stay, but the driver of a node starts again.
-            **dict.fromkeys(("mig-clients-clients", "mig-tenant-tenant", "mig-right-right"), UPDATED),
-            "mig-left-left-slice-claim": REPLACED,
-            "mig-left-left": "replaced with mig-left-left-slice-claim",
+            # Of the MIG device beside it: it stays, but the driver of a node starts again.
+            "mig-clients-clients": UPDATED,
+            "mig-tenant-one-slice-claim": REPLACED,
+            "mig-tenant-tenant": "replaced with mig-tenant-one-slice-claim",
             "dra-workshop-phase3": "outputs",
         },
     ),

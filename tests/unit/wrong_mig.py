@@ -166,14 +166,6 @@ MODULES = (
         "needs MIG layouts, which are for simulated GPUs",
         "set gpu.source to simulated",
     ),
-    Wrong(
-        "tenants of one GPU without one that has room for both",
-        laid(["7g.40gb"], ["7g.40gb"], modules=("10.1", "10.3")),
-        "modules",
-        "10.3",
-        "needs 2 MIG devices of one GPU for itself, and the layouts have 2 for all modules",
-        "add an instance to gpu.mig or drop a module",
-    ),
 )
 
 DYNAMIC = (
@@ -242,7 +234,7 @@ MPS = (
         laid(["7g.40gb"], modules=("10.1", "10.4"), mps=BY_CLAIM),
         "modules",
         "10.4",
-        "needs a MIG device for itself, and the layouts have 1 for all modules",
+        "needs a MIG device of its own, and the layouts have 1 for all modules",
         "add an instance to gpu.mig or drop a module",
     ),
     Wrong(
