@@ -23,7 +23,7 @@ define on_the_stack
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report trace measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ verify: setup ## run the checks of the modules that are on against the stack tha
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m checks.report --stack $(STACK)
+
+trace: setup ## which container has which MIG device, and by which claim (with STACK=phase3)
+	@$(ACTIVATE) && python -m checks.trace --stack $(STACK)
 
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
