@@ -13,7 +13,7 @@ for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"):
 os.umask(0o022)
 # What needs no cluster must not take the processor from what waits for one, whose bounds are in seconds.
 if os.environ.get("PYTEST_XDIST_WORKER", WORKERS_WITH_CLUSTERS[0]) not in WORKERS_WITH_CLUSTERS:
-    os.nice(15)
+    os.nice(5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

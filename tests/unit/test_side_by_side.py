@@ -21,6 +21,7 @@ def test_workers_with_clusters_take_files_in_their_order(worker: str):
 def test_third_worker_takes_what_needs_no_cluster_and_waits_when_there_is_nothing_else():
     assert next_file(FILES, "gw2") == FILES[2]
     assert next_file(FILES[:2], "gw2") is None
+    assert next_file(["tests/unit/test_loadgen.py"], "gw2") is None
     assert next_file([], "gw2") is None
 
 
