@@ -288,7 +288,7 @@ def kwok(go: Go) -> Step:
 
 
 def gpu_agents(python: Step | None) -> Step:
-    """Step of the image of gpu-exporter and taint-keeper, on `python`, or without it on upstream's image of Python."""
+    """Step of the image of gpu-exporter, taint-keeper and gpu-holders, on `python`, or without it on upstream's."""
 
     def fill(work: Work, context: Path) -> None:
         if python:
