@@ -3,8 +3,9 @@
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
 ACTIVATE := source ./activate
-# Files of tests side by side: most of an end-to-end test is a wait. WORKERS=0 runs them one after another.
-WORKERS ?= 2
+# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=0 runs them
+# one after another.
+WORKERS ?= 3
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
 GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded

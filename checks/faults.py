@@ -604,7 +604,7 @@ def cluster_state(stack: LiveStack) -> dict[str, Any]:
     reserved = [claim for claim in claims if claim.get("status", {}).get("reservedFor")]
     nodes = [node.node for node in stack.settings.gpu_nodes]
     observed: dict[str, Any] = {
-        "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.get("nodes") if _ready(node)),
+        "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.nodes() if _ready(node)),
         "pods that are ready": _ready_pods(stack),
         "devices": sorted(stack.devices()),
         "taints of devices": {

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, VLLM_CLASS, Limits
 from gpus.shares import RUNNING
-from settings.blocks import Blocks, ConsumableCapacity, Mps, Observability, Vllm
+from settings.blocks import Blocks, ConsumableCapacity, Fleet, Mps, Observability, Vllm
 from toolchain.versions import DCGM_EXPORTER_IMAGE, GRAFANA_IMAGE, PROMETHEUS_IMAGE, VLLM_IMAGE
 
 LIMITED_CLASS = "small"
@@ -207,6 +207,18 @@ CONSUMABLE_SHARES = ApiFeature(
     request={"capacity": {"requests": {"memory": "1Gi"}}},
 )
 ADMIN_ACCESS = ApiFeature("DRAAdminAccess", "claims that only look on", "1.34", request={"adminAccess": True})
+DEVICE_TAINTS = ApiFeature(
+    "DRADeviceTaints",
+    "claims that tolerate a GPU's taints",
+    "1.36",
+    request={"tolerations": [{"operator": "Exists"}]},
+)
+DEVICE_TAINT_RULES = ApiFeature(
+    "DRADeviceTaintRules",
+    "rules that taint GPUs",
+    "1.37",
+    resource="resource.k8s.io/v1/devicetaintrules",
+)
 
 PREREQUISITES = Module(
     number="00",
@@ -242,7 +254,7 @@ WORKLOADS = Module(
     title="Exclusive GPUs by claim",
     sets_up="a workload with a GPU, and one that waits for it",
     proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
-    minutes=25,
+    minutes=30,
     requires=("01", "02"),
     gpu=GpuUse.OWN,
     needs_whole_gpu=True,
@@ -368,20 +380,7 @@ RESILIENCE = Module(
             without="the driver does not see that a GPU fails",
         ),
     ),
-    api_features=(
-        ApiFeature(
-            "DRADeviceTaints",
-            "claims that tolerate a GPU's taints",
-            "1.36",
-            request={"tolerations": [{"operator": "Exists"}]},
-        ),
-        ApiFeature(
-            "DRADeviceTaintRules",
-            "rules that taint GPUs",
-            "1.37",
-            resource="resource.k8s.io/v1/devicetaintrules",
-        ),
-    ),
+    api_features=(DEVICE_TAINTS, DEVICE_TAINT_RULES),
     images=(Image(GPU_AGENTS),),
 )
 
@@ -508,6 +507,22 @@ MIG_SEVERAL_SLICES = Module(
     blocks={"mps": Mps},
 )
 
+FLEET = Module(
+    number="12",
+    slug="fleet",
+    title="A fleet of nodes",
+    sets_up="nodes that are only objects, kept ready by KWOK, each with the GPUs that a node of the stack publishes",
+    proves="the one node that fits is found, GPUs that belong together, packed shares, a second choice, a rack that is "
+    "drained; nothing is allocated twice while hundreds come and go",
+    minutes=20,
+    requires=("01", "02"),
+    needs_whole_gpu=True,
+    consumable_shares="memory",
+    api_features=(CONSUMABLE_SHARES, DEVICE_TAINTS, DEVICE_TAINT_RULES),
+    images=(Image("kwok"),),
+    blocks={"fleet": Fleet},
+)
+
 MODULES = {
     module.number: module
     for module in (
@@ -531,6 +546,7 @@ MODULES = {
         MIG_SM_LIMITS,
         MIG_MEMORY_LIMITS,
         MIG_SEVERAL_SLICES,
+        FLEET,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

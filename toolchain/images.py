@@ -277,6 +277,16 @@ def mps_daemon(go: Go) -> Step:
     return image_step("mps-daemon", version, fill, needs, expected_seconds=5, shared=(probe / "Makefile",))
 
 
+def kwok(go: Go) -> Step:
+    """Step of the image of KWOK, from its Go module."""
+    program = programs.KWOK.step(go)
+
+    def fill(work: Work, context: Path) -> None:
+        _copy([work.need(program.name) / "kwok"], context)
+
+    return image_step("kwok", f"v{versions.KWOK}", fill, (program,), expected_seconds=5)
+
+
 def gpu_agents(python: Step | None) -> Step:
     """Step of the image of gpu-exporter, taint-keeper and gpu-holders, on `python`, or without it on upstream's."""
 

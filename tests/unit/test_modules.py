@@ -44,6 +44,7 @@ BRINGS = {
     "11.1": set(),
     "11.2": set(),
     "11.3": set(),
+    "12": {"fleet"},
 }
 
 
@@ -51,7 +52,8 @@ def closed(numbers: tuple[str, ...]) -> bool:
     return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
 
 
-# vLLM runs CUDA code, so its modules need a real GPU; those of MIG need one that is divided, the others a whole one.
+# vLLM runs CUDA code, so its modules need a real GPU, and the nodes of a fleet are copies of simulated ones; modules of
+# MIG need one that is divided, the others a whole one.
 MIG = tuple(number for number, module in MODULES.items() if module.needs_mig)
 # It excludes most others.
 DYNAMIC = tuple(number for number, module in MODULES.items() if module.makes_mig)
@@ -60,7 +62,7 @@ MIG_GPU = {"model": "a100-pcie-40gb", "mig": [["3g.20gb@4", "4g.20gb@0"], ["7g.4
 REAL = [
     ("01", "02", "04", "06"),
     ("01", "02", "04", "06", "06.5"),
-    tuple(number for number in MODULES if number not in ("03", *MIG, *DYNAMIC)),
+    tuple(number for number in MODULES if number not in ("03", "12", *MIG, *DYNAMIC)),
 ]
 
 
@@ -72,7 +74,7 @@ SUBSETS = [numbers for size in SIZES for numbers in combinations(SIMULATED, size
 
 def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
     """The settings without which these modules are refused: an exclusive claim and shared GPUs exclude each other."""
-    if not {"03", "07"} <= set(numbers):
+    if "03" not in numbers or not {"07", "12"} & set(numbers):
         return {}
     return {"driver": {"consumableShares": "disabled"}, "gpu": {"count": 3 if "04" in numbers else 2}}
 
@@ -186,7 +188,8 @@ def test_failed_prerequisite_comes_before_any_registration():
         (("01", "02", "09"), {"cluster", "kubeconfig", "gpus", "clusterUid", "driver"}),
         (
             SIMULATED,
-            {"cluster", "kubeconfig", "gpus", "clusterUid", "driver", "mps", "consumableCapacity", "observability"},
+            {"cluster", "kubeconfig", "gpus", "clusterUid", "driver", "mps", "consumableCapacity", "observability"}
+            | {"fleet"},
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
