@@ -170,6 +170,14 @@ MODULES = (
 
 DYNAMIC = (
     Wrong(
+        "MIG devices on demand of a model that nobody knows",
+        {"modules": [*BASE, "10.6"], "gpu": {"model": "h1000"}},
+        "gpu.model",
+        "h1000",
+        "is no known GPU model",
+        "",
+    ),
+    Wrong(
         "MIG devices on demand of a model without MIG",
         {"modules": [*BASE, "10.6"], "gpu": {"model": "l40s"}},
         "modules",
