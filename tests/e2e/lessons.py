@@ -24,6 +24,8 @@ from settings import catalog
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
+# Pages of these modules are not written as lessons: they have no parts, and their commands are not run from the page.
+NO_LESSONS = ("10.3", "10.5", "10.6", "11.2", "11.3")
 LEARN = CHECKOUT / "docs" / "learn"
 PARTS = (
     *("You will learn", "Time", "Before you start", "The idea", "Steps"),
@@ -93,7 +95,8 @@ class Lesson:
 
 def of_stack(name: str) -> list[Lesson]:
     """Lessons that are for a stack, in the order of their modules."""
-    pages = [Lesson(LEARN / f"{row.name}.md") for row in catalog.MODULES.values()]
+    rows = [row for row in catalog.MODULES.values() if row.number not in NO_LESSONS]
+    pages = [Lesson(LEARN / f"{row.name}.md") for row in rows]
     return [lesson for lesson in pages if lesson.page.is_file() and lesson.stack == name]
 
 
