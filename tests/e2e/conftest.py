@@ -14,6 +14,7 @@ LONGEST = (
     "test_lifecycle.py",
     "test_existing_cluster.py",
     "test_driver_upgrade.py",
+    "test_phase3_dynamic.py",
     "test_lessons.py",
     "test_fleet.py",
 )
@@ -24,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
     # Where files run side by side, the last one to start must not be a long one.
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    longest = [Path(__file__).parent / name for name in LONGEST]
+    items.sort(key=lambda item: longest.index(item.path) if item.path in longest else len(longest))
 
 
 @pytest.fixture(scope="session", autouse=True)
