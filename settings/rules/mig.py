@@ -81,10 +81,9 @@ def _host_rules(gpu: Gpu, modules: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem(key, value, rule, "drop it or set gpu.source to simulated")
     for row in catalog.rows(modules):
         if row.needs_mig or row.makes_mig:
-            what = "MIG layouts" if row.needs_mig else "a driver that may switch MIG mode and destroy MIG devices"
-            rule = (
-                f"needs {what}, which are for simulated GPUs" if row.needs_mig else f"needs {what}: simulated GPUs only"
-            )
+            rule = "needs a driver that may switch MIG mode and destroy MIG devices: simulated GPUs only"
+            if row.needs_mig:
+                rule = "needs MIG layouts, which are for simulated GPUs"
             yield Problem("modules", row.number, rule, f'set gpu.source to simulated or drop "{row.number}"')
 
 
