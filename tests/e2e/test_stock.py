@@ -72,7 +72,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         own, store = folder / "store", Store(store_root())
         own.mkdir()
         steps = plan.stock(golang.find(store)).steps
-        for step in {*steps, *(needed for step in steps for needed in step.needs)}:
+        for step in {*steps, *(needed for each in steps for needed in each.needs)}:
             if step.name.startswith(OURS) and store.has(step):
                 (own / store.path(step).name).symlink_to(store.path(step))
         # Without this checkout's tools.
