@@ -33,8 +33,8 @@ python:
 setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built|auto)
 	@.venv/bin/python -m toolchain setup
 
-up: setup ## bring up a stack (STACK=phase1)
-	@$(ACTIVATE) && $(call on_the_stack,pulumi up --yes --skip-preview)
+up: setup ## bring up a stack (STACK=phase1; MODULES="01 02": these, and what they require, from now on)
+	@$(ACTIVATE) && $(if $(MODULES),python -m settings.choose --stack $(STACK) $(MODULES) &&) $(call on_the_stack,pulumi up --yes --skip-preview)
 
 preview: setup ## show what `make up` would change
 	@$(ACTIVATE) && $(call on_the_stack,pulumi preview --diff)
@@ -51,7 +51,8 @@ report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)
 
-tables: python ## write the tables of modules in the pages from their rows of the catalog
+tables: python ## write what pages have of the catalog and the checks: tables of modules, pages of reference
+	@.venv/bin/python -m checks.report.reference
 	@.venv/bin/python -m checks.report.modules
 
 down: setup ## take the stack down; leaves nothing of it
@@ -77,7 +78,7 @@ e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)
 
 test: lint types go-test browser ## everything: lint, types, unit, golden, end to end on a live cluster
-	@$(ACTIVATE) && pytest tests -m "not bench" $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered
+	@$(ACTIVATE) && pytest tests -m "not bench" $(SIDE_BY_SIDE) --durations=30 --durations-min=10 --cov --cov-report=term-missing:skip-covered
 
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s

@@ -32,6 +32,11 @@ def requests(stack: LiveStack) -> dict[str, float]:
     return {name: mib(text) for name, text in stack.outputs["consumableCapacity"]["requests"].items()}
 
 
+def most_memory_mib(stack: LiveStack) -> int:
+    """MiB that the MPS daemon gives a client at most, and module 05's policy lets it ask for."""
+    return int(max(stack.settings.mps.memory_mib, *requests(stack).values()))
+
+
 def results(stack: LiveStack, name: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
     """Devices that the scheduler allocated to a claim; none while it waits."""
     claim = stack.one("resourceclaims.v1.resource.k8s.io", name, namespace)
@@ -97,9 +102,10 @@ def start_client(
 ) -> Client:
     """A claim and a pod of its own, as the stack's are: where MPS enforces, the request is the pod's limit.
 
-    Beyond the whole GPU the limit is the whole: module 05's policy, where that is on as well, refuses more at once.
+    Beyond what the daemon gives any client the limit is that: module 05's policy, where that is on as well, refuses a
+    pod of more at once, also one that would wait for its claim for ever.
     """
-    limit = min(memory_mib, int(max(total_mib(stack).values())))
+    limit = min(memory_mib, most_memory_mib(stack))
     template = stack.one("deployments.apps", "small", NAMESPACE)["spec"]["template"]["spec"]
     spec = runs_once(json.loads(json.dumps(template)))
     spec["terminationGracePeriodSeconds"] = 1

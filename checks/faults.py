@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import kr8s
@@ -24,7 +24,9 @@ from machine.gpus import driver_root
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `name` is its row in docs/learn/09-resilience.md, `bound` the seconds within which all is well again.
+    """One fault. `name` is its row in docs/reference/modules/09-resilience.md.
+
+    `bound` are the seconds within which all is well again.
 
     The bounds are for two cores and clusters of the stack's own: what was measured, the kubelet's ten seconds between
     two starts of a container and its up to fifteen between two tries at a claim, and as much again for a machine that
@@ -34,7 +36,24 @@ class Fault:
     name: str
     bound: float
     by_claim: bool = False
-    """Only where `mps.mode` is `claim`, which the stack that docs/learn/09-resilience.md is measured on is not."""
+    """Only where `mps.mode` is `claim`, which the stack of the page with the figures is not."""
+
+    def after(self, kill: "Kill") -> "Fault":
+        """The fault with the bound after this kill: after each further one the kubelet waits twice as long."""
+        return replace(self, bound=self.bound + kill.later)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Kill of a container's process: the time (monotonic, in seconds), and the how manieth in a row it was."""
+
+    at: float
+    number: int
+
+    @property
+    def later(self) -> float:
+        """Seconds by which the kubelet's wait is longer than after the second kill, for which the bounds are."""
+        return BACK_OFF_SECONDS * (2 ** (self.number - BOUNDED_KILLS) - 1)
 
 
 PLUGIN_KILLED = Fault("kubelet plugin killed, twice", 60)
@@ -68,7 +87,9 @@ FAULTS = (
     DRAINED,
 )
 
-KILLS = 3  # the kubelet waits 10, 20, 40 s before it starts a container again
+KILLS = 3  # further ones at most: the kubelet waits 10, 20, 40 s before it starts a container again
+BOUNDED_KILLS = 2  # that every check makes; the first is undone at once
+BACK_OFF_SECONDS = 10  # that the kubelet waits after the second kill
 NOTICE_SECONDS = 45  # until somebody notices: the kubelet, which may look every fifteen; the scheduler, the driver
 START_SECONDS = 60  # until what a check needs before its fault is there
 RESTORE_SECONDS = 120  # until everything is as it was
@@ -205,8 +226,8 @@ def running_containers(stack: LiveStack, node: str, uid: str) -> list[str]:
     return sorted(stack.in_node(node, *words).split())
 
 
-def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None] = lambda: None) -> float:
-    """Kill a container's process, and once more when it is back; returns the time of the second kill.
+def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None] = lambda: None) -> Kill:
+    """Kill a container's process, and once more when it is back; returns the second kill.
 
     The kubelet starts it again at once after the first kill, which is too soon to see what is broken meanwhile, and
     ten seconds after the second. `between` is called between the two, with the process back.
@@ -216,18 +237,18 @@ def crash(stack: LiveStack, node: str, process: str, between: Callable[[], None]
     wait_for(f"{process} is started again", lambda: pids(stack, node, process) - first, START_SECONDS)
     between()
     send(stack, node, process, "KILL")
-    return time.monotonic()
+    return Kill(time.monotonic(), BOUNDED_KILLS)
 
 
 def watch_while_down(
     stack: LiveStack,
     node: str,
     process: str,
-    killed: float,
+    killed: Kill,
     signs: Mapping[str, Callable[[], object]],
     between: Callable[[], None] = lambda: None,
-) -> float:
-    """Look until each sign was seen while the process is away; returns the time of the last kill.
+) -> Kill:
+    """Look until each sign was seen while the process is away; returns the last kill.
 
     Where it is back before that, it is killed again, after `between`: the kubelet waits twice as long each time. An
     AssertionError names what was not seen, after `KILLS` or where the process stays away for `START_SECONDS`.
@@ -248,7 +269,7 @@ def watch_while_down(
             return killed
         between()
         send(stack, node, process, "KILL")
-        killed = time.monotonic()
+        killed = Kill(time.monotonic(), killed.number + 1)
     raise AssertionError(f"{process} was back {KILLS} times before this was seen: {', '.join(left)}")
 
 

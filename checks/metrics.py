@@ -20,6 +20,7 @@ from gpus.quantity import quantity_mib
 ADMIN = {"resource.kubernetes.io/admin-access": "true"}
 CLAIMS = "resourceclaims.v1.resource.k8s.io"
 LITTLE = "64Mi"
+SCRAPES = 4  # of an exporter until each source has answered in one of them
 
 
 class Sample(NamedTuple):
@@ -61,10 +62,31 @@ def pods_by_node(stack: LiveStack, namespace: str, labels: dict[str, str]) -> di
     return {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in alive}
 
 
-def exporter_samples(stack: LiveStack, node: str) -> list[Sample]:
-    """Samples of the exporter on a node."""
+def one_scrape(stack: LiveStack, node: str) -> list[Sample]:
+    """Samples of the exporter on a node, whether all of its sources answered it or not."""
     pod = pods_by_node(stack, gpu_exporter.NAMESPACE, gpu_exporter.LABELS)[node]
     return scrape(stack, f"namespaces/{gpu_exporter.NAMESPACE}/pods/{pod}:{gpu_exporter.PORT}")
+
+
+def exporter_samples(stack: LiveStack, node: str) -> list[Sample]:
+    """Samples of the exporter on a node, all of whose sources answered it.
+
+    A source has two seconds, which a busy machine may need for something else, so a scrape in which one failed is
+    repeated. An AssertionError names what failed in each of SCRAPES; how often it may fail at all has a check.
+    """
+    samples = one_scrape(stack, node)
+    failed: list[str] = []
+    for _ in range(SCRAPES):
+        before, samples = failures(samples), one_scrape(stack, node)
+        failed = sorted(source for source, count in failures(samples).items() if count > before.get(source, 0))
+        if not failed:
+            return samples
+    raise AssertionError(f"the exporter on {node} had no answer in {SCRAPES} scrapes; in the last of {failed}")
+
+
+def failures(samples: list[Sample]) -> dict[str, float]:
+    """Source of the exporter -> how often it has failed since the exporter's start. NVIDIA's exporter tells of none."""
+    return {sample.labels["source"]: sample.value for sample in select(samples, "gpu_exporter_scrape_errors_total")}
 
 
 def all_exporter_samples(stack: LiveStack) -> list[Sample]:

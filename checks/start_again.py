@@ -1,13 +1,13 @@
 """Ways in which Kubernetes starts a client of MPS, again or for the first time, while its daemon is away.
 
-They are those of https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/ and of controllers that make pods.
-Left out are those that start a container by the same call of the kubelet as a failure does: an image or resources that
-are changed in place, a container that the kernel killed, a node whose kubelet starts again.
+They are those of https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/, of controllers that make pods, and
+of a node whose kubelet or runtime starts again. A node that starts again as a whole ends its daemon itself.
 """
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,14 @@ import yaml
 from checks.live import LiveStack, wait_for
 from checks.mps import CLIENTS, WAITS, Client, Daemon
 from components.mps_clients import WAIT_FIRST
+from gpus.quantity import mib_quantity, quantity_mib
 
 LABEL = "check"
 PROBE = "/usr/bin/gpu-probe"
 HOLD = ("hold", "0", "--alloc", "16Mi")
+# More than the stack's clients may have of the node's memory, after the context.
+TOO_MUCH = (*HOLD, "--host", "1Gi")
+OOM_KILLED, BACK_OFF = "OOMKilled", "CrashLoopBackOff"
 # As long as the kubelet may wait before it starts a container for the fourth time.
 START_SECONDS = 180
 
@@ -38,8 +42,22 @@ class Way:
     """True where a client of it runs before the daemon goes."""
     restarts: int = 0
     """Number of restarts after which it counts."""
+    end: str = ""
+    """Reason of its client's last end where it ends by itself, again and again, while the daemon is there."""
     on_kind: bool = False
     """True where it takes a node that is a container of Kind."""
+
+
+@dataclass(frozen=True)
+class Most:
+    """Most that a client of a class may have of its GPU."""
+
+    sms: int
+    memory_mib: int
+
+    def allows(self, context: Document) -> bool:
+        """True if the context of a client, as gpu-probe prints it, is within."""
+        return context["sms"] <= self.sms and context["free_mib"] <= self.memory_mib
 
 
 @dataclass
@@ -48,11 +66,12 @@ class Site:
 
     stack: LiveStack
     way: Way
-    sms: int
-    """Most multiprocessors that a client of the class may have."""
+    most: Most
     name: str = field(default_factory=lambda: f"again-{uuid.uuid4().hex[:8]}")
     known: set[str] = field(default_factory=set)
-    """Ids of the containers that ran before the daemon went."""
+    """Ids of the containers that are not yet those of the way: most ran before the daemon went."""
+    afterwards: ExitStack = field(default_factory=ExitStack)
+    """What is to be undone on the nodes."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -65,6 +84,7 @@ class Site:
         kinds = "deployments,statefulsets,jobs,cronjobs,pods"
         words = ("delete", kinds, "-n", CLIENTS, "-l", f"{LABEL}={self.name}")
         self.stack.kubectl(*words, "--wait=false", "--grace-period=1")
+        self.afterwards.close()
 
     def pods(self) -> list[Document]:
         pods = self.stack.get("pods", namespace=CLIENTS, label_selector=self.labels)
@@ -102,16 +122,36 @@ class Site:
         contexts = [any('"sms"' in line for line in self.log(pod, status["name"])) for pod, status in self.containers()]
         return bool(contexts) and all(contexts)
 
+    def backs_off(self) -> bool:
+        """True if the kubelet lets each container wait before its next start, after an end as the way's are."""
+        states = [
+            status["state"].get("waiting", {}).get("reason") == BACK_OFF and last_end(status) == self.way.end
+            for _, status in self.containers()
+        ]
+        return bool(states) and all(states)
+
+    def is_of_the_way(self, status: Document) -> bool:
+        """True if a container was started by the way, and not by the daemon's end alone."""
+        new = status["containerID"] not in self.known and status["restartCount"] >= self.way.restarts
+        return new and self.way.end in ("", last_end(status))
+
     def waits(self) -> bool:
-        """True if each container is a new one that waits. AssertionError if one has more than its class."""
+        """True if each container is one of the way, and waits. AssertionError if one has more than its class."""
+        return self._waits(self.is_of_the_way)
+
+    def come_to_wait(self) -> None:
+        """Return once each container waits, which the daemon's end is enough for; later ones are those of the way."""
+        wait_for(f"{self.way.name}: its client waits", lambda: self._waits(lambda _: True), START_SECONDS)
+        self.note()
+
+    def _waits(self, counts: Callable[[Document], bool]) -> bool:
         states = []
         for pod, status in self.containers():
             lines = self.log(pod, status["name"])
             contexts = [json.loads(line) for line in lines if '"sms"' in line]
-            more = [line for line in contexts if line["sms"] > self.sms]
+            more = [line for line in contexts if not self.most.allows(line)]
             assert not more, f"{self.way.name}: a client runs without the limits of its class: {more}"
-            new = status["containerID"] not in self.known and status["restartCount"] >= self.way.restarts
-            states.append(new and not contexts and bool(lines) and lines[-1].startswith(WAITS))
+            states.append(counts(status) and not contexts and bool(lines) and lines[-1].startswith(WAITS))
         return bool(states) and all(states)
 
     def contexts(self) -> list[Document]:
@@ -126,6 +166,11 @@ class Site:
             return [one for one in contexts if one] if contexts and all(contexts) else None
 
         return wait_for(f"{self.way.name}: its clients are back", look, START_SECONDS)
+
+
+def last_end(status: Document) -> str:
+    """Reason of the end of a container's last run, by its status; empty where there was none."""
+    return status.get("lastState", {}).get("terminated", {}).get("reason", "")
 
 
 def client(site: Site, args: Sequence[str] = HOLD, **changed: Any) -> Spec:
@@ -184,6 +229,11 @@ def restarts_all(site: Site) -> Document:
     return pod(site, client(site, restartPolicy="Always", restartPolicyRules=[rule]))
 
 
+def resizable(site: Site) -> Document:
+    policy = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
+    return pod(site, client(site, resizePolicy=policy))
+
+
 def delete_pod(site: Site) -> None:
     site.stack.kubectl("delete", "pod", "-n", CLIENTS, site.pod(), "--wait=false")
 
@@ -202,6 +252,64 @@ def end_sandbox(site: Site) -> None:
     node, words = found["spec"]["nodeName"], ("--name", site.name, "--quiet")
     (sandbox,) = site.stack.in_node(node, "crictl", "pods", *words, "--state", "ready").split()
     site.stack.in_node(node, "crictl", "stopp", sandbox)
+
+
+def change_image(site: Site) -> None:
+    """Gives the container an image of another name in place, by whose digest it is the same one."""
+    site.come_to_wait()
+    (found,) = site.pods()
+    node, (container,) = found["spec"]["nodeName"], found["spec"]["containers"]
+    another, of_kubernetes = f"localhost/{site.name}:v1", ("ctr", "--namespace", "k8s.io", "images")
+    name = ("--output", "go-template", "--template", "{{index .status.repoTags 0}}")
+    image = site.stack.in_node(node, "crictl", "inspecti", *name, container["image"]).strip()
+    site.stack.in_node(node, *of_kubernetes, "tag", image, another)
+    site.afterwards.callback(site.stack.in_node, node, *of_kubernetes, "rm", another)
+    listed = ("crictl", "images", "--quiet", another)
+    wait_for(f"{node} knows {another}", lambda: site.stack.in_node(node, *listed).strip())
+    patch_container(site, {"name": container["name"], "image": another})
+
+
+def change_resources(site: Site) -> None:
+    """Gives the container more memory of the node, for which it asked to be started again."""
+    site.come_to_wait()
+    (container,) = site.pods()[0]["spec"]["containers"]
+    limit = container["resources"]["limits"]["memory"]
+    more = mib_quantity(quantity_mib(limit) + 64)
+    changed = {"name": container["name"], "resources": {"limits": {"memory": more}}}
+    patch_container(site, changed, "--subresource=resize")
+
+
+def patch_container(site: Site, container: Document, *words: str) -> None:
+    patch = json.dumps({"spec": {"containers": [container]}})
+    site.stack.kubectl("patch", "pod", "-n", CLIENTS, site.pod(), *words, f"--patch={patch}")
+
+
+@contextmanager
+def stopped(stack: LiveStack, node: str, service: str) -> Iterator[None]:
+    """A service of a node's, stopped, and started afterwards."""
+    stack.in_node(node, "systemctl", "stop", service)
+    try:
+        yield
+    finally:
+        stack.in_node(node, "systemctl", "start", service)
+
+
+def end_while_stopped(service: str) -> Callable[[Site], None]:
+    """Trigger: the client ends while a service of its node is away, which finds that when it starts again."""
+
+    def trigger(site: Site) -> None:
+        site.come_to_wait()
+        (found,), ((_, status),) = site.pods(), site.containers()
+        stack, node = site.stack, found["spec"]["nodeName"]
+        identity = status["containerID"].rpartition("/")[2]
+        pid_only = ("--output", "go-template", "--template", "{{.info.pid}}")
+        pid = stack.in_node(node, "crictl", "inspect", *pid_only, identity).strip()
+        with stopped(stack, node, service):
+            stack.in_node(node, "kill", "-KILL", pid)
+            alive = ("sh", "-c", '[ ! -e "/proc/$1" ] || echo alive', "sh", pid)
+            wait_for(f"{site.way.name}: its client ended", lambda: not stack.in_node(node, *alive))
+
+    return trigger
 
 
 def run_cron_job(site: Site) -> None:
@@ -230,6 +338,12 @@ WAYS = (
     Way("sandbox of a pod ended", pod, end_sandbox, on_kind=True),
     Way("pod copied by kubectl debug", pod, copy_pod),
     Way("pod made meanwhile", pod, before=False),
+    Way("end by the kernel (OOM)", lambda site: pod(site, client(site, TOO_MUCH)), end=OOM_KILLED),
+    Way("image changed in place", pod, change_image, on_kind=True),
+    Way("resources changed in place", resizable, change_resources),
+    # Last, since meanwhile the node starts nothing of the others' either.
+    Way("kubelet that starts again", pod, end_while_stopped("kubelet"), on_kind=True),
+    Way("containerd that starts again", pod, end_while_stopped("containerd"), on_kind=True),
 )
 
 
@@ -249,17 +363,23 @@ def await_waiting(sites: Sequence[Site]) -> None:
         raise AssertionError(f"{error}; not yet: {', '.join(left)}") from None
 
 
-def try_all(stack: LiveStack, daemon: Daemon, sms: int, ways: Sequence[Way] = WAYS) -> dict[str, list[Document]]:
+def try_all(stack: LiveStack, daemon: Daemon, most: Most, ways: Sequence[Way] = WAYS) -> dict[str, list[Document]]:
     """Name of each way -> contexts that its clients have under the next daemon, after each of them waited for it."""
     on_kind = stack.settings.cluster.provider == "kind"
-    sites = [Site(stack, way, sms) for way in ways if on_kind or not way.on_kind]
+    sites = [Site(stack, way, most) for way in ways if on_kind or not way.on_kind]
+    # Those whose clients end by themselves come last: the daemon goes while the kubelet waits before it starts them.
+    lasting, ending = [site for site in sites if not site.way.end], [site for site in sites if site.way.end]
     try:
-        for site in sites:
+        for site in lasting:
             if site.way.before or site.way.trigger:
                 site.create()
-        for site in sites:
+        for site in lasting:
             if site.way.before:
                 wait_for(f"{site.way.name}: its client has its context", site.ran, START_SECONDS)
+        for site in ending:
+            site.create()
+            what = f"{site.way.name}: its client had its context, and ended with {site.way.end}"
+            wait_for(what, lambda site=site: site.ran() and site.backs_off(), START_SECONDS)
         with daemon.away():
             for site in sites:
                 if site.way.trigger:

@@ -17,6 +17,7 @@ from settings import GPU_MODELS
 
 
 def test_dra_is_served_in_its_stable_version(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the API server does not serve `resource.k8s.io/v1`, or lacks one of its four resources."""
     group = json.loads(stack.kubectl("get", "--raw", "/apis/resource.k8s.io"))
     versions = [version["version"] for version in group["versions"]]
     assert "v1" in versions
@@ -27,6 +28,7 @@ def test_dra_is_served_in_its_stable_version(stack: LiveStack, observed: Callabl
 
 
 def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a node is not Ready, a GPU node lacks `dra-workshop/gpus=true`, or another node has it."""
     expected = {node.node for node in stack.settings.gpu_nodes}
     nodes = {node["metadata"]["name"]: node for node in stack.get("nodes")}
     for name, node in nodes.items():
@@ -42,9 +44,11 @@ def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, o
 def test_kubelet_has_the_cgroup_driver_that_starts_every_container(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
-    """On cgroup v1 cgroupfs: with systemd's scopes runc freezes a new container, and sometimes cannot.
+    """Fails if a node's kubelet uses systemd's cgroup driver on cgroup v1, or cgroupfs on v2; skipped on an existing
+    cluster.
 
-    A node image that set-up did not make has kind's own choice, systemd, on both; module 00 warns of it on v1.
+    On cgroup v1 cgroupfs: with systemd's scopes runc freezes a new container, and sometimes cannot. A node image that
+    set-up did not build has kind's own choice, systemd, on both; module 00 warns of it on v1.
     """
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: its cgroup driver is its own")
@@ -60,6 +64,9 @@ def test_kubelet_has_the_cgroup_driver_that_starts_every_container(
 
 
 def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if no `libnvidia-ml.so.1` below the root, or a simulated device node is missing, no character device, or
+    has other numbers than 195:N.
+    """
     root = driver_root(stack.settings)
     for node in stack.settings.gpu_nodes:
         folder = f"{root.rstrip('/')}/usr"
@@ -80,6 +87,9 @@ def test_driver_root_and_devices_are_in_every_gpu_node(stack: LiveStack, observe
 
 
 def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if index, model or UUID of a simulated GPU differs from the configuration, or there is one too many; for
+    the host's GPUs: no GPU is listed.
+    """
     lines = []
     for node in stack.settings.gpu_nodes:
         of_the_host = discover_host(stack.settings)
@@ -105,6 +115,9 @@ def test_nvidia_smi_in_the_node_lists_the_configured_gpus(stack: LiveStack, obse
 
 
 def test_kubeconfig_can_be_read_by_its_owner_only(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the file of a Kind cluster has another mode than 0600; on an existing cluster: the stack names another
+    file than the user's.
+    """
     if stack.settings.cluster.provider == "existing":
         assert stack.kubeconfig == stack.settings.cluster.kubeconfig
         observed("the user's own file, left as it is")

@@ -20,6 +20,7 @@ METRICS = "http://localhost:8080/metrics"
 def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a GPU node lacks a plugin pod, another node has one, or a container of one is not ready."""
     plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
     pods = stack.get("pods", namespace=NAMESPACE, label_selector=plugin)
     assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(node.node for node in stack.settings.gpu_nodes)
@@ -29,6 +30,9 @@ def test_kubelet_plugin_runs_on_every_gpu_node_and_nowhere_else(
 
 
 def test_metrics_of_the_plugin_can_be_read_inside_its_pod(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `wget` of `localhost:8080/metrics` in the plugin's container does not print
+    `nvidia_dra_prepared_devices`.
+    """
     plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
     for pod in stack.get("pods", namespace=NAMESPACE, label_selector=plugin):
         inside = ("exec", "-n", NAMESPACE, pod["metadata"]["name"], "-c", "gpus", "--")
@@ -38,12 +42,18 @@ def test_metrics_of_the_plugin_can_be_read_inside_its_pod(stack: LiveStack, obse
 
 
 def test_device_classes_are_there(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `gpu.nvidia.com` or `mig.nvidia.com` is missing."""
     names = {device_class["metadata"]["name"] for device_class in stack.get("deviceclasses.v1.resource.k8s.io")}
     assert {"gpu.nvidia.com", "mig.nvidia.com"} <= names
     observed(", ".join(sorted(names)))
 
 
 def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a device is missing or one too many; its type, UUID, model, brand, architecture, compute capability,
+    driver and CUDA version, bus ID, PCIe root or memory differs from the model's file. For the host's GPUs: those
+    that `nvidia-smi` names and `gpu.devices` chooses, by UUID, product and memory. Skipped for real ones of an
+    existing cluster.
+    """
     if of_the_host := discover_host(stack.settings):
         published = {values["uuid"]: values for values in stack.devices().values() if values["type"] == "gpu"}
         expected = {gpu.uuid: (gpu.name, gpu.memory_mib) for gpu in of_the_host.published}
@@ -83,6 +93,7 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
 
 
 def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the output `gpus` is not what the slices hold now."""
     note = " (simulated)" if stack.settings.gpu.source == "simulated" else ""
     for output, kind in (("gpus", "gpu"), ("migDevices", "mig")):
         published = [
@@ -99,6 +110,9 @@ def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, observed: C
 def test_claims_are_routed_by_cel_to_the_node_that_has_the_gpu(
     stack: LiveStack, playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a pod whose claim names a model runs on a node whose GPUs are of another one; skipped where all nodes
+    have the same.
+    """
     whole = {device: values for device, values in stack.devices().items() if values["type"] == "gpu"}
     products = {node: values["productName"] for (node, _), values in whole.items()}
     if len(set(products.values())) < 2:

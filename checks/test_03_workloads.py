@@ -40,6 +40,7 @@ def free(stack: LiveStack) -> int:
 def test_stacks_first_workload_has_the_gpu_that_its_claim_names(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the probe in `holder` sees another UUID than the claim's device has, or not exactly one GPU."""
     workloads = Playground(stack, "workloads")
     (pod,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
     (device,) = workloads.allocated(pod)
@@ -51,6 +52,7 @@ def test_stacks_first_workload_has_the_gpu_that_its_claim_names(
 def test_stacks_second_workload_waits_with_the_schedulers_reason(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if `waiter` is not Pending, or the reason is not `cannot allocate all claims`."""
     (pod,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
     reason = Playground(stack, "workloads").wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
@@ -58,6 +60,7 @@ def test_stacks_second_workload_waits_with_the_schedulers_reason(
 
 
 def test_stacks_second_workload_runs_when_the_first_goes(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if with `holder` scaled to zero `waiter` does not run, or has another GPU."""
     workloads = Playground(stack, "workloads")
     (waiter,) = [name for name in pods(stack, "workloads") if name.startswith("waiter-")]
     (holder,) = [name for name in pods(stack, "workloads") if name.startswith("holder-")]
@@ -79,6 +82,9 @@ def pods(stack: LiveStack, namespace: str) -> list[str]:
 
 
 def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if UUID, model or memory in the pod differs from the slice, or there is not exactly one numbered device
+    node.
+    """
     first, _ = playground.create("exclusive")
     report = playground.report(first)
     (device,) = playground.allocated(first)
@@ -98,6 +104,7 @@ def skip_without_extended_resources(stack: LiveStack) -> None:
 
 
 def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if with all GPUs taken a pod is not Pending, or it does not get the very GPU that is freed."""
     stack = playground.stack
     skip_without_extended_resources(stack)
     holders = []
@@ -117,6 +124,7 @@ def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, obs
 
 
 def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if they see different GPUs, or not exactly one."""
     (pod,) = playground.create("two-containers")
     uuids = [[gpu["uuid"] for gpu in playground.report(pod, name)["gpus"]] for name in ("probe", "second")]
     assert uuids[0] == uuids[1]
@@ -125,6 +133,7 @@ def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, ob
 
 
 def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if they see different GPUs, not exactly one, or `reservedFor` does not name both pods."""
     names = playground.create("shared-claim")
     uuids = [[gpu["uuid"] for gpu in playground.report(pod)["gpus"]] for pod in names]
     assert uuids[0] == uuids[1]
@@ -135,6 +144,7 @@ def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, observed
 
 
 def test_cel_selects_by_attribute_and_capacity(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the pod does not run, or its GPU has another architecture than asked for."""
     taken = set(playground.stack.allocations())
     wanted = next(values for device, values in playground.stack.devices().items() if device not in taken)
     (pod,) = playground.create("select-by-cel", Hopper=wanted["architecture"], **{"40Gi": wanted["memory"]})
@@ -145,6 +155,7 @@ def test_cel_selects_by_attribute_and_capacity(playground: Playground, observed:
 
 
 def test_selector_that_nothing_matches_stays_pending(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the pod is not Pending, or has another reason."""
     (pod,) = playground.create("nothing-matches")
     reason = playground.wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
@@ -154,6 +165,7 @@ def test_selector_that_nothing_matches_stays_pending(playground: Playground, obs
 def test_first_available_falls_back_to_the_second_choice(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the allocation is not by `gpu/any`."""
     (pod,) = playground.create("first-available")
     playground.wait_running(pod)
     (device,) = playground.allocated(pod)
@@ -162,6 +174,7 @@ def test_first_available_falls_back_to_the_second_choice(
 
 
 def test_extended_resource_is_served_by_a_claim(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if no claim was made for the pod, or the pod sees another GPU than it names."""
     skip_without_extended_resources(playground.stack)
     (pod,) = playground.create("extended-resource")
     (gpu,) = playground.report(pod)["gpus"]
@@ -172,6 +185,7 @@ def test_extended_resource_is_served_by_a_claim(playground: Playground, observed
 
 
 def test_ten_cycles_leak_nothing(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if after ten pods came and went a claim, an allocation or a CDI file on the first GPU node is left over."""
     stack = playground.stack
     skip_without_extended_resources(stack)
     node = stack.settings.gpu_nodes[0].node
@@ -191,6 +205,7 @@ def test_ten_cycles_leak_nothing(playground: Playground, observed: Callable[[str
 def test_pod_with_a_claim_starts_soon(
     stack: LiveStack, playground: Playground, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU the median of ten pods, one after the other, takes over 5 s from created to running."""
     skip_unless_real(stack)
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: its kubeconfig need not have the certificates that the watch uses")

@@ -44,6 +44,7 @@ def uuids(stack: LiveStack, pod: str) -> list[str]:
 
 
 def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the pods of `clients` see different GPUs, or another one than the claim's status names."""
     pods = [pod["metadata"]["name"] for pod in deployment_pods(stack, "clients")]
     assert len(pods) == 2
     (device,) = Playground(stack, CLIENTS).allocated(pods[0])
@@ -56,6 +57,7 @@ def test_two_pods_have_the_gpu_of_their_claim(stack: LiveStack, observed: Callab
 def test_daemon_lists_both_as_clients_of_that_gpu(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the number of its contexts is not that of the stack's clients, or they are on another GPU."""
     count = stack_client_count(stack)
     (uuid,) = uuids(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"])
     wait_for(f"the daemon has {count} clients", lambda: daemon.clients() == count)
@@ -65,6 +67,7 @@ def test_daemon_lists_both_as_clients_of_that_gpu(
 
 
 def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]) -> None:
+    """Fails if its default percentage is another one."""
     percentage = daemon.default_percentage()
     assert percentage == stack.settings.mps.active_thread_percentage
     observed(f"default active thread percentage {percentage:g}")
@@ -73,6 +76,7 @@ def test_daemon_has_the_limits_of_the_stack(stack: LiveStack, daemon: Daemon, ob
 def test_every_gpu_node_has_a_daemon_with_the_limits(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if one of several nodes has none, or its percentage is another one."""
     skip_unless_node_daemon(daemon, "the driver starts a daemon where the claim's GPU is")
     daemons = {node.node: Daemon(stack, node.node) for node in stack.settings.gpu_nodes}
     percentages = {node: one.default_percentage() for node, one in daemons.items()}
@@ -81,6 +85,7 @@ def test_every_gpu_node_has_a_daemon_with_the_limits(
 
 
 def test_clients_are_without_privilege(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a client has a host namespace, a capability or escalation."""
     pods = [*deployment_pods(stack, "clients"), *deployment_pods(stack, "limited")]
     assert len(pods) >= 2
     for pod in pods:
@@ -96,6 +101,7 @@ def test_clients_are_without_privilege(stack: LiveStack, observed: Callable[[str
 
 
 def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if any pod of the cluster may do more than privileges.yaml says."""
     privileges, allowed = pod_privileges(stack), reviewed_privileges()
     more = {name: extra for name, what in privileges.items() if (extra := excess(what, allowed.get(name, {})))}
     assert not more, f"more than checks/privileges.yaml allows:\n{yaml.safe_dump(more)}"
@@ -107,6 +113,7 @@ def test_privileges_of_every_pod_are_the_reviewed_ones(stack: LiveStack, observe
 def test_client_without_the_pipe_runs_without_mps_and_without_limits(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it is limited: then what its page says of it is out of date."""
     skip_unless_node_daemon(daemon, "the driver mounts the pipe itself, so a pod cannot be without it")
     with outside_namespace(stack, shared_gpu(stack), RESTRICTED) as playground:
         report, context = pod_without_pipe(stack, playground, ["info", "--context"]).ended().lines
@@ -149,6 +156,9 @@ def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
     stack: LiveStack, unlimited: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     # The stack's own clients hold memory meanwhile, and run nothing.
+    """Fails if on a real GPU exclusive use stays below 95 % of the FP32 peak, MPS at 100 % differs from it by more
+    than 1 %, or two clients at 50 % from each other.
+    """
     uuid = shared_gpu(stack)
     with outside_namespace(stack, uuid, RESTRICTED) as playground:
         exclusive = throughput.wait_repeats(pod_without_pipe(stack, playground, throughput.ALONE))
@@ -184,6 +194,7 @@ def test_mps_costs_no_throughput_and_two_halves_are_a_whole(
 def test_second_daemon_on_the_node_is_refused(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it starts, or does not say why."""
     skip_unless_node_daemon(daemon, "the driver starts one daemon a claim, in a folder of its own")
     namespace, pod = daemon.pod
     command = ["exec", "-n", namespace, pod, "--", "mps-daemon", "run"]
@@ -196,6 +207,9 @@ def test_second_daemon_on_the_node_is_refused(
 def test_killed_daemon_comes_back_over_its_stale_pipe(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a client does not get `CUDA_ERROR_MPS_RPC_FAILURE`, or the stack's clients are not all back under their
+    limits by themselves.
+    """
     skip_unless_node_daemon(daemon, "the daemon is NVIDIA's, and its pod is the driver's to bring back")
     percentage = stack.settings.mps.active_thread_percentage
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
@@ -237,6 +251,7 @@ def test_killed_daemon_comes_back_over_its_stale_pipe(
 def test_client_that_fails_keeps_its_last_words(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the status of one that failed does not say why, or its log is gone."""
     skip_unless_node_daemon(daemon, "the driver mounts the pipe once its daemon is ready, and no pod waits")
     pod = Client.manifest(stack, ["hold", "0", "--alloc", "900Gi"], {})
     for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
@@ -267,7 +282,11 @@ def test_client_that_fails_keeps_its_last_words(
 def test_client_needs_no_shared_memory_of_the_node(
     stack: LiveStack, daemon: Daemon, size: str | None, observed: Callable[[str], None]
 ) -> None:
-    """As everybody writes a pod with PyTorch: /dev/shm of its own. Nothing of it stays when the pod goes."""
+    """Fails if a client with a `/dev/shm` of its own, or with a volume there, has other SMs than the others, or
+    another folder of the node is shared.
+
+    As everybody writes a pod with PyTorch: /dev/shm of its own. Nothing of it stays when the pod goes.
+    """
     skip_unless_node_daemon(daemon, "the driver mounts what daemon and clients share")
     pod = Client.manifest(stack, ["info", "--context"], {})
     paths = [volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume]
@@ -298,6 +317,7 @@ def restarted_and_ready(stack: LiveStack, pod: str, count: int) -> bool:
 
 
 def test_time_slicing_is_the_other_way_to_share(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if two pods of a time-sliced claim do not both see the whole GPU."""
     if not stack.settings.feature_gates.get("TimeSlicingSettings"):
         pytest.skip("the driver's gate TimeSlicingSettings is off: with it the driver sets compute modes")
     with stack.free_gpu(), stack.playground() as playground:

@@ -61,6 +61,7 @@ def granted(stack: LiveStack, percentage: float) -> int:
 
 
 def test_clients_have_what_the_stack_gives_them(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if SMs or free memory of a client of the stack differ from the rules above."""
     mps = stack.settings.mps
     for name, limits, count in (("clients", mps, 2), ("limited", mps.classes["small"], 1)):
         pods = deployment_pods(stack, name)
@@ -85,6 +86,9 @@ def describe(stack: LiveStack, limits: Limits) -> str:
 def test_memory_within_the_limit_succeeds_and_beyond_it_fails(
     stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if under class `small` (1 GiB) 100Mi is refused, 2Gi is not refused with `CUDA_ERROR_OUT_OF_MEMORY`, or a
+    neighbour restarts.
+    """
     neighbour = deployment_pods(stack, "clients")[0]
     before = neighbour["status"]["containerStatuses"][0]["restartCount"]
     small = stack.settings.mps.classes["small"]
@@ -110,6 +114,7 @@ def record_memory(table: Callable[..., None], limit_mib: int, ended: ClientEnd) 
 def test_memory_limit_of_the_daemon_or_claim_holds_for_a_client_that_sets_none(
     stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if an allocation within the stack's own limit is refused, or one beyond it is not."""
     limit = quantity_mib(stack.settings.mps.effective_memory_limit)
     ended = run_client(stack, "alloc", "100Mi", f"{limit}Mi")
     results = [line["result"] for line in ended.lines if "result" in line]
@@ -134,6 +139,9 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
     plot: Callable[..., None],
     observed: Callable[[str], None],
 ) -> None:
+    """Fails if at 100, 50, 20, 10, 5, 1 % set by the daemon, or at those of them that the policy lets a client ask
+    for, the SMs are not exactly those of the rule, or a context takes another part of the limit.
+    """
     sms_by_percentage: dict[float, int] = {}
     if by == "client":
         # The policy holds every client of this namespace to the stack's own limits.
@@ -164,6 +172,7 @@ def test_throttle_curve_grants_exactly_what_the_rule_says(
 def test_three_clients_of_a_fifth_run_together(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if one has other SMs, or the daemon does not list them."""
     percentage = min(20, stack.settings.mps.active_thread_percentage)
     clients = [Client.start(stack, "hold", "0", "--alloc", "64Mi", percentage=percentage) for _ in range(3)]
     try:
@@ -181,6 +190,7 @@ def test_client_can_only_lower_what_it_is_given(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
     # Within what the policy lets a client ask for: the stack's own limits, of which the daemon gives a part here.
+    """Fails if asking for more gives more, or asking for less does not give less."""
     mps = stack.settings.mps
     most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
     given, given_memory = most * 2 / 5, memory // 4
@@ -219,7 +229,10 @@ OWN_MEMORY = {
 def test_who_wins_between_default_live_change_and_client(
     stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
-    """A program sets its own variables, where no policy sees them. Asserted by the rules of the simulated GPU."""
+    """Fails if one of 8 cases of the percentage or 7 of memory is not as the table of who wins says.
+
+    A program sets its own variables, where no policy sees them. Asserted by the rules of the simulated GPU.
+    """
     mps = stack.settings.mps
     most, memory = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
     changed, changed_mib, lower, lower_mib = most * 3 / 5, memory // 4, most / 5, memory // 8
@@ -279,6 +292,9 @@ def same_limit(mib: int | str, holds: int | str) -> bool:
 def test_live_change_reaches_new_clients_and_leaves_running_ones(
     stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a new client has the old limits, or a server or a running client is another one than before; on a real
+    GPU also if it takes 5 s.
+    """
     running = Client(stack, deployment_pods(stack, "clients")[0]["metadata"]["name"])
     before = running.wait_line("holding")["sms"]
     restarts = deployment_pods(stack, "clients")[0]["status"]["containerStatuses"][0]["restartCount"]
@@ -304,7 +320,10 @@ def test_live_change_reaches_new_clients_and_leaves_running_ones(
 def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
     stack: LiveStack, daemon: Daemon, value: str, free: int | None, observed: Callable[[str], None]
 ) -> None:
-    """A program may set it where no policy sees it. Measured on a real GPU, and simulated likewise."""
+    """Fails if CUDA has become stricter than what was measured: good news, and the table of who wins is out of date.
+
+    A program may set it where no policy sees it. Measured on a real GPU, and simulated likewise.
+    """
     with daemon.limits():
         daemon.apply(20, "2048M")
         context = run_client(stack, "info", "--context", "--setenv", f"{MEMORY}={value}").context
@@ -316,6 +335,7 @@ def test_memory_variable_that_fits_no_gpu_lifts_the_limit(
 
 
 def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if it no longer does: CUDA has become stricter than what was measured."""
     env = ("--setenv", f"{PARTITIONING}=1", "--setenv", f"{PERCENTAGE}=100")
     context = run_client(stack, "info", "--context", *env).context
     assert context["sms"] == granted(stack, 100)
@@ -325,6 +345,7 @@ def test_partitioning_by_context_lifts_the_percentage(stack: LiveStack, observed
 def test_pods_of_a_workload_name_the_limits_that_they_started_with(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the annotation names other limits."""
     mps, small = stack.settings.mps, stack.settings.mps.classes["small"]
     words = f"{mps.active_thread_percentage} % of the SMs, {mps.pinned_device_memory_limit}"
     words_of_class = (
@@ -341,6 +362,7 @@ def test_pods_of_a_workload_name_the_limits_that_they_started_with(
 
 
 def test_speed_of_a_simulated_gpu_is_not_invented(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `gpu-probe flops` prints a figure."""
     if stack.settings.gpu.source == "host":
         pytest.skip("the GPU is real: test_speed_follows_the_granted_multiprocessors measures it")
     ended = run_client(stack, "flops", "1")
@@ -369,6 +391,7 @@ def test_speed_follows_the_granted_multiprocessors(
     plot: Callable[..., None],
     observed: Callable[[str], None],
 ) -> None:
+    """Fails if on a real GPU a speed differs by more than 5 % from its share of the SMs, those of the rule."""
     rows = []
     for percentage, burning in curve.items():
         sms, *speeds = throughput.row(burning)
@@ -391,6 +414,7 @@ def test_three_clients_at_20_percent_are_equally_fast(
     table: Callable[..., None],
     observed: Callable[[str], None],
 ) -> None:
+    """Fails if on a real GPU they differ by more than 1 %, or have together other than their SMs' share."""
     with daemon.limits():
         daemon.apply(20, "0")
         clients = [Client.start(stack, *throughput.TOGETHER) for _ in range(3)]
@@ -412,6 +436,7 @@ def test_three_clients_at_20_percent_are_equally_fast(
 def test_client_that_is_refused_memory_slows_no_neighbour(
     stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU a neighbour loses 5 % of its speed meanwhile or after."""
     skip_unless_real(stack)
     limit = quantity_mib(stack.settings.mps.effective_memory_limit)
     neighbour = Client.start(stack, *NEIGHBOURS)
@@ -456,6 +481,9 @@ def latency_rows(
 def test_limit_of_a_neighbour_keeps_a_small_client_fast(
     stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU a small client's p99 beside a neighbour of 90 % is more than twice that alone, or a limit
+    of its own helps it.
+    """
     skip_unless_real(stack)
     p99, rows = {}, []
     with daemon.limits():
@@ -490,6 +518,7 @@ def split_by_time(burning: list[Burn], began: float, finished: float) -> dict[st
 def test_clients_of_different_users_run_at_once(
     stack: LiveStack, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU one of two users has other SMs or another share of the speed, or root is let in."""
     skip_unless_real(stack)
     most = stack.settings.mps.active_thread_percentage
     asked = {"65532": most, "1000": most * 2 / 5}
@@ -521,15 +550,19 @@ def test_clients_of_different_users_run_at_once(
 def test_no_client_runs_without_its_daemon_however_it_starts_again(
     stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if with the daemon away one of 18 ways to start a client gives it more than its class, or it does not
+    wait, or is not back under its limits.
+    """
     skip_unless_pipe_of_the_node(stack)
     limits = stack.settings.mps
     sms = granted(stack, limits.active_thread_percentage)
-    contexts = start_again.try_all(stack, daemon, sms)
+    most = start_again.Most(sms, limits.memory_mib)
+    contexts = start_again.try_all(stack, daemon, most)
     wrong = {
         way: context
         for way, found in contexts.items()
         for context in found
-        if context["sms"] != sms or context["free_mib"] > limits.memory_mib
+        if context["sms"] != sms or not most.allows(context)
     }
     assert not wrong
     observed(f"{len(contexts)} ways to start again: each waited for the next daemon, and has {sms} SMs under it")
@@ -574,6 +607,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, observed: Callable[[str], None]) -> None:
+    """Fails if the API server takes the pod: one check for each of 11 ways."""
     mps = stack.settings.mps
     most, mib = mps.active_thread_percentage, quantity_mib(mps.effective_memory_limit)
     values = {"most": most, "above": most + 1, "mib": mib, "above_mib": mib + 1, "above_gib": mib // 1024 + 1}
@@ -588,6 +622,7 @@ def test_policy_refuses_a_pod_that_asks_for_more(stack: LiveStack, name: str, ob
 def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the API server takes the pod, or one that mounts something over the pipe."""
     pod = yaml.safe_load(pod_of(stack, {}))["spec"]
     volumes = [*pod.get("volumes", []), {"name": "etc", "hostPath": {"path": "/etc"}}]
     (container,) = pod["containers"]
@@ -610,6 +645,7 @@ def test_policy_refuses_other_folders_of_the_node_and_host_namespaces(
 
 
 def test_policy_allows_what_is_within_the_class(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the API server refuses a pod that asks for no more than its class has."""
     mps = stack.settings.mps
     most, memory = mps.active_thread_percentage, mps_memory(mps.effective_memory_limit)
     allowed = ({}, {PERCENTAGE: str(most)}, {PERCENTAGE: str(most / 4), MEMORY: "0=1M"}, {MEMORY: f"0={memory}"})
@@ -619,6 +655,7 @@ def test_policy_allows_what_is_within_the_class(stack: LiveStack, observed: Call
 
 
 def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a pod of class `small` may leave its limits out."""
     level = stack.one("namespaces", CLIENTS)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
     small = stack.settings.mps.classes["small"]
     percentage, memory = str(small.active_thread_percentage), f"0={mps_memory(small.pinned_device_memory_limit)}"
@@ -637,6 +674,7 @@ def test_class_below_the_daemons_limits_has_to_be_set(stack: LiveStack, observed
 def test_namespace_without_a_known_class_may_not_mount_the_pipe(
     stack: LiveStack, labels: dict[str, str], observed: Callable[[str], None]
 ) -> None:
+    """Fails if the API server takes the pod."""
     if stack.settings.mps.mode == "claim":
         pytest.skip("mps.mode is claim: there is no pipe of the node")
     with stack.playground({"pod-security.kubernetes.io/enforce": "privileged", **labels}) as playground:
@@ -739,6 +777,7 @@ UNGUARDED: dict[str, tuple[Change, str]] = {
 def test_policy_refuses_a_client_that_could_start_without_its_daemon(
     stack: LiveStack, name: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the API server takes the pod: one check for each of 18 ways."""
     skip_unless_pipe_of_the_node(stack)
     change, message = UNGUARDED[name]
     refusal = refused_pod(stack, change)
@@ -830,6 +869,7 @@ GPU = {"deviceClassName": "gpu.nvidia.com"}
 def test_class_below_the_daemons_limits_is_for_one_gpu_of_a_client(
     stack: LiveStack, tenant: Tenant, template: bool, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a claim or template of class `small` may be for two GPUs, or for all, or may not be for one."""
     exactly = {"exactly": GPU}
     several = {
         "a count of 2": [{"exactly": {**GPU, "count": 2}}],
@@ -849,6 +889,8 @@ def test_class_below_the_daemons_limits_is_for_one_gpu_of_a_client(
 def test_class_below_the_daemons_limits_is_for_one_claim_of_a_container(
     stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a container may have two claims, or an extended resource beside one."""
+
     def two_claims(spec: dict[str, Any]) -> None:
         spec["resourceClaims"].append({"name": "other", "resourceClaimName": "other"})
         spec["containers"][0]["resources"]["claims"] = [{"name": "gpu"}, {"name": "other"}]
@@ -864,6 +906,7 @@ def test_class_below_the_daemons_limits_is_for_one_claim_of_a_container(
 
 
 def test_limits_of_the_daemon_hold_on_every_gpu_of_a_client(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a client with all GPUs of the node gets more memory than the limit on one of them."""
     skip_unless_pipe_of_the_node(stack)
     if class_is_required(stack):
         pytest.skip("with module 07 the class default is below the daemon's limits, and so for one GPU")
@@ -898,6 +941,9 @@ def test_limits_of_the_daemon_hold_on_every_gpu_of_a_client(stack: LiveStack, ob
 def test_tenant_has_no_way_to_a_gpu_around_the_policy(
     stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
 ) -> None:
+    """Fails if an account that may make pods and claims may make a DeviceClass, label its namespace, make pods
+    elsewhere, have admin access, a host namespace, or a GPU for a pod as a whole.
+    """
     skip_unless_pipe_of_the_node(stack)
     where = {"namespace": tenant.namespace, "env": tenant.env}
     device_class = {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": tenant.namespace}}
@@ -923,6 +969,7 @@ def test_tenant_has_no_way_to_a_gpu_around_the_policy(
 def test_pods_of_a_tenants_controllers_are_looked_at_as_well(
     stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a Deployment, StatefulSet, DaemonSet or Job makes a pod that the policy would refuse."""
     skip_unless_pipe_of_the_node(stack)
     spec = Client.manifest(stack, ["hold"], tenant.env, tenant.namespace)["spec"]
     changed_container(command=None)(spec)
@@ -956,7 +1003,10 @@ def test_pods_of_a_tenants_controllers_are_looked_at_as_well(
 def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
     stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
 ) -> None:
-    """Neither a container that only its pod's claim is for, nor one that is added to debug another."""
+    """Fails if it sees one, or an ephemeral container may have a claim or write where the wait is.
+
+    Neither a container that only its pod's claim is for, nor one that is added to debug another.
+    """
     skip_unless_pipe_of_the_node(stack)
     pod = Client.manifest(stack, ["info"], tenant.env, tenant.namespace)
     (container,), spec = pod["spec"]["containers"], pod["spec"]
@@ -1009,6 +1059,7 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
 def test_device_class_of_another_name_is_a_gpu_as_well(
     stack: LiveStack, tenant: Tenant, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a pod or claim with it, or with its extended resource, gets around the policy."""
     skip_unless_pipe_of_the_node(stack)
     name = f"{tenant.namespace}.example.com"
     device_class = {

@@ -144,6 +144,7 @@ def summaries_alone(points: Points) -> list[Summary]:
 def test_every_point_of_the_plan_is_measured(
     stack: LiveStack, measured: Points, table: Callable, observed: Callable[[str], None]
 ) -> None:
+    """Fails if one is missing, a request failed, or a server did not start; its cause is told."""
     plan = plan_of(stack)
     wanted = {point.key for point in plan.all_points}
     assert wanted <= set(measured.done)
@@ -158,6 +159,7 @@ def test_every_point_of_the_plan_is_measured(
 def test_vllms_own_process_has_the_multiprocessors_of_its_percentage(
     stack: LiveStack, measured: Points, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it has others than the rule says, alone or as a tenant."""
     model = gpu_model(stack.settings)
     sms_by_percentage = {point["percentage"]: point["multiprocessors"] for point in measured.all}
     for point in measured.all:
@@ -176,6 +178,7 @@ def test_vllms_own_process_has_the_multiprocessors_of_its_percentage(
 def test_less_of_the_gpu_serves_less_at_saturation(
     measured: Points, plot: Callable, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the smallest percentage's best repeat is not below the largest one's worst, under the most requests."""
     closed = [one for one in summaries_alone(measured) if one.loop == "closed"]
     busiest = max(one.level for one in closed)
     curve = {one.percentage: one for one in closed if one.level == busiest}
@@ -234,6 +237,7 @@ def ordered(lines: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, lis
 def test_busy_neighbour_is_compared_with_none(
     measured: Points, table: Callable, plot: Callable, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a neighbour was idle, or a tenant was not measured alone."""
     without = {(one.percentage, one.loop, one.level): one for one in summaries_alone(measured)}
     rows, sentences, lines = [], [], {}
     for one in measured.summaries():

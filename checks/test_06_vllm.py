@@ -41,6 +41,7 @@ def run_in_server(stack: LiveStack, program: str) -> object:
 
 
 def test_service_answers_with_the_tokens_that_were_asked_for(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the reply's structure, the count of its tokens or `usage` is another one, whole or streamed."""
     ready_pod(stack)
     name, url = stack.settings.vllm_model_name, f"http://{stack.outputs['vllm']['service']}"
     tokens = ("--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS))
@@ -66,6 +67,7 @@ def test_service_answers_with_the_tokens_that_were_asked_for(stack: LiveStack, o
 
 
 def test_model_without_weights_says_so_in_its_name_and_in_the_outputs(stack: LiveStack) -> None:
+    """Fails if neither its name nor the output says that its weights are random."""
     told = stack.outputs["vllm"]["weights"]
     assert told == ("dummy" if stack.settings.vllm_dummy else "real")
     if stack.settings.vllm_dummy and stack.settings.vllm.served_model_name is None:
@@ -73,6 +75,9 @@ def test_model_without_weights_says_so_in_its_name_and_in_the_outputs(stack: Liv
 
 
 def test_server_has_the_multiprocessors_of_its_percentage(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a process in its container, with its environment, has other SMs than the rule says. vLLM's own process
+    is asked in module 06.5.
+    """
     vllm, model = stack.settings.vllm, gpu_model(stack.settings)
     count = run_in_server(stack, COUNT)
     if model is None:
@@ -88,6 +93,7 @@ def test_server_has_the_multiprocessors_of_its_percentage(stack: LiveStack, obse
 def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if its variables are others, or the daemon has fewer contexts than there are clients."""
     ready_pod(stack)
     spec = template(stack)
     env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
@@ -100,6 +106,7 @@ def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(
 
 
 def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a volume lies over `/dev/shm` or the pipe, or less than `vllm.sharedMemory` is free there."""
     spec = template(stack)
     mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
     of_mps = {"/dev/shm", "/tmp/nvidia-mps"}
@@ -124,6 +131,9 @@ def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Call
 def test_server_that_cannot_start_says_why(
     stack: LiveStack, changed: dict[str, str], memory: str | None, words: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a limit below its utilization, a model larger than the limit, or a model that is not there is not named
+    as the cause.
+    """
     start = command(stack)
     for prefix, value in changed.items():
         start = [f"{prefix}{value}" if word.startswith(prefix) else word for word in start]

@@ -64,6 +64,9 @@ def restarts(stack: LiveStack) -> dict[str, int]:
 
 
 def test_slice_says_how_a_gpu_is_shared(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `allowMultipleAllocations`, the default or the step of a request, or the shares are not those of the
+    mode.
+    """
     mode = stack.settings.consumable_shares
     devices = [device for slice_ in stack.slices() for device in slice_["spec"].get("devices", [])]
     gpus = [device for device in devices if device["attributes"]["type"]["string"] == "gpu"]
@@ -82,6 +85,9 @@ def test_slice_says_how_a_gpu_is_shared(stack: LiveStack, observed: Callable[[st
 
 
 def test_independent_claims_have_one_gpu(shared: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if three pods do not have one device, three `shareID` and `consumedCapacity` as requested, or the sum
+    exceeds the GPU.
+    """
     wanted, allocations = capacity.requests(shared), {}
     for name in NAMES:
         assert pod_of(shared, name)["status"]["phase"] == "Running"
@@ -100,6 +106,7 @@ def test_independent_claims_have_one_gpu(shared: LiveStack, observed: Callable[[
 def test_one_that_does_not_fit_waits_with_the_schedulers_reason(
     shared: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it has a node, or the scheduler gives no reason."""
     asked, left = capacity.requests(shared)[WAITING], free_mib(shared)
     assert asked > left
     assert not results(shared, WAITING)
@@ -111,6 +118,7 @@ def test_one_that_does_not_fit_waits_with_the_schedulers_reason(
 def test_request_beyond_the_whole_gpu_waits_whatever_is_free(
     shared: LiveStack, space: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it would be allocated on an empty GPU."""
     device = device_of(shared, "small")
     whole = int(total_mib(shared)[device])
     uuid = shared.devices()[device]["uuid"]
@@ -126,6 +134,7 @@ def test_request_beyond_the_whole_gpu_waits_whatever_is_free(
 
 
 def test_freed_memory_goes_to_the_one_that_waits(shared: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `waiting` does not run once `large` has gone, or `large` does not wait then."""
     device = device_of(shared, "small")
     try:
         scale(shared, "large", 0)
@@ -159,6 +168,9 @@ def scale(stack: LiveStack, name: str, replicas: int) -> None:
 def test_sum_never_exceeds_the_gpu_in_a_burst(
     shared: LiveStack, space: Playground, plot: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if after any step of 50 pods of random size that come and go a device has given more than it has, or not
+    all is given back at the end. The seed is printed.
+    """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed: {seed}")  # before anything can fail
     dice = random.Random(seed)
@@ -213,6 +225,7 @@ def remove(stack: LiveStack, space: Playground, name: str) -> None:
 
 
 def test_each_pod_has_the_limit_that_its_claim_requests(shared: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if memory left in the running pod is not request less context less allocation, to 3 MiB."""
     if not shared.settings.capacity_enforced:
         pytest.skip("consumableCapacity.enforcement is none: nothing limits the pods")
     wanted, free_by_name = capacity.requests(shared), {}
@@ -231,6 +244,9 @@ def test_each_pod_has_the_limit_that_its_claim_requests(shared: LiveStack, obser
 def test_pod_that_allocates_beyond_its_request_is_held_to_it_by_mps_alone(
     shared: LiveStack, space: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if with MPS it does not get `CUDA_ERROR_OUT_OF_MEMORY` or a neighbour notices; without MPS it does not
+    succeed.
+    """
     asked = min(1024, free_mib(shared))
     beyond = asked + 512
     before = restarts(shared)
@@ -253,6 +269,7 @@ def test_pod_that_allocates_beyond_its_request_is_held_to_it_by_mps_alone(
 def test_pod_that_is_held_to_its_request_slows_no_neighbour(
     shared: LiveStack, space: Playground, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU one of two neighbours loses 5 % of its speed."""
     throughput.skip_unless_real(shared)
     if not shared.settings.capacity_enforced:
         pytest.skip("consumableCapacity.enforcement is none: nothing limits the pods")
@@ -281,6 +298,7 @@ def test_pod_that_is_held_to_its_request_slows_no_neighbour(
 def test_claim_without_a_memory_request_or_with_a_configuration_is_refused(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the API server takes either, also in a template."""
     with capacity.namespace(stack) as space:
         bare = claim_manifest("bare", space.namespace, None, None)
         refused = stack.kubectl_fails("create", "-f", "-", stdin=yaml.safe_dump(bare))
@@ -304,6 +322,7 @@ def test_claim_without_a_memory_request_or_with_a_configuration_is_refused(
 
 def test_claim_without_a_request_takes_what_the_mode_says(shared: LiveStack, observed: Callable[[str], None]) -> None:
     # Outside the namespaces whose policy asks for a request.
+    """Fails if elsewhere such a claim takes something else than the mode says: the whole GPU, nothing, or a share."""
     mode, device = shared.settings.consumable_shares, device_of(shared, "small")
     uuid = shared.devices()[device]["uuid"]
     with shared.playground() as plain:
@@ -335,6 +354,9 @@ def bare_pod(stack: LiveStack, namespace: str) -> dict:
 
 
 def test_without_consumable_shares_a_claim_has_the_whole_gpu(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if with `driver.consumableShares: disabled` the claims beside `small` do not wait, or `small` has a share
+    only.
+    """
     if stack.settings.consumable_shares != "disabled":
         pytest.skip("driver.consumableShares is on; set it to disabled to see the limitation")
     assert pod_of(stack, "small")["status"]["phase"] == "Running"

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,6 +62,7 @@ BESIDE_SMI = {
     "DCGM_FI_DEV_POWER_USAGE": ("power.draw", 25),
     "DCGM_FI_DEV_GPU_UTIL": ("utilization.gpu", 10),
 }
+WATCHED_SCRAPES = 10  # of each exporter, for sources that fail now and then
 LOAD = ("flops", "8", "--warmup", "2")
 BUSY_PERCENT = 90  # utilization under a kernel that always runs
 DURATION = "nvidia_dra_request_duration_seconds"
@@ -112,6 +114,9 @@ def observers(stack: LiveStack) -> list[str]:
 def test_observer_starts_on_a_full_node_and_sees_every_gpu(
     stack: LiveStack, node: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if with all that was left of the node taken, a new pod with an admin claim does not start, or misses a
+    GPU; or another claim still gets one.
+    """
     with full_node(stack, node) as playground:
         manifests = pod_with_claim(stack, playground.namespace, "no-room", request_beyond_full_node(stack), node)
         stack.kubectl("create", "-f", "-", stdin=manifests)
@@ -128,6 +133,7 @@ def test_observer_starts_on_a_full_node_and_sees_every_gpu(
 def test_admin_claim_has_to_fit_where_claims_share_gpus(
     stack: LiveStack, node: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if without a MiB left of a GPU an admin claim does not wait, or with one it does."""
     if stack.settings.consumable_shares != "memory":
         pytest.skip(f"driver.consumableShares is {stack.settings.consumable_shares}: no memory has to be left")
     with full_node(stack, node) as playground, stack.playground({**RESTRICTED, **ADMIN}) as admin:
@@ -145,6 +151,7 @@ def test_admin_claim_has_to_fit_where_claims_share_gpus(
 
 
 def test_admin_claim_takes_nothing(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if what others have changes, or a claim does not get a free GPU that an admin claim looks at."""
     with part_of_a_gpu(stack) as (free, exactly):
         before = sorted(stack.allocations()), consumed_mib(stack)
         with admin_pod(stack, free[0]) as playground:
@@ -169,6 +176,9 @@ def test_admin_claim_takes_nothing(stack: LiveStack, observed: Callable[[str], N
 def test_admin_claim_without_the_label_is_refused(
     stack: LiveStack, observed: Callable[[str], None], kind: str, account: str
 ) -> None:
+    """Fails if the API server takes a claim or a template in `tenant`, from the administrator or the tenant, or does
+    not say why it does not.
+    """
     manifest = claim("every-gpu", admin_access.TENANT, every_gpu(stack))
     if kind == "ResourceClaimTemplate":
         manifest |= {"kind": kind, "spec": {"spec": manifest["spec"]}}
@@ -180,6 +190,7 @@ def test_admin_claim_without_the_label_is_refused(
 
 
 def test_tenant_cannot_label_its_namespace(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if it may, or one of the attempts succeeds."""
     name = admin_access.TENANT
     for verb in ("update", "patch", "create"):
         answer = stack.kubectl_fails("auth", "can-i", verb, f"namespaces/{name}", TENANT)
@@ -197,6 +208,7 @@ def test_tenant_cannot_label_its_namespace(stack: LiveStack, observed: Callable[
 
 
 def test_tenant_can_use_gpus(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if as the tenant a claim and a pod cannot be made."""
     name, tenant = "check-tenant", Playground(stack, admin_access.TENANT)
     objects = (f"pod/{name}", f"resourceclaim/{name}")
     with part_of_a_gpu(stack) as (free, exactly):
@@ -221,6 +233,7 @@ def remaining_objects(stack: LiveStack, name: str, namespace: str) -> list[list[
 
 
 def test_exporter_tells_every_gpu_once_for_each_holder(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a GPU is missing, a series is there twice, or two holders of a GPU read different figures."""
     samples = all_exporter_samples(stack)
     assert {sample.labels["UUID"] for sample in select(samples, "DCGM_FI_DEV_FB_TOTAL")} == uuids(stack)
     # Those of the exporter itself are the same on every node.
@@ -239,6 +252,7 @@ def test_exporter_tells_every_gpu_once_for_each_holder(stack: LiveStack, observe
 
 
 def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if name, node, UUID, PCI address, driver version or memory differ from the ResourceSlice."""
     samples, models = all_exporter_samples(stack), set()
     for (node, device), values in gpus(stack).items():
         for sample in select(samples, "DCGM_FI_DEV_FB_TOTAL", UUID=values["uuid"]):
@@ -255,6 +269,8 @@ def test_exporters_labels_and_memory_are_those_of_the_slices(stack: LiveStack, o
 
 
 def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if holders differ from those of the claims' status, with a new pod and without it again."""
+
     def same() -> bool:
         by_exporter, by_api = exported_holders(all_exporter_samples(stack)), allocated_holders(stack)
         if stack.settings.observability.exporter == "dcgm":
@@ -280,6 +296,7 @@ def test_exporter_attributes_gpus_to_those_who_hold_them(stack: LiveStack, obser
 def test_those_who_look_on_are_not_told_as_holders(
     nvml_stack: LiveStack, node: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if a pod with an admin claim is named."""
     with admin_pod(nvml_stack, node) as playground:
         reported = exported_holders(exporter_samples(nvml_stack, node))
         lookers = {gpu_exporter.NAMESPACE, admin_access.NAMESPACE, "mps-system", playground.namespace}
@@ -291,6 +308,8 @@ def test_those_who_look_on_are_not_told_as_holders(
 def test_exporter_counts_the_clients_that_the_daemon_has(
     nvml_stack: LiveStack, daemon: Daemon, observed: Callable[[str], None]
 ) -> None:
+    """Fails if contexts, servers or GPUs in use differ from what the daemon says."""
+
     def clients() -> dict[str, int]:
         samples = select(exporter_samples(nvml_stack, daemon.node), "mps_clients", Hostname=daemon.node)
         return {sample.labels["UUID"]: int(sample.value) for sample in samples}
@@ -312,6 +331,9 @@ def test_exporter_counts_the_clients_that_the_daemon_has(
 def test_used_memory_follows_an_allocation(
     nvml_stack: LiveStack, daemon: Daemon, plot: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if 512 MiB and the context of a new client do not come and go to the MiB (simulated; on real GPUs at least
+    the 512 MiB).
+    """
     uuid, began, points = shared_gpu(nvml_stack), time.monotonic(), []
 
     def used() -> float:
@@ -346,6 +368,9 @@ def test_used_memory_follows_an_allocation(
 def test_exporter_says_what_nvidia_smi_says(
     nvml_stack: LiveStack, daemon: Daemon, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if on a real GPU memory, clocks, temperature, power or utilization are beyond what nvidia-smi says before
+    and after a scrape, at rest or under load.
+    """
     throughput.skip_unless_real(nvml_stack)
     uuid, rows = shared_gpu(nvml_stack), []
     fields = [field for field, _ in BESIDE_SMI.values()]
@@ -395,6 +420,7 @@ def busy(stack: LiveStack, node: str, uuid: str) -> bool:
 
 
 def test_simulated_gpus_say_so_and_invent_nothing(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if `gpu_simulated` is missing, or there is a temperature, power, energy or clock."""
     samples = all_exporter_samples(nvml_stack)
     simulated = {sample.labels["UUID"]: sample.value for sample in select(samples, "gpu_simulated")}
     if nvml_stack.settings.gpu.source == "host":
@@ -412,17 +438,26 @@ def test_simulated_gpus_say_so_and_invent_nothing(nvml_stack: LiveStack, observe
 
 
 def test_no_source_of_the_exporter_fails(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if in more than one of ten scrapes a source fails: one may be the machine's, two are the source's."""
+    failed: list[str] = []
     for node in nvml_stack.settings.gpu_nodes:
-        first, second = (
-            select(exporter_samples(nvml_stack, node.node), "gpu_exporter_scrape_errors_total") for _ in range(2)
-        )
-        # Not 0: a daemon or a plugin may have been away before.
-        assert first == second, f"on {node.node} {first} became {second}"
-        assert {sample.labels["source"] for sample in second} == {"nvml", "pod-resources", "mps", "api"}
-    observed("two scrapes, no failure of NVML, pod-resources, MPS or the API between them")
+        # Not from 0: a daemon or a plugin may have been away before.
+        counts = [metrics.failures(metrics.one_scrape(nvml_stack, node.node)) for _ in range(WATCHED_SCRAPES + 1)]
+        assert counts[0].keys() == {"nvml", "pod-resources", "mps", "api"}
+        failed += [
+            f"{source} on {node.node}"
+            for before, after in pairwise(counts)
+            for source in after
+            if after[source] > before[source]
+        ]
+    assert len(failed) <= 1, f"in {WATCHED_SCRAPES} scrapes of each exporter no answer of {', '.join(failed)}"
+    observed(
+        f"{WATCHED_SCRAPES} scrapes of each exporter: {len(failed)} failures of NVML, pod-resources, MPS or the API"
+    )
 
 
 def test_exporter_may_read_claims_and_nothing_else(nvml_stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if it may list or change claims, or get pods or secrets."""
     account = f"--as=system:serviceaccount:{gpu_exporter.NAMESPACE}:{gpu_exporter.NAME}"
     assert nvml_stack.kubectl("auth", "can-i", "get", "resourceclaims", "-A", account).strip() == "yes"
     for verb, kind in (("list", "resourceclaims"), ("update", "resourceclaims"), ("get", "secrets"), ("get", "pods")):
@@ -433,6 +468,8 @@ def test_exporter_may_read_claims_and_nothing_else(nvml_stack: LiveStack, observ
 def test_drivers_own_metrics_count_what_it_prepares(
     stack: LiveStack, node: str, table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if prepared or unprepared claims, or prepared devices, do not rise by a pod."""
+
     def count(operation: str) -> float:
         return value(driver_samples(stack, node), f"{DURATION}_count", operation=operation)
 
@@ -476,6 +513,7 @@ def durations(stack: LiveStack, node: str) -> list[tuple[str | float, ...]]:
 def test_privileges_of_the_modules_pods_are_the_reviewed_ones(
     stack: LiveStack, observed: Callable[[str], None]
 ) -> None:
+    """Fails if any may do more than privileges.yaml says."""
     privileges = {
         name: what for name, what in pod_privileges(stack).items() if name.partition("/")[0] in MODULE_NAMESPACES
     }
@@ -502,6 +540,8 @@ def ask(stack: LiveStack, service: str, port: int, path: str) -> Any:
 
 
 def test_prometheus_scrapes_everybody(monitored: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a target is down, or an exporter or plugin is not among them; only with `observability.prometheus`."""
+
     def targets() -> list[dict[str, Any]]:
         answer = ask(monitored, prometheus.PROMETHEUS, prometheus.PROMETHEUS_PORT, "api/v1/targets?state=active")
         return answer["data"]["activeTargets"]
@@ -518,6 +558,9 @@ def test_prometheus_scrapes_everybody(monitored: LiveStack, observed: Callable[[
 
 
 def test_grafana_has_the_dashboard(monitored: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the dashboard is not there, or somebody is let in as more than a viewer; only with
+    `observability.prometheus`.
+    """
     entries = ask(monitored, prometheus.GRAFANA, prometheus.GRAFANA_PORT, "api/search?type=dash-db")
     (dashboard,) = [entry for entry in entries if entry["uid"] == "dra-workshop-gpus"]
     # Nobody is let in as more than a viewer.

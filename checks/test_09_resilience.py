@@ -107,6 +107,9 @@ def assert_unharmed(site: FaultSite, name: str, life: tuple[str, int], gpus: lis
 def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if a running pod is restarted or loses its GPU, a new one does not wait with the kubelet's reason, or a
+    deleted one goes before the plugin is back.
+    """
     skip_unless_kind(stack)
     skip_unless_room(site, 3)
     pods, node = site.playground, site.node
@@ -133,15 +136,15 @@ def test_killed_plugin_leaves_pods_alone_and_makes_new_ones_wait(
     }
     killed = faults.watch_while_down(stack, node, faults.PLUGIN_PROCESS, killed, signs, restart_pair)
 
-    bound = faults.PLUGIN_KILLED.bound
-    pods.wait_running(pair.new_pod, bound)
-    wait_for(f"{pair.deleted_pod} is gone", lambda: site.pod_is_gone(pair.deleted_pod), bound)
+    what = faults.PLUGIN_KILLED.after(killed)
+    pods.wait_running(pair.new_pod, what.bound)
+    wait_for(f"{pair.deleted_pod} is gone", lambda: site.pod_is_gone(pair.deleted_pod), what.bound)
     words = assert_unharmed(site, "stays", life, gpus)
     assert pair.claim not in faults.prepared_claims(stack, node)
     count = faults.plugin_state(stack, node)["restartCount"]
     record(
-        faults.PLUGIN_KILLED,
-        killed,
+        what,
+        killed.at,
         f"kubelet: {shorten(message)}",
         f"a new pod waited in ContainerCreating, a deleted one in Terminating; the plugin was restarted {count} times",
         f"nothing: a pod with a claim has the {words}",
@@ -200,6 +203,7 @@ class DeletedAndNewPod:
 
 
 def test_plugin_killed_while_it_prepares_a_claim(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the kubelet was not waiting for its answer, or the claim is not prepared afterwards."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -283,6 +287,9 @@ def granted(stack: LiveStack, client: Client, model: GpuModel | None) -> int:
 
 
 def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveStack, record: Record) -> None:
+    """Fails if clients do not get `CUDA_ERROR_MPS_RPC_FAILURE` and start again, a new one does not wait for the
+    daemon, or the exporter does not answer with `mps_up 0`.
+    """
     daemon = mps_daemon(stack, "daemon")
     skip_unless_kind(stack)
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
@@ -333,16 +340,16 @@ def test_killed_mps_daemon_ends_its_clients_and_makes_new_ones_wait(stack: LiveS
                 stack, daemon.node, faults.MPS_DAEMON_PROCESS, killed, signs, everyone_back
             )
 
-            bound = faults.MPS_DAEMON_KILLED.bound
-            wait_for("the new client runs", lambda: any("holding" in line for line in fresh().lines(False)), bound)
+            what = faults.MPS_DAEMON_KILLED.after(killed)
+            wait_for("the new client runs", lambda: any("holding" in line for line in fresh().lines(False)), what.bound)
             sms = granted(stack, fresh(), model)
             if observed:
                 wait_for("the exporter says mps_up 1", lambda: mps_up(stack, daemon.node, 1), faults.NOTICE_SECONDS)
             assert daemon.pod == (namespace, name)
             count = restarts(stack.one("pods", name, namespace)) - life
             record(
-                faults.MPS_DAEMON_KILLED,
-                killed,
+                what,
+                killed.at,
                 f"its clients: {RPC_FAILURE}" + ("; the exporter: mps_up 0" if observed else ""),
                 f"{words[0]}; a new client waited for the daemon; the daemon was restarted {count} times",
                 f"what the clients had on the GPU; a new one has its {sms} SMs",
@@ -359,7 +366,7 @@ def observes_mps(stack: LiveStack) -> bool:
 
 def mps_up(stack: LiveStack, node: str, wanted: int) -> bool:
     """True if the exporter on the node answers, and has that value for the MPS daemon."""
-    return metrics.value(metrics.exporter_samples(stack, node), "mps_up") == wanted
+    return metrics.value(metrics.one_scrape(stack, node), "mps_up") == wanted
 
 
 def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
@@ -369,6 +376,9 @@ def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
 
 
 def test_killed_mps_daemon_of_a_claim_ends_its_clients(stack: LiveStack, record: Record) -> None:
+    """Fails if in mode `claim` its clients do not get `CUDA_ERROR_MPS_RPC_FAILURE` and start again, or a new one does
+    not wait.
+    """
     daemon = mps_daemon(stack, "claim")
     before = {pod["metadata"]["name"]: restarts(pod) for pod in deployment_pods(stack, "clients")}
     (namespace, old), model = daemon.pod, model_of(stack)
@@ -409,6 +419,7 @@ def daemon_of_claim(stack: LiveStack, namespace: str, old: str) -> str | None:
 
 
 def test_pods_outlive_the_kubelet(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if a container is another one than before, or a new pod is taken up meanwhile."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -437,6 +448,7 @@ def test_pods_outlive_the_kubelet(stack: LiveStack, site: FaultSite, record: Rec
 def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if a pod, its allocation or its GPU is another one."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -470,6 +482,7 @@ def test_pods_come_back_with_their_claims_after_a_restart_of_the_node(
 
 
 def test_pods_outlive_the_api_server(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if a container is another one, or the plugin was restarted."""
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -494,16 +507,16 @@ def test_pods_outlive_the_api_server(stack: LiveStack, site: FaultSite, record: 
     }
     killed = faults.watch_while_down(stack, control_plane, faults.API_SERVER_PROCESS, killed, signs)
 
-    bound = faults.API_SERVER_KILLED.bound
-    wait_for("the API server answers", lambda: faults.api_answers(stack), bound)
+    what = faults.API_SERVER_KILLED.after(killed)
+    wait_for("the API server answers", lambda: faults.api_answers(stack), what.bound)
     site.start("waits")
-    pods.wait_running("waits", bound)
+    pods.wait_running("waits", what.bound)
     words = assert_unharmed(site, "stays", life, gpus)
     assert faults.plugin_state(stack, node)["restartCount"] == plugin
     more = {name: restarts_of(stack, name, control_plane) - count for name, count in before.items()}
     record(
-        faults.API_SERVER_KILLED,
-        killed,
+        what,
+        killed.at,
         f"kubectl: {shorten(message.splitlines()[-1])}",
         "nothing could be asked or made; restarts: " + ", ".join(f"{name} {count}" for name, count in more.items()),
         f"nothing: the plugin was not restarted; a pod with a claim has the {words}",
@@ -526,6 +539,9 @@ def restarts_of(stack: LiveStack, component: str, node: str) -> int:
 def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
     stack: LiveStack, site: FaultSite, record: Record, what: Fault, words: str
 ) -> None:
+    """Fails if truncated, altered or deleted: a new pod starts or says another reason, the plugin starts with it, or
+    no CDI file is left behind: then the driver cleans up, and this page is out of date.
+    """
     skip_unless_kind(stack)
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
@@ -571,6 +587,7 @@ def test_damaged_checkpoint_stops_new_claims_until_it_is_removed(
 
 
 def test_deleted_claim_stays_until_its_pod_goes(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the claim goes, the pod loses its GPU, or another pod gets the claim."""
     skip_unless_room(site, 2)
     pods = site.playground
     life = site.run("stays")
@@ -616,6 +633,9 @@ def claims_of(stack: LiveStack, namespace: str) -> set[str]:
 def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if there is no taint within 15 s, another GPU has one, a pod on it ends, a new one gets it, or the
+    keeper's rule does not keep it.
+    """
     if stack.settings.gpu.source != "simulated":
         pytest.skip("an XID is put into a simulated GPU only: a real one has to break")
     pods, node = site.playground, site.node
@@ -672,6 +692,7 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
 def test_rule_with_no_execute_evicts_who_does_not_tolerate_it(
     stack: LiveStack, site: FaultSite, record: Record
 ) -> None:
+    """Fails if the pod stays, one that tolerates it does not, or a pod that only looks on is evicted."""
     skip_unless_room(site, 2)
     pods, node = site.playground, site.node
     site.run("goes")
@@ -718,6 +739,7 @@ def evictions(stack: LiveStack, node: str, devices: list[str]) -> bool:
 
 
 def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, site: FaultSite, record: Record) -> None:
+    """Fails if the pod does not run on another node's GPU, or the drain hangs."""
     others = [node.node for node in stack.settings.gpu_nodes if node.node != site.node]
     if not others:
         pytest.skip("there is one GPU node, so nothing can move to another one")

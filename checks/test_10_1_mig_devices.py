@@ -31,6 +31,7 @@ def playground(stack: LiveStack, free_mig_devices: None) -> Iterator[Playground]
 
 
 def test_tenant_has_the_mig_device_of_its_claim(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the probe in `tenant` sees another device than the claim has, or a whole GPU."""
     (pod,) = [one["metadata"]["name"] for one in stack.get("pods", "", mig.NAMESPACE, label_selector={"app": "tenant"})]
     tenants = Playground(stack, mig.NAMESPACE)
     (device,) = tenants.allocated(pod)
@@ -41,6 +42,9 @@ def test_tenant_has_the_mig_device_of_its_claim(stack: LiveStack, observed: Call
 
 
 def test_exactly_the_layout_is_published(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if name, parent, profile, SMs, memory, engines or memory slices of a device differ from the layout, or it
+    has other attributes than NVIDIA's own tests list.
+    """
     published = {device: values for device, values in stack.devices().items() if values["type"] == "mig"}
     nodes = stack.settings.gpu_nodes
     assert published.keys() == {(slice_.node, slice_.device_name) for slice_ in stack.settings.all_mig_slices}
@@ -68,6 +72,7 @@ def test_exactly_the_layout_is_published(stack: LiveStack, observed: Callable[[s
 
 
 def test_partitioned_gpu_is_not_offered(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a GPU in MIG mode is published, or a whole one is not."""
     published = stack.devices()
     for node in stack.settings.gpu_nodes:
         whole = {name for (where, name), values in published.items() if (where, values["type"]) == (node.node, "gpu")}
@@ -78,6 +83,7 @@ def test_partitioned_gpu_is_not_offered(stack: LiveStack, observed: Callable[[st
 
 
 def test_one_pod_has_any_mig_device(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if it takes more than 10 s, or `nvidia-smi -L` lists more than the GPU and that device."""
     (pod,) = playground.create("10.1-mig-devices/any")
     playground.wait_running(pod, READY_SECONDS)
     (device,) = playground.allocated(pod)
@@ -88,6 +94,9 @@ def test_one_pod_has_any_mig_device(playground: Playground, observed: Callable[[
 
 
 def test_claims_choose_by_profile(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if CUDA in a pod sees other SMs or memory than the profile has; on an A100-PCIE-40GB other than 42, 56 and
+    98 SMs, which were measured on such cards by others.
+    """
     seen, slices = [], mig.distinct(playground.stack)
     pods = [mig.create(playground, f"by-profile-{number}", slice_) for number, slice_ in enumerate(slices)]
     for pod, slice_ in zip(pods, slices, strict=True):
@@ -104,6 +113,7 @@ def test_claims_choose_by_profile(playground: Playground, observed: Callable[[st
 
 
 def test_pod_sees_its_own_mig_device_only(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if two pods on one GPU share a device or a capability file, or one may read the GPU's memory."""
     group = max(mig.by_gpu(playground.stack.settings.all_mig_slices).values(), key=len)
     if len(group) < 2:
         pytest.skip("no GPU of the layouts has two MIG devices")
@@ -122,6 +132,7 @@ def test_pod_sees_its_own_mig_device_only(playground: Playground, observed: Call
 
 
 def test_uuid_of_a_neighbour_names_no_device(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if CUDA gives a pod the device of a neighbour that it names."""
     stack, group = playground.stack, max(mig.by_gpu(playground.stack.settings.all_mig_slices).values(), key=len)
     if len(group) < 2:
         pytest.skip("no GPU of the layouts has two MIG devices")
@@ -134,6 +145,7 @@ def test_uuid_of_a_neighbour_names_no_device(playground: Playground, observed: C
 
 
 def test_profile_that_no_such_gpu_has_waits(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the pod is not Pending, or has another reason."""
     (pod,) = playground.create("10.1-mig-devices/nothing-matches")
     reason = playground.wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
@@ -141,6 +153,7 @@ def test_profile_that_no_such_gpu_has_waits(playground: Playground, observed: Ca
 
 
 def test_claim_for_a_whole_gpu_gets_no_mig_device(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the pod is not Pending, or has another reason."""
     stack = playground.stack
     divided = [node for node in stack.settings.gpu_nodes if not node.whole_gpus]
     if not divided:
@@ -153,6 +166,7 @@ def test_claim_for_a_whole_gpu_gets_no_mig_device(playground: Playground, observ
 
 
 def test_mig_profile_is_an_extended_resource(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if a pod with `nvidia.com/mig-1g.10gb: 1` has no claim made for it, or another device."""
     stack = playground.stack
     profile = stack.settings.all_mig_slices[-1].profile.name
     try:
@@ -169,6 +183,7 @@ def test_mig_profile_is_an_extended_resource(playground: Playground, observed: C
 
 
 def test_four_mig_devices_of_one_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the four containers do not see four devices of one parent, or a second such pod does not wait."""
     groups = mig.by_gpu(playground.stack.settings.all_mig_slices).values()
     wanted = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]
     if [1 for group in groups if sorted(one.profile.name for one in group) == wanted] != [1]:
@@ -191,6 +206,7 @@ def test_four_mig_devices_of_one_gpu(playground: Playground, observed: Callable[
 def test_two_pods_of_one_claim_have_the_same_mig_device(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if they see different ones."""
     pods = playground.create("10.1-mig-devices/shared-claim")
     uuids = [[gpu["uuid"] for gpu in playground.report(pod)["gpus"]] for pod in pods]
     assert uuids[0] == uuids[1] and len(uuids[0]) == 1
@@ -200,6 +216,7 @@ def test_two_pods_of_one_claim_have_the_same_mig_device(
 def test_admin_access_to_a_mig_device_is_refused(
     stack: LiveStack, free_mig_devices: None, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the driver serves it, or refuses it for another reason."""
     with stack.playground(ADMIN) as playground:
         (pod,) = playground.create("10.1-mig-devices/admin")
         refusal = mig.wait_event(playground, pod, "requests admin access on a non-full-GPU device")
@@ -207,6 +224,7 @@ def test_admin_access_to_a_mig_device_is_refused(
 
 
 def test_nothing_is_left_of_a_mig_device_that_was_used(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if after three pods a claim or CDI file is left, or the device's UUID has changed."""
     stack, slice_ = playground.stack, playground.stack.settings.all_mig_slices[0]
     before = cdi_files(stack, slice_.node)
     uuids, meanwhile = [], set()

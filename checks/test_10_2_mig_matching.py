@@ -43,12 +43,14 @@ def of_a100(name: str) -> str:
 def test_capacity_chooses_the_profile(
     playground: Playground, example: str, name: str, observed: Callable[[str], None]
 ) -> None:
+    """Fails if `ninety`, `much-memory` or `fifty` gets another profile than the table says."""
     found = profile(playground, start(playground, example))
     assert found == of_a100(name)
     observed(f"{example}: {found}")
 
 
 def test_memory_alone_matches_other_models_too(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if without the product the claims for 30Gi do not get the MIG devices of both models."""
     stack = playground.stack
     others = [
         one
@@ -72,6 +74,7 @@ def test_memory_alone_matches_other_models_too(playground: Playground, observed:
 def test_more_than_there_is_waits_until_it_asks_for_less(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if `too-many` is not Pending, or with 90 in place of 100 does not run."""
     pod = start(playground, "too-many")
     reason = playground.wait_unschedulable(pod)
     assert "cannot allocate all claims" in reason
@@ -84,6 +87,7 @@ def test_more_than_there_is_waits_until_it_asks_for_less(
 def test_two_of_a_range_get_both_profiles_and_the_third_waits(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if two `middle` do not get 3g.20gb and 4g.20gb, or a third runs."""
     pods = [start(playground, "middle", f"middle-{number}") for number in range(2)]
     found = sorted(profile(playground, pod) for pod in pods)
     assert found == [of_a100("3g.20gb"), of_a100("4g.20gb")]
@@ -94,6 +98,7 @@ def test_two_of_a_range_get_both_profiles_and_the_third_waits(
 
 
 def test_narrow_claims_leave_the_wide_one_its_own(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if `ninety`, `fifty` and then `middle` do not get 7g, 4g and 3g, or `too-many` runs beside them."""
     waiting = start(playground, "too-many")
     found = {}
     for example in ("ninety", "fifty", "middle"):
@@ -106,7 +111,11 @@ def test_narrow_claims_leave_the_wide_one_its_own(playground: Playground, observ
 def test_wide_claim_takes_the_first_that_fits_and_gives_none_back(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
-    """The order is that of the ResourceSlice, in which NVIDIA's driver writes its devices anew whenever it starts."""
+    """Fails if `middle` gets another than the first of the slice that matches; or `fifty` after it does not wait where
+    that was 4g.20gb, or not get it where it was not.
+
+    The order is that of the ResourceSlice, in which NVIDIA's driver writes its devices anew whenever it starts.
+    """
     fitting = [
         values["profile"]
         for values in playground.stack.devices().values()
@@ -126,12 +135,14 @@ def test_wide_claim_takes_the_first_that_fits_and_gives_none_back(
 
 
 def test_forms_of_a_comparison_agree(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if `forms` does not run."""
     found = profile(playground, start(playground, "forms"))
     assert found == of_a100("7g.40gb")
     observed(f"compareTo, isGreaterThan and isLessThan: {found}")
 
 
 def test_list_of_profiles_falls_back_to_the_next(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if three pods of `prioritized` do not get 7g, 4g and 3g, by these alternatives."""
     seen = []
     for number, (request, name) in enumerate([("seven", "7g.40gb"), ("four", "4g.20gb"), ("three", "3g.20gb")]):
         pod = start(playground, "prioritized", f"prioritized-{number}")
@@ -143,7 +154,10 @@ def test_list_of_profiles_falls_back_to_the_next(playground: Playground, observe
 
 
 def test_capacity_that_a_device_has_not_is_an_error(playground: Playground, observed: Callable[[str], None]) -> None:
-    """A whole GPU publishes its memory only, and an expression that names more fails instead of matching nothing."""
+    """Fails if the scheduler says nothing of the missing key.
+
+    A whole GPU publishes its memory only, and an expression that names more fails instead of matching nothing.
+    """
     stack = playground.stack
     whole = [values for values in stack.devices().values() if values["type"] == "gpu"]
     if not whole:

@@ -41,6 +41,7 @@ def compute_modes(stack: LiveStack, node: str) -> list[str]:
 
 
 def test_claim_has_a_daemon_with_its_mig_device_only(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the daemon has another device, more than one, or another percentage than the stack's."""
     daemon = mig.ClaimDaemon(stack, mig.NAMESPACE, CLAIM)
     (device,) = Playground(stack, mig.NAMESPACE).allocated(clients(stack)[0].name)
     namespace, name = daemon.pod
@@ -53,6 +54,7 @@ def test_claim_has_a_daemon_with_its_mig_device_only(stack: LiveStack, observed:
 
 
 def test_both_clients_are_on_one_mig_device(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if they see other devices, other SMs than the rule grants, or the daemon has not two clients."""
     daemon, pods = mig.ClaimDaemon(stack, mig.NAMESPACE, CLAIM), clients(stack)
     (slice_,) = (
         slice_
@@ -71,6 +73,9 @@ def test_both_clients_are_on_one_mig_device(stack: LiveStack, observed: Callable
 def test_two_claims_have_two_daemons_and_one_is_no_harm_to_the_other(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if two claims share a device, a client has other SMs than the rule grants, the parent's compute mode
+    changes, or with one daemon killed the other's clients end.
+    """
     stack = playground.stack
     slices = mig.of_one_model(stack)[:2]
     if len(slices) < 2:
@@ -105,6 +110,7 @@ def test_two_claims_have_two_daemons_and_one_is_no_harm_to_the_other(
 
 
 def test_daemon_goes_with_its_claim(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if pod or Deployment of the daemon stay."""
     shared = mig.share(playground, "short", mig.of_one_model(playground.stack)[0], mig.mps(50, "4Gi"))
     (name,) = shared.daemon.names
     shared.holder.remove()
@@ -116,7 +122,10 @@ def test_daemon_goes_with_its_claim(playground: Playground, observed: Callable[[
 def test_configuration_of_a_whole_gpu_is_refused_for_one_request_and_ignored_for_all(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
-    """Of an entry that names all requests Kubernetes 1.37 leaves out the names, so the driver ignores that one too."""
+    """Fails if a `GpuConfig` for all requests starts a daemon, or one for a single request of two is not refused.
+
+    Of an entry that names all requests Kubernetes 1.37 leaves out the names, so the driver ignores that one too.
+    """
     stack, slices = playground.stack, mig.of_one_model(playground.stack)
     wrong = mig.mps(50, "4Gi")
     wrong["opaque"]["parameters"]["kind"] = "GpuConfig"
@@ -134,6 +143,7 @@ def test_configuration_of_a_whole_gpu_is_refused_for_one_request_and_ignored_for
 
 
 def test_pods_share_a_mig_device_without_mps_too(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if two pods of a claim without configuration do not both have all SMs."""
     slice_ = mig.of_one_model(playground.stack)[0]
     claim = mig.claim(playground, "without-mps", slice_)
     pods = [mig.client(playground, claim, *mig.HOLD) for _ in range(2)]

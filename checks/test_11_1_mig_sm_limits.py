@@ -43,6 +43,7 @@ def expected(slice_: mig.Slice, percentage: float) -> int:
 
 
 def test_claim_gives_each_client_half(shared: list[mig.Shared], observed: Callable[[str], None]) -> None:
+    """Fails if a client under a claim's 50 % is granted other SMs than the table says."""
     seen = []
     for one in shared:
         sms = one.context()["sms"]
@@ -52,6 +53,7 @@ def test_claim_gives_each_client_half(shared: list[mig.Shared], observed: Callab
 
 
 def test_three_clients_of_a_half_run_at_once(shared: list[mig.Shared], observed: Callable[[str], None]) -> None:
+    """Fails if one of the three waits, or is granted other SMs."""
     one = shared[0]
     others = [one.hold(64) for _ in range(2)]
     sms = [client.wait_line("holding")["sms"] for client in (one.holder, *others)]
@@ -63,6 +65,9 @@ def test_three_clients_of_a_half_run_at_once(shared: list[mig.Shared], observed:
 
 
 def test_client_asks_for_less(unlimited: list[mig.Shared], observed: Callable[[str], None]) -> None:
+    """Fails if at 10, 30 or 50 % of its own, under a daemon that gives all, a client is granted other SMs than the
+    table says.
+    """
     seen = []
     for one in unlimited:
         sms = [one.context(percentage=percentage)["sms"] for percentage in ASKED]
@@ -74,6 +79,7 @@ def test_client_asks_for_less(unlimited: list[mig.Shared], observed: Callable[[s
 def test_curve_is_that_of_the_rule(
     unlimited: list[mig.Shared], table: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
+    """Fails if at one of 12 percentages on one of the profiles the SMs are not the rule's."""
     rows = []
     for one in unlimited:
         for percentage in CURVE:
@@ -85,6 +91,7 @@ def test_curve_is_that_of_the_rule(
 
 
 def test_client_can_only_lower_what_the_claim_gives(shared: list[mig.Shared], observed: Callable[[str], None]) -> None:
+    """Fails if a client that asks for 100 % under 50 % gets more, or one that asks for 10 % not less."""
     one = shared[0]
     more, less = one.context(percentage=100)["sms"], one.context(percentage=10)["sms"]
     assert (more, less) == (expected(one.slice_, 50), expected(one.slice_, 10))

@@ -34,9 +34,10 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 class Recorder:
-    """A pytest plugin that keeps every check's outcome and what it measured, and shows that work goes on.
+    """Pytest plugin that keeps every check's outcome and what it measured, and prints a line for each.
 
-    `after_each` is called when a check has ended and all of it is kept.
+    A check has its line when it has ended, on a terminal and elsewhere: a fault alone may take a minute, and nobody
+    waits for minutes without a word. `after_each` is called when a check has ended and all of it is kept.
     """
 
     def __init__(self, console: Console, after_each: Callable[["Recorder"], object] = lambda recorder: None) -> None:
@@ -45,6 +46,11 @@ class Recorder:
         self.tables: list[Table] = []
         self.plots: list[Plot] = []
         self.faults: list[Fault] = []
+        self._chosen = 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._chosen = len(session.items)
+        self.console.print(f"{self._chosen} checks")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
@@ -69,9 +75,12 @@ class Recorder:
         if report.when == "teardown":
             check = self._with_tear_down(check)
         self.checks.append(check)
-        if not self.console.is_terminal:
-            return
-        self.console.print(f"  {check.module}  [{STYLES[check.result]}]{check.result}[/]  {escape(check.title)}")
+        # The number, so that one sees how far it is; the words are whole, however narrow the output is.
+        self.console.print(
+            f"  {len(self.checks):>{len(str(self._chosen))}}/{self._chosen}  {check.module}  "
+            f"[{STYLES[check.result]}]{check.result}[/] in {duration(check.seconds)}  {escape(check.title)}",
+            soft_wrap=True,
+        )
 
     def _with_tear_down(self, failed: Check) -> Check:
         """The check once, where its tear-down failed after it had an outcome."""
@@ -97,7 +106,8 @@ def main() -> int:
     parser.add_argument("--module", action="append", help="check this module only; can be given more than once")
     parser.add_argument("--check", action="append", help="only checks whose name has this word; more than once: or")
     chosen = parser.parse_args()
-    console = Console(highlight=False)
+    # Of this moment: pytest's log takes the place of sys.stdout below, and progress is for a person.
+    console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     try:
@@ -121,7 +131,8 @@ def main() -> int:
     simulated = live.settings.gpu.source == "simulated"
     console.print(
         f"stack {live.name} at {live.kubeconfig}: modules {', '.join(numbers)}, "
-        f"{'simulated' if simulated else 'real'} GPUs"
+        f"{'simulated' if simulated else 'real'} GPUs",
+        soft_wrap=True,
     )
     # Before the checks, since one of them may leave an API server that does not answer.
     about = _about(live, numbers)
@@ -184,7 +195,7 @@ def check_table(checks: Sequence[Check]) -> rich.table.Table:
     for column in ("module", "check", "result"):
         table.add_column(column, overflow="fold", ratio=3 if column == "check" else None)
     table.add_column("what was seen", overflow="fold", ratio=5)
-    table.add_column("seconds", justify="right")
+    table.add_column("seconds", justify="right", overflow="fold")
     for check in checks:
         result = f"[{STYLES[check.result]}]{check.result}[/]"
         table.add_row(check.module, escape(check.title), result, escape(check.seen), f"{check.seconds:.1f}")
@@ -195,7 +206,7 @@ def fault_table(faults: Sequence[Fault]) -> rich.table.Table:
     table = rich.table.Table(title="faults and recovery", show_lines=False, header_style="bold", pad_edge=False)
     for column in ("fault", "who noticed", "what broke"):
         table.add_column(column, overflow="fold", ratio=1)
-    table.add_column("seconds to recover", justify="right")
+    table.add_column("seconds to recover", justify="right", overflow="fold")
     table.add_column("what was lost", overflow="fold", ratio=1)
     for fault in faults:
         words = (escape(fault.fault), escape(fault.noticed), escape(fault.broke))

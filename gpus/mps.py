@@ -1,7 +1,7 @@
 """Limits of MPS clients, and the SMs and memory that MPS grants under them.
 
-The rules were measured on an H100 with driver 580.159.04 (table in docs/learn/05-mps-limits.md). The simulated driver
-follows them, and Settings refuses a limit by them before anything is changed.
+The rules were measured on an H100 with driver 580.159.04 (table in docs/reference/modules/05-mps-limits.md). The
+simulated driver follows them, and Settings refuses a limit by them before anything is changed.
 """
 
 import math

@@ -2,7 +2,8 @@
 
 vLLM takes `gpu_memory_utilization` of the GPU's total memory, and refuses to start where less is free
 (request_memory() in vllm/v1/worker/utils.py of 0.26.0). Under an MPS limit `cuMemGetInfo` shows as free what the limit
-leaves, and as total the whole GPU (measured, docs/learn/05-mps-limits.md). So the fraction follows from the limit.
+leaves, and as total the whole GPU (measured, docs/reference/modules/05-mps-limits.md).
+So the fraction follows from the limit.
 """
 
 import json

@@ -110,7 +110,9 @@ class Module:
     sets_up: str
     proves: str
     minutes: int
-    """Estimate of the time to read its page and try what is on it: 100 words a minute, in steps of five minutes."""
+    """Estimate of the time to read its lesson and do it: 100 words a minute and 0.4 minutes for each command, in steps
+    of five minutes.
+    """
     requires: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     gpu: GpuUse = GpuUse.NONE
@@ -238,7 +240,7 @@ WORKLOADS = Module(
     title="Exclusive GPUs by claim",
     sets_up="a workload with a GPU, and one that waits for it",
     proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
-    minutes=15,
+    minutes=25,
     requires=("01", "02"),
     gpu=GpuUse.OWN,
     needs_whole_gpu=True,
@@ -287,7 +289,7 @@ VLLM = Module(
     title="vLLM under a limit",
     sets_up="a vLLM server with half of a GPU, and its Service; real GPU only",
     proves="a completion through the Service; what it was granted; why it cannot start",
-    minutes=20,
+    minutes=15,
     requires=("01", "02", "04"),
     gpu=GpuUse.REQUIRED,
     needs_whole_gpu=True,
@@ -333,7 +335,7 @@ OBSERVABILITY = Module(
     sets_up="an observer of every GPU, a tenant, a Prometheus exporter with DCGM's names; Prometheus and Grafana on "
     "request",
     proves="who may look on and who not; metrics, holders and MPS clients against what the API and the daemon say",
-    minutes=25,
+    minutes=15,
     requires=("01", "02"),
     looks_at_every_gpu=True,
     needs_whole_gpu=True,
@@ -354,7 +356,7 @@ RESILIENCE = Module(
     sets_up="a keeper of taints",
     proves="kills of plugin, MPS daemon, kubelet, node, API server; damaged checkpoints; a GPU that fails; a drain: "
     "what breaks, seconds to recover",
-    minutes=30,
+    minutes=20,
     requires=("01", "02"),
     needs_whole_gpu=True,
     gates=(
@@ -388,7 +390,7 @@ MIG_DEVICES = Module(
     sets_up="GPUs that MIG divides, and a tenant of one MIG device",
     proves="exactly the layout is published, a partitioned GPU is not; a pod sees its own part only; four of one GPU, "
     "an extended resource, and who waits",
-    minutes=10,
+    minutes=15,
     requires=("01", "02"),
     mig_slices=1,
     needs_mig=True,
@@ -400,7 +402,7 @@ MIG_MATCHING = Module(
     title="MIG devices by capacity",
     sets_up="nothing that lasts",
     proves="claims match by SMs and memory, alone and together; first fit; what waits, and what cannot be evaluated",
-    minutes=10,
+    minutes=20,
     requires=("01", "02", "10.1"),
     needs_mig=True,
 )
@@ -412,7 +414,7 @@ MIG_MPS = Module(
     sets_up="two pods that share a MIG device through MPS",
     proves="a daemon for each claim, which has that MIG device only; SMs granted of its own; what a configuration of "
     "the wrong kind does; what a killed daemon takes along",
-    minutes=10,
+    minutes=15,
     requires=("01", "02", "10.1"),
     mig_slices=1,
     needs_mig=True,
@@ -427,7 +429,7 @@ MIG_SM_LIMITS = Module(
     title="SM limits on a MIG device",
     sets_up="nothing that lasts",
     proves="granted SMs to the number on each profile, by claim and by client; sums beyond the whole; who wins",
-    minutes=5,
+    minutes=10,
     requires=("01", "02", "10.1", "10.4"),
     needs_mig=True,
     blocks={"mps": Mps},

@@ -1,6 +1,7 @@
 """Table of faults in Markdown, and its place between two marker lines of a page in docs/."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from checks.results import ReportError
 
 BEGIN = "<!-- faults: begin -->"
 END = "<!-- faults: end -->"
+LINE_LENGTH = 120  # of prose in the pages
 COLUMNS = ("fault", "who noticed", "what broke", "seconds to recover", "what was lost")
 
 
@@ -55,7 +57,12 @@ def fault_table(document: Mapping[str, Any], machine: str) -> list[str]:
         f"Kubernetes {versions['kubernetes']}, NVIDIA DRA driver v{versions['draDriver']}{substitutions}; {machine}."
     )
     head = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---:|---|"]
-    return [origin, "", *head, *(_row(fault) for fault in document["faults"])]
+    return [
+        *textwrap.wrap(origin, LINE_LENGTH, break_on_hyphens=False),
+        "",
+        *head,
+        *(_row(fault) for fault in document["faults"]),
+    ]
 
 
 def _row(fault: Mapping[str, Any]) -> str:

@@ -319,7 +319,8 @@ def _vllm(measurement: Measurement) -> list[str]:
         return []
     pictures = [f"![{plot.title}]({PLOTS}/{_key(plot)}.svg)" for plot in measurement.plots(sheets.VLLM_MODULE)]
     words = (
-        "How it is measured, what the columns are and what follows: [module 06.5](../learn/06.5-vllm-experiment.md)."
+        "How it is measured, what the columns are and what follows: "
+        "[module 06.5](../reference/modules/06.5-vllm-experiment.md)."
     )
     return ["## vLLM", "", words, *lines, *(line for picture in pictures for line in ("", picture))]
 

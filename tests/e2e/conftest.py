@@ -14,6 +14,7 @@ LONGEST = (
     "test_lifecycle.py",
     "test_existing_cluster.py",
     "test_driver_upgrade.py",
+    "test_lessons.py",
 )
 
 

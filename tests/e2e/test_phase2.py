@@ -9,6 +9,8 @@ import yaml
 from checks.faults import FAULTS
 from checks.live import LiveStack
 from settings import PROJECT
+from tests.e2e import lessons
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -59,8 +61,13 @@ def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> No
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
 
 
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase2"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase2", stack.settings.cluster_name))
+
+
 # Not `disabled`: NVIDIA's driver then has claims that share a GPU which may no longer be shared
-# (docs/learn/07-consumable-capacity.md says so).
+# (docs/reference/modules/07-consumable-capacity.md says so).
 @pytest.mark.parametrize("shares", [5, "unlimited"])
 def test_another_way_to_share_is_an_update_of_the_same_stack(
     workspace: Workspace, stack: LiveStack, shares: int | str
@@ -68,5 +75,15 @@ def test_another_way_to_share_is_an_update_of_the_same_stack(
     workspace.write_stack(STACK, config(driver={"consumableShares": shares}))
     workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
     status, printed = workspace.verify(STACK, "07")
+    print(printed)
+    assert status == 0
+
+
+def test_limits_and_shares_of_one_gpu_hold_beside_each_other(workspace: Workspace, stack: LiveStack) -> None:
+    workspace.write_stack(STACK, config(modules=[*CONFIG[f"{PROJECT}:modules"], "05"]))
+    workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
+    # Those by whose limits or requests the other module goes: test_lifecycle.py has all of module 05.
+    checks = ("request", "curve", "class", "gives", "lower")
+    status, printed = workspace.verify(STACK, "05", "07", checks=checks)
     print(printed)
     assert status == 0

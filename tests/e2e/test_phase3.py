@@ -9,6 +9,8 @@ import yaml
 from checks import mig
 from checks.live import LiveStack, Playground
 from settings import PROJECT
+from tests.e2e import lessons
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -42,6 +44,11 @@ def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
 def test_second_up_changes_nothing(workspace: Workspace, stack: LiveStack) -> None:
     output = workspace.pulumi("up", "--yes", "--skip-preview", "--stack", stack.name)
     assert not {"created", "updated", "replaced", "deleted"} & set(output.rpartition("Resources:")[2].split())
+
+
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase3"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase3", stack.settings.cluster_name))
 
 
 def test_changed_layout_is_told_and_made(workspace: Workspace, stack: LiveStack) -> None:

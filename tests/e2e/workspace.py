@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +110,13 @@ class Workspace:
         assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def verify(self, stack: str, *modules: str) -> tuple[int, str]:
-        """Exit status and output of the program behind `make verify`, for all modules or some."""
+    def verify(self, stack: str, *modules: str, checks: Sequence[str] = ()) -> tuple[int, str]:
+        """Exit status and output of the program behind `make verify`, for all modules or some.
+
+        `checks` are words of names of checks; without them all checks run.
+        """
         only = [word for module in modules for word in ("--module", module)]
+        only += [word for check in checks for word in ("--check", check)]
         command = ["python", "-m", "checks.verify", "--stack", stack, *only]
         done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr

@@ -4,9 +4,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
+from checks import capacity as capacity_of_checks
+from checks.mps import MEMORY
 from gpus import shares as capacity
 from gpus.models import load_models
+from gpus.mps import CAPACITY_CLASS
 from gpus.quantity import mib_quantity, quantity_mib
 from settings import Settings, SettingsError
 from settings.catalog import MODULES
@@ -168,3 +172,43 @@ def test_requests_of_another_clusters_gpu_follow_what_its_driver_publishes():
 )
 def test_quantities_are_written_as_the_api_server_writes_them(mib: int, text: str):
     assert mib_quantity(mib) == text and quantity_mib(text) == mib
+
+
+class RecordedStack:
+    """A stack as if it were up, and what kubectl is told to make there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.recording = settings, stacks.record(settings)
+        claims = {name: self.inputs(f"shared-gpus-{name}-claim")["spec"] for name in capacity.EIGHTHS}
+        exactly = {name: claim["devices"]["requests"][0]["exactly"] for name, claim in claims.items()}
+        requests = {name: request["capacity"]["requests"]["memory"] for name, request in exactly.items()}
+        self.outputs = {"consumableCapacity": {"requests": requests}}
+        self.made: list[dict[str, Any]] = []
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        return self.recording.resources[name].inputs
+
+    def one(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+        return self.inputs(f"shared-gpus-{name}")
+
+    def kubectl(self, *words: str, stdin: str) -> str:
+        self.made = list(yaml.safe_load_all(stdin))
+        return ""
+
+
+@pytest.mark.parametrize("memory", ["8Gi", "30Gi"], ids=["below the largest request", "above it"])
+def test_client_of_a_check_asks_its_claim_for_any_memory_and_mps_for_what_its_class_may_have(memory: str):
+    """With module 05 the policy refuses a pod of more at once, where the check wants to see it wait."""
+    limits = {"pinnedDeviceMemoryLimit": memory}
+    stack: Any = RecordedStack(parse(("01", "02", "04", "05", "07"), gpu={"count": 1}, mps=limits))
+    most = int(stack.inputs(f"mps-policy-class-{CAPACITY_CLASS}")["data"]["pinnedDeviceMemoryLimitMiB"])
+    for asked in (1024, most, most + 1, 81560):
+        capacity_of_checks.start_client(stack, "check", "any", asked, ["hold"])
+        claim, pod = stack.made
+        (request,) = claim["spec"]["devices"]["requests"]
+        assert request["exactly"]["capacity"]["requests"]["memory"] == f"{asked}Mi"
+        every = [*pod["spec"]["containers"], *pod["spec"]["initContainers"]]
+        values = [
+            entry["value"] for container in every for entry in container.get("env", []) if entry["name"] == MEMORY
+        ]
+        assert values == [f"0={min(asked, most)}M"]

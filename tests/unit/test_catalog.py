@@ -69,7 +69,7 @@ def test_every_feature_of_kubernetes_can_be_asked_for():
 
 @pytest.mark.parametrize("gate", FEATURES)
 def test_page_on_prerequisites_names_every_feature_of_kubernetes(gate: str):
-    page = (CHECKOUT / "docs" / "learn" / "00-prerequisites.md").read_text()
+    page = (CHECKOUT / "docs" / "reference" / "modules" / "00-prerequisites.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith("| `") and f"`{gate}`" in line)
     numbers = {number for number, module in MODULES.items() if gate in {f.gate for f in module.api_features}}
     assert row.endswith(f"| {FEATURES[gate].since} |")

@@ -175,7 +175,13 @@ WRONG = [
     *(["alloc", *["1Mi"] * 65], ["alloc", "1Mi", "--watch"], ["alloc", "1Mi", "--device", "4294967296"]),
     *(["flops"], ["flops", "0"], ["flops", "inf"], ["flops", "1", "--repeats", "0"], ["flops", "1", "--warmup", "x"]),
     *(["latency"], ["latency", "1", "--copy", "5"], ["load", "1", "--copy", "17Gi"], ["flops", "1", "--copy", "1Mi"]),
-    *(["hold", "--alloc", "5"], ["hold", "--context"], ["info", "--watch"]),
+    *(
+        ["hold", "--alloc", "5"],
+        ["hold", "--host", "5"],
+        ["hold", "--context"],
+        ["info", "--watch"],
+        ["info", "--host", "1Mi"],
+    ),
 ]
 
 
@@ -479,6 +485,31 @@ def test_hold_with_a_context_ends_by_itself_after_its_seconds(probe, fake_cuda):
     start = time.monotonic()
     result = run(probe, "hold", "0.7", "--watch", **fake_cuda())
     assert result.returncode == 0 and 0.7 <= time.monotonic() - start < 5
+
+
+def resident_mib(pid: int) -> float:
+    """MiB of the machine's memory that a process has."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
+def test_hold_fills_memory_of_the_machine_after_it_said_what_it_has(probe, fake_cuda):
+    with running(probe, "hold", "--watch", "--host", "256Mi", **fake_cuda()) as process:
+        assert process.stdout and "gpus" in json.loads(process.stdout.readline())
+        assert json.loads(process.stdout.readline())["holding"]
+        deadline = time.monotonic() + 10
+        while resident_mib(process.pid) < 256:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)  # between two looks at a condition that is bounded above
+        process.terminate()
+        assert process.wait(timeout=5) == 0
+
+
+def test_hold_on_a_machine_without_memory_for_it_is_exit_code_5(probe):
+    refuses = {"ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"}
+    result = run(probe, "hold", "--host", "9000000000Gi", **refuses)
+    assert result.returncode == 5
+    assert lines(result)[-1] == error("the machine gives no 9663676416000000000 bytes of its memory", None, None, 5)
 
 
 def test_hold_alone_needs_no_cuda(probe, fake_cuda):

@@ -30,3 +30,9 @@ def test_stack_that_is_new_is_made_first(target: str, command: str):
     dry = ["make", "--dry-run", "--no-print-directory", target, "STACK=gates"]
     printed = subprocess.run(dry, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert f"{{ pulumi stack select --create gates && pulumi {command} --stack gates; }} ||" in printed
+
+
+def test_up_writes_the_modules_that_it_is_told_first():
+    dry = ["make", "--dry-run", "--no-print-directory", "up", "STACK=steps", "MODULES=01 02"]
+    printed = subprocess.run(dry, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert "python -m settings.choose --stack steps 01 02 && { pulumi stack select --create steps" in printed

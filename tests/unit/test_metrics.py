@@ -185,3 +185,33 @@ def test_full_gpus_are_said_to_be_with_the_remedy():
         metrics.part_of_a_gpu(full(shares="memory", left="50Mi")),
     ):
         pass
+
+
+class Scraped(Plain):
+    """A stack with an exporter whose scrapes tell these failures so far of the source `mps`, one after the other."""
+
+    def __init__(self, *failures: int) -> None:
+        pod = {"metadata": {"name": "exporter-a"}, "spec": {"nodeName": "a"}}
+        super().__init__(pods=[pod])
+        self.failures = list(failures)
+
+    def kubectl(self, *words: str) -> str:
+        return f'gpu_exporter_scrape_errors_total{{source="mps"}} {self.failures.pop(0)}\n'
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [((7, 7, 7), 1), ((7, 8, 8, 8), 1), ((0, 1, 2, 3, 3, 3), 1)],
+    ids=["both answered", "the second did not", "three did not"],
+)
+def test_scrape_in_which_a_source_failed_is_repeated(told: tuple[int, ...], left: int):
+    stack = Scraped(*told)
+    (sample,) = metrics.exporter_samples(cast(LiveStack, stack), "a")
+    assert sample.value == told[-1]
+    assert len(stack.failures) == left
+
+
+def test_source_that_fails_in_every_scrape_is_named():
+    stack = Scraped(*range(9))
+    with pytest.raises(AssertionError, match=r"exporter on a had no answer in 4 scrapes; in the last of \['mps'\]"):
+        metrics.exporter_samples(cast(LiveStack, stack), "a")

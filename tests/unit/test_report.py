@@ -20,7 +20,7 @@ from checks.report.__main__ import main
 from checks.report.document import document
 from checks.report.page import render
 from checks.results import Check, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
-from checks.verify import Recorder, fault_table
+from checks.verify import Recorder, check_table, fault_table
 from tests.unit.report_sample import FAULTS, MODULES, sample
 from toolchain.paths import CHECKOUT
 
@@ -344,9 +344,9 @@ def test_faults_go_between_the_markers_of_a_page(tmp_path: Path):
     assert first.startswith(
         "# Before\n\n<!-- faults: begin -->\n\nMeasured on 25 November 2026, 15:06 UTC, on simulated"
     )
-    assert (
-        "Kubernetes v1.37.2, NVIDIA DRA driver v0.5.0 (go-nvfm v0.1.0 is a stub" in first and "; two cores.\n" in first
-    )
+    origin = first.partition("begin -->")[2].partition("| fault")[0]
+    assert "Kubernetes v1.37.2, NVIDIA DRA driver v0.5.0 (go-nvfm v0.1.0 is a stub" in " ".join(origin.split())
+    assert origin.endswith("two cores.\n\n") and max(map(len, origin.splitlines())) <= 120
     assert "| MPS daemon killed | its clients, at the next call | their contexts | 2.8 |" in first
     assert r"| claim &lt;template&gt; &amp; \| `claim` deleted" in first
     assert first.endswith("\n\n<!-- faults: end -->\n\nafter\n") and "the last one" not in first
@@ -547,6 +547,41 @@ def verified(checkout: Path, checks: str, settings: dict[str, Any]) -> subproces
     (checkout / "checks/test_00_prerequisites.py").write_text(checks)
     command = [sys.executable, "-c", VERIFY, str(checkout), json.dumps(settings)]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+def test_each_check_has_its_line_when_it_has_ended_where_the_output_is_no_terminal(tmp_path: Path):
+    done = verified(tmp_path, CHECKS, {})
+    progress = done.stdout.partition("┏")[0].splitlines()[1:]
+    assert progress[0] == "5 checks"
+    assert [re.sub(r"in [\d.]+s", "in 0s", line) for line in progress[1:] if "/5" in line] == [
+        "  1/5  00  passed in 0s  measures",
+        "  2/5  00  failed in 0s  fails after it measured",
+        "  3/5  00  skipped in 0s  is skipped",
+        "  4/5  00  passed in 0s  tear down fails",
+        "  4/5  00  failed in 0s  tear down fails",
+        "  5/5  00  failed in 0s  records nonsense",
+    ]
+
+
+def test_nothing_is_cut_in_a_terminal_of_80_columns():
+    words = {
+        "module": "06.5",
+        "name": "test_vllms_own_process_has_the_multiprocessors_of_its_percentage",
+        "seen": "GPU-96929019-09c9-5fca-b5f2-03251ceb639e is dra-workshop-phase1-worker's, CUDA_ERROR_MPS_RPC_FAILURE",
+    }
+    check = Check(result="skipped", seconds=1234.5, **words)
+    fault = Fault(module="09", check="c", fault=words["seen"], noticed=words["seen"], broke="b", seconds=98.7, lost="l")
+    for table, shown in (
+        (check_table([check]), (check.title, check.seen, "skipped", "1234.5", "what was seen", "seconds")),
+        (fault_table([fault]), (fault.fault, "98.7", "who noticed", "what was lost")),
+    ):
+        out = StringIO()
+        Console(file=out, width=80).print(table)
+        assert "…" not in out.getvalue() and max(map(len, out.getvalue().splitlines())) == 80
+        cells = [re.split("[│┃]", line)[1:-1] for line in out.getvalue().splitlines() if line[0] in "│┃"]
+        columns = ["".join(column).replace(" ", "") for column in zip(*cells, strict=True)]
+        for text in shown:
+            assert any(text.replace(" ", "") in column for column in columns), text
 
 
 def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):

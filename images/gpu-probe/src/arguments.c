@@ -19,6 +19,7 @@ static const struct option options[] = {
     {OPTION_WATCH, "--watch", NULL, NULL},
     {OPTION_ALLOC, "--alloc", "SIZE", "must be a whole number with Mi or Gi (M, G are the same), such as 512Mi"},
     {OPTION_COPY, "--copy", "SIZE", "must be a whole number with Mi or Gi (M, G are the same), at most 16Gi, such as 64Mi"},
+    {OPTION_HOST, "--host", "SIZE", "must be a whole number with Mi or Gi (M, G are the same), such as 512Mi"},
     {OPTION_DEVICE, "--device", "ORDINAL", "must be a whole number from 0"},
     {OPTION_REPEATS, "--repeats", "N", "must be a whole number from 1"},
     {OPTION_WARMUP, "--warmup", "SECONDS", "must be a number from 0, such as 0.5"},
@@ -67,6 +68,7 @@ static bool set(struct arguments *arguments, const struct option *option, const 
     case OPTION_WATCH: arguments->watch = true; return true;
     case OPTION_ALLOC: return value_size(value, &arguments->alloc_bytes);
     case OPTION_COPY: return value_size(value, &arguments->copy_bytes) && arguments->copy_bytes <= MAX_COPY_BYTES;
+    case OPTION_HOST: return value_size(value, &arguments->host_bytes);
     case OPTION_DEVICE: return value_number(value, 0, &arguments->device);
     case OPTION_REPEATS: return value_number(value, 1, &arguments->repeats);
     case OPTION_WARMUP: return value_seconds(value, &arguments->warmup);

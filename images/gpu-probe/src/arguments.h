@@ -22,6 +22,7 @@ struct arguments {
     double seconds;
     unsigned long long alloc_bytes; /* 0: nothing */
     unsigned long long copy_bytes;  /* 0: multiply-adds */
+    unsigned long long host_bytes;  /* 0: nothing */
     unsigned long long sizes[MAX_SIZES];
     size_t size_count;
 };
@@ -37,6 +38,7 @@ enum {
     OPTION_WARMUP = 1 << 6,
     OPTION_SETENV = 1 << 7,
     OPTION_COPY = 1 << 8,
+    OPTION_HOST = 1 << 9,
 };
 
 enum operands { OPERANDS_NONE, OPERANDS_SECONDS, OPERANDS_OPTIONAL_SECONDS, OPERANDS_SIZES };

@@ -5,6 +5,8 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static const double check_seconds = 0.5;
@@ -23,6 +25,22 @@ static bool take(const struct arguments *arguments, struct context *context, str
     memory_print(&memory);
     puts("}");
     fflush(stdout);
+    return true;
+}
+
+/* Fills memory, since the kernel gives a page only to who writes to it. It is kept until the process ends. */
+static bool fill_host(unsigned long long bytes, struct failure *failure)
+{
+    void *memory = malloc(bytes);
+    if (memory == NULL) {
+        snprintf(failure->error, sizeof failure->error, "the machine gives no %llu bytes of its memory", bytes);
+        failure->call = NULL;
+        failure->exit_code = EXIT_OUT_OF_MEMORY;
+        return false;
+    }
+    memset(memory, 1, bytes);
+    /* The compiler may not leave out what nobody reads. */
+    __asm__ volatile("" : : "r"(memory) : "memory");
     return true;
 }
 
@@ -47,7 +65,8 @@ enum exit_code run_hold(const struct arguments *arguments)
     enum exit_code code = info_print(arguments);
     if (code != EXIT_DONE)
         return code;
-    if (has_context && !take(arguments, &context, &failure))
+    if ((has_context && !take(arguments, &context, &failure)) ||
+        (arguments->host_bytes != 0 && !fill_host(arguments->host_bytes, &failure)))
         return failure_report(&failure);
     if (wait_until(deadline, has_context, &failure))
         return EXIT_DONE;

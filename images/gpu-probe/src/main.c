@@ -22,13 +22,15 @@ static const struct command commands[] = {
      "  --require-gpu  exit code 3 if there is no GPU\n"
      "  --context      a further line for each CUDA device: its multiprocessors, free and total memory in a context\n"
      "  --setenv       changes the environment before the first CUDA call, as any program can\n"},
-    {"hold", run_hold, OPTION_REQUIRE_GPU | OPTION_WATCH | OPTION_ALLOC | OPTION_DEVICE, OPERANDS_OPTIONAL_SECONDS,
-     "gpu-probe hold [SECONDS] [--watch] [--alloc SIZE] [--device ORDINAL] [--require-gpu]\n"
+    {"hold", run_hold, OPTION_REQUIRE_GPU | OPTION_WATCH | OPTION_ALLOC | OPTION_HOST | OPTION_DEVICE,
+     OPERANDS_OPTIONAL_SECONDS,
+     "gpu-probe hold [SECONDS] [--watch] [--alloc SIZE] [--host SIZE] [--device ORDINAL] [--require-gpu]\n"
      "\n"
      "Prints info's line, then waits for SIGTERM or SIGINT, at most SECONDS if given and not 0. CUDA is not needed\n"
      "without --watch or --alloc, which make a context and print a line once they hold it.\n"
      "  --watch           hold a context, check it every 0.5 seconds, and end with an error when it breaks\n"
      "  --alloc SIZE      the same with that much GPU memory: a whole number with Mi or M (2^20), Gi or G (2^30)\n"
+     "  --host SIZE       fill that much memory of the machine afterwards, which counts for a container's limit\n"
      "  --device ORDINAL  the CUDA device, 0 by default\n"
      "  --require-gpu     exit code 3 if there is no GPU\n"},
     {"alloc", run_alloc, OPTION_DEVICE, OPERANDS_SIZES,
@@ -76,7 +78,7 @@ static const char exit_codes[] =
     "  2    wrong usage\n"
     "  3    no GPU, or no usable libcuda.so.1\n"
     "  4    needs a real GPU\n"
-    "  5    not enough GPU memory (CUDA_ERROR_OUT_OF_MEMORY)\n"
+    "  5    not enough GPU memory (CUDA_ERROR_OUT_OF_MEMORY); for hold also none of the machine's\n"
     "  6    any other CUDA error, such as CUDA_ERROR_MPS_RPC_FAILURE\n"
     "  130  SIGINT and 143 SIGTERM, other commands than hold\n";
 
