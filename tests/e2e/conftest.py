@@ -15,6 +15,8 @@ LONGEST = (
     "test_existing_cluster.py",
     "test_driver_upgrade.py",
     "test_lessons.py",
+    "test_stock.py",
+    "test_distributions.py",
 )
 
 

@@ -4,10 +4,11 @@ A root is what mmdebstrap makes as minbase, with make, git and authorities for H
 machine's, and so are proxies and mirrors of packages. What upstream serves comes from this machine, by the stock way.
 """
 
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,15 @@ make setup
 .tools/bin/pulumi version
 .tools/bin/kind version
 .tools/bin/kubectl version --client
+cp .tools/images.json /result
+"""
+# Runs in the image of the agents, on Debian 12, with the driver's root that the bare root's own compiler made.
+LOADS = """
+import ctypes
+ctypes.CDLL("libcuda.so.1")
+nvml = ctypes.CDLL("libnvidia-ml.so.1")
+nvml.nvmlErrorString.restype = ctypes.c_char_p
+print(nvml.nvmlErrorString(0).decode())
 """
 # Ends of the variables by which this machine's shell says by which way packages come.
 WAYS = ("PROXY", "proxy", "CERT", "CERT_FILE", "CERT_DIR", "CA_BUNDLE", "INDEX_URL", "DEFAULT_INDEX", "GOSUMDB")
@@ -100,7 +110,22 @@ def image_tags() -> set[str]:
     return set(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("debian", [DEBIAN_12, DEBIAN_13], ids=lambda debian: debian.suite)
+def load_driver(made: Mapping[str, str], folder: Path) -> str:
+    """What a program on Debian 12 prints that loads the driver of the image gpu-sim, and asks it for a word."""
+    container = subprocess.run(["docker", "create", made["gpu-sim"]], capture_output=True, text=True, check=True)
+    name, driver = container.stdout.strip(), folder / "driver"
+    subprocess.run(["docker", "cp", f"{name}:/driver-root", driver], capture_output=True, check=True)
+    subprocess.run(["docker", "rm", name], capture_output=True, check=True)
+    options = ("--volume", f"{driver}/usr/lib/x86_64-linux-gnu:/driver:ro", "--env", "LD_LIBRARY_PATH=/driver")
+    command = ["docker", "run", "--rm", *options, "--entrypoint", "python3", made["gpu-agents"], "-c", LOADS]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+# Two to three minutes each: continuous integration has the one that is unlike the machine where images are made.
+ROOTS = (pytest.param(DEBIAN_12, marks=pytest.mark.slow, id="bookworm"), pytest.param(DEBIAN_13, id="trixie"))
+
+
+@pytest.mark.parametrize("debian", ROOTS)
 def test_stock_set_up_in_a_bare_root(debian: Debian, tmp_path: Path) -> None:
     before, engine = image_tags(), engines_socket()
     with upstream_images.served(tmp_path) as served, bare_root(debian, tmp_path) as root:
@@ -120,9 +145,10 @@ def test_stock_set_up_in_a_bare_root(debian: Debian, tmp_path: Path) -> None:
                 timeout=SETUP_SECONDS,
                 check=False,
             )
+            print(done.stdout)
+            loaded = load_driver(json.loads((root / "result").read_text()), tmp_path) if done.returncode == 0 else ""
         finally:
             served.remove(*(tag for tag in image_tags() - before if tag.startswith(images.PREFIX)))
-    print(done.stdout)
     assert done.returncode == 0 and not [words for words in TRACEBACKS if words in done.stdout], done.stdout
     first, _, second = done.stdout.partition("second set-up:")
     assert "python: installing python3 python3-venv" in first
@@ -131,3 +157,4 @@ def test_stock_set_up_in_a_bare_root(debian: Debian, tmp_path: Path) -> None:
     assert f"python: {debian.python}." in second and " of /usr\n" in second
     for tool in (f"v{versions.PULUMI}", f"kind v{versions.KIND}", f"Client Version: v{versions.KUBERNETES}"):
         assert tool in second
+    assert loaded == "Success\n"

@@ -1,8 +1,8 @@
 """Images shaped as upstream's, made of what source built makes, and a registry of this machine that serves them.
 
-- **node**: kind's own files for its node image, from kind's Go module, over our root filesystem and programs, as kind's
-  Dockerfile puts them together. Of our node image it has no file but the network's and the storage class's manifest,
-  since no registry of packages has kindnetd and the local path provisioner.
+- **node**: kind's own files for its node image, from kind's Go module, over the Debian that kind's image has, with our
+  programs, as kind's Dockerfile puts them together. Of our node image it has no file but the network's and the storage
+  class's manifest, since no registry of packages has kindnetd and the local path provisioner.
 - **dra-driver**: NVIDIA's programs as upstream's Dockerfile lays them: no shell but a static bash, busybox in a folder
   of its own, and the C library.
 - **python**: Python 3.11 below /usr/local, with a shell.
@@ -50,6 +50,12 @@ UNWANTED = re.compile(
 )
 SANDBOX_IMAGE = re.compile(r'(?<=sandbox_image = ")(registry\.k8s\.io/pause:)[\d.]+')
 CAP_SYS_RESOURCE = 24
+# As kind's Dockerfile for v0.33.0 has it, but for what only storage and snapshotters that are not used here call.
+NODE_DEBIAN = "trixie"
+NODE_PACKAGES = (
+    *("systemd", "conntrack", "iptables", "nftables", "iproute2", "ethtool", "util-linux", "mount", "kmod"),
+    *("libseccomp2", "pigz", "e2fsprogs", "bash", "ca-certificates", "curl", "jq", "procps"),
+)
 # A static shell, the programs that scripts call, and the libraries below a program of C++.
 DISTROLESS_PACKAGES = ("libc6", "libgcc-s1", "libstdc++6", "bash-static", "busybox-static")
 NAMES = {
@@ -129,6 +135,7 @@ def step(go: Go, base: Step) -> Step:
         for needed in (
             *node.needs,
             *(needed for driver in drivers for needed in driver.needs),
+            debian.root_filesystem("rootfs-kind-node", NODE_PACKAGES, expected_seconds=40, suite=NODE_DEBIAN),
             debian.root_filesystem("rootfs-distroless", DISTROLESS_PACKAGES, expected_seconds=10, only_extract=True),
             images.python(),
             programs.REGISTRY.step(go),
@@ -214,7 +221,7 @@ def _node(work: Work, layer: Layer, files: Path, manifests: Path, restricted: bo
     layer.text("kind/version", f"v{versions.KUBERNETES}")
     layer.tree(manifests, "kind/manifests")
     layer.tree(work.need("control-plane-images") / "containerd", "var/lib/containerd")
-    rootfs = work.need("rootfs-node") / "rootfs.tar"
+    rootfs = work.need("rootfs-kind-node") / "rootfs.tar"
     with tarfile.open(rootfs) as archive:
         member = archive.extractfile("./etc/systemd/journald.conf")
         assert member is not None  # a file, not a folder
