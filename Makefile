@@ -3,8 +3,9 @@
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
 ACTIVATE := source ./activate
-# Files of tests side by side: most of an end-to-end test is a wait. WORKERS=0 runs them one after another.
-WORKERS ?= 2
+# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=0 runs them
+# one after another.
+WORKERS ?= 3
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
 GO_TESTED = images/mps-daemon/src toolchain/go/pulumi-resource-command toolchain/go/runc-bounded
@@ -22,7 +23,7 @@ define on_the_stack
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up doctor verify report measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report trace measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ verify: setup ## run the checks of the modules that are on against the stack tha
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m checks.report --stack $(STACK)
+
+trace: setup ## which container has which MIG device, and by which claim (with STACK=phase3)
+	@$(ACTIVATE) && python -m checks.trace --stack $(STACK)
 
 measure: setup ## measure every stack of a real GPU, one after the other (STACKS="gpu-... ..." MEASURE=options)
 	@$(ACTIVATE) && python -m checks.measure --stacks $(STACKS) $(MEASURE)

@@ -458,16 +458,33 @@ def delete_rules(stack: LiveStack, node: str, devices: Sequence[str]) -> None:
 @contextmanager
 def reported_xid(stack: LiveStack, node: str, device: str, number: int) -> Iterator[float]:
     """A simulated GPU reports an XID; yields the time. Ends with the GPU mended: no taint, and no rule for it."""
-    root = driver_root(stack.settings)
-    line = f"{device.removeprefix('gpu-')} {number}"
     try:
-        stack.in_node(node, "sh", "-c", 'printf "%s\\n" "$1" >"$2"', "sh", line, f"{root}/run/xid")
-        yield time.monotonic()
+        with mended(stack, node, [device]):
+            report_xids(stack, node, [f"{device.removeprefix('gpu-')} {number}"])
+            yield time.monotonic()
     finally:
-        if taints(stack, node, device):
-            renew_plugin(stack, node)
-            wait_for("the driver has forgotten the taint", lambda: not taints(stack, node, device), START_SECONDS)
         delete_rules(stack, node, [device])
+
+
+def report_xids(stack: LiveStack, node: str, lines: Sequence[str]) -> None:
+    """Simulated GPUs report XIDs, in that order: a line is GPU_INDEX XID, and GPU and compute instance if of one."""
+    words = ("sh", "-c", 'printf "%s\\n" "$@" >"$0"', f"{driver_root(stack.settings)}/run/xid", *lines)
+    stack.in_node(node, *words)
+
+
+@contextmanager
+def mended(stack: LiveStack, node: str, devices: Sequence[str]) -> Iterator[None]:
+    """Block that ends with these devices of a node mended: the driver has no taint for them."""
+
+    def tainted() -> list[str]:
+        return [device for device in devices if taints(stack, node, device)]
+
+    try:
+        yield
+    finally:
+        if tainted():
+            renew_plugin(stack, node)
+            wait_for("the driver has forgotten the taints", lambda: not tainted(), START_SECONDS)
 
 
 @contextmanager
@@ -587,7 +604,7 @@ def cluster_state(stack: LiveStack) -> dict[str, Any]:
     reserved = [claim for claim in claims if claim.get("status", {}).get("reservedFor")]
     nodes = [node.node for node in stack.settings.gpu_nodes]
     observed: dict[str, Any] = {
-        "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.get("nodes") if _ready(node)),
+        "nodes that are ready": sorted(node["metadata"]["name"] for node in stack.nodes() if _ready(node)),
         "pods that are ready": _ready_pods(stack),
         "devices": sorted(stack.devices()),
         "taints of devices": {

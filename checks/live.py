@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from components.commands.kube import connect
+from gpus import fleet
 from machine.gpus import driver_root
 from settings import Settings
 from toolchain.paths import CHECKOUT
@@ -127,10 +128,16 @@ class LiveStack:
         ]
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes that are machines or containers; those of a fleet are only objects."""
+        return [node for node in self.get("nodes") if fleet.LABEL not in node["metadata"]["labels"]]
+
     def slices(self) -> list[dict[str, Any]]:
-        """The driver's ResourceSlices."""
+        """The driver's ResourceSlices; those of a fleet are nobody's."""
         return [
-            slice_ for slice_ in self.get("resourceslices.v1.resource.k8s.io") if slice_["spec"]["driver"] == DRIVER
+            slice_
+            for slice_ in self.get("resourceslices.v1.resource.k8s.io")
+            if slice_["spec"]["driver"] == DRIVER and fleet.LABEL not in slice_["metadata"].get("labels", {})
         ]
 
     def devices(self) -> dict[tuple[str, str], dict[str, Any]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import yaml
 
 from checks.live import LiveStack, Playground, wait_for
@@ -16,6 +17,7 @@ from components import gpu_config
 from components.manifests import load
 from gpus.mig import Slice
 from gpus.models import simulated_gpus
+from gpus.quantity import quantity_mib
 
 NAMESPACE = "mig"
 REQUEST: dict[str, Any] = {"name": "slice", "exactly": {"deviceClassName": "mig.nvidia.com"}}
@@ -23,24 +25,26 @@ REQUEST: dict[str, Any] = {"name": "slice", "exactly": {"deviceClassName": "mig.
 HOLD = ("hold", "0", "--alloc", "2Mi")
 # What the examples in manifests/ ask for: words that a check replaces by what the stack has.
 PROFILE, PRODUCT = "3g.20gb", "NVIDIA A100-PCIE-40GB"
+# Profiles of the workshop that this one replaces, on such GPUs, which some claims are written for.
+LAYOUT = ("3g.20gb", "4g.20gb", "7g.40gb")
 
 
 @contextmanager
-def all_free(stack: LiveStack) -> Iterator[None]:
+def all_free(stack: LiveStack, namespace: str = NAMESPACE) -> Iterator[None]:
     """Block in which the stack's own pods have no MIG device; ends when they are back."""
     deployments = {
-        one["metadata"]["name"]: one["spec"]["replicas"] for one in stack.get("deployments.apps", "", NAMESPACE)
+        one["metadata"]["name"]: one["spec"]["replicas"] for one in stack.get("deployments.apps", "", namespace)
     }
     try:
         for name in deployments:
-            stack.kubectl("scale", "-n", NAMESPACE, f"deployment/{name}", "--replicas=0")
-        wait_for("the stack's own MIG devices are free", lambda: not stack.allocations(NAMESPACE))
+            stack.kubectl("scale", "-n", namespace, f"deployment/{name}", "--replicas=0")
+        wait_for("the stack's own MIG devices are free", lambda: not stack.allocations(namespace))
         yield
     finally:
         for name, replicas in deployments.items():
-            stack.kubectl("scale", "-n", NAMESPACE, f"deployment/{name}", f"--replicas={replicas}")
+            stack.kubectl("scale", "-n", namespace, f"deployment/{name}", f"--replicas={replicas}")
         for name in deployments:
-            stack.wait_deployed(NAMESPACE, name)
+            stack.wait_deployed(namespace, name)
 
 
 def product(stack: LiveStack, slice_: Slice) -> str:
@@ -148,16 +152,20 @@ def claim(
     return name
 
 
-def client(playground: Playground, claim: str, *args: str, env: Mapping[str, str] | None = None) -> Client:
-    """Pod that runs the probe once, with that command, on the device of a claim."""
+def client(
+    playground: Playground, claim: str | Sequence[str], *args: str, env: Mapping[str, str] | None = None
+) -> Client:
+    """Pod that runs the probe once, with that command, on the device of a claim, or on those of several."""
     stack = playground.stack
     _, pod, _ = load("10.1-mig-devices/examples", "shared-claim.yaml")
     pod["metadata"] = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": playground.namespace}
     spec = runs_once(pod["spec"])
-    spec["resourceClaims"] = [{"name": "slice", "resourceClaimName": claim}]
+    names = [claim] if isinstance(claim, str) else list(claim)
+    spec["resourceClaims"] = [{"name": name, "resourceClaimName": name} for name in names]
     spec["tolerations"] = [*spec["tolerations"], *stack.tolerations]
     (container,) = spec["containers"]
     container["image"] = stack.settings.images.get("gpu-probe") or container["image"]
+    container["resources"]["claims"] = [{"name": name} for name in names]
     container |= {"args": list(args), "env": [{"name": key, "value": value} for key, value in (env or {}).items()]}
     return Client.create(stack, pod)
 
@@ -187,6 +195,12 @@ class ClaimDaemon(Daemon):
     def uuids(self) -> list[str]:
         """UUIDs of the devices that it serves."""
         return re.findall(r"^\d+\s+\S+\s+((?:GPU|MIG)-[0-9a-f-]+)", self.ask("device_query"), re.M)
+
+    def stored_limit(self) -> int:
+        """Memory limit in MiB that its claim gave it for its only device, by that device's UUID."""
+        (uuid,) = self.uuids()
+        answer = self.ask(f"get_default_device_pinned_mem_limit {uuid}").strip()
+        return quantity_mib(re.sub(r"([MG])B?$", r"\1i", answer))
 
 
 @dataclass(frozen=True)
@@ -233,6 +247,14 @@ def share(playground: Playground, name: str, slice_: Slice, config: Mapping[str,
     holder = client(playground, claim(playground, name, slice_, config), *HOLD)
     holder.wait_line("holding")
     return Shared(playground, name, slice_, holder, ClaimDaemon(playground.stack, playground.namespace, name))
+
+
+def of_the_layout(stack: LiveStack) -> list[Slice]:
+    """MIG devices of the profiles of LAYOUT, in its order; skips where the stack has others of that model."""
+    slices = [slice_ for slice_ in stack.settings.all_mig_slices if product(stack, slice_) == PRODUCT]
+    if tuple(sorted(slice_.profile.name for slice_ in slices)) != LAYOUT:
+        pytest.skip(f"the claims are for {', '.join(LAYOUT)} of {PRODUCT}, and the layouts have other MIG devices")
+    return sorted(slices, key=lambda slice_: slice_.profile.name)
 
 
 def of_one_model(stack: LiveStack) -> list[Slice]:

@@ -11,7 +11,7 @@ from checks.live import LiveStack
 from machine.gpus import driver_root
 
 NAMESPACES = (
-    *("dra-driver-nvidia-gpu", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
+    *("dra-driver-nvidia-gpu", "fleet", "gpu-admin", "gpu-health", "gpu-metrics", "gpu-sim"),
     *("mig", "monitoring", "mps", "mps-system", "shared", "tenant", "workloads"),
 )
 ROOT, PARENT = "<driver root>", "<driver root's parent>"

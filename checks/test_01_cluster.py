@@ -30,7 +30,7 @@ def test_dra_is_served_in_its_stable_version(stack: LiveStack, observed: Callabl
 def test_every_node_is_ready_and_only_gpu_nodes_are_labelled(stack: LiveStack, observed: Callable[[str], None]) -> None:
     """Fails if a node is not Ready, a GPU node lacks `dra-workshop/gpus=true`, or another node has it."""
     expected = {node.node for node in stack.settings.gpu_nodes}
-    nodes = {node["metadata"]["name"]: node for node in stack.get("nodes")}
+    nodes = {node["metadata"]["name"]: node for node in stack.nodes()}
     for name, node in nodes.items():
         conditions = {condition["type"]: condition["status"] for condition in node["status"]["conditions"]}
         assert conditions["Ready"] == "True", f"{name} is not ready"
@@ -55,7 +55,7 @@ def test_kubelet_has_the_cgroup_driver_that_starts_every_container(
     image = stack.settings.cluster.node_image or images_of(stack.settings).node
     on_v1 = "cgroupfs" if image.startswith(LOCAL) else "systemd"
     cgroup_drivers = []
-    for node in sorted(node["metadata"]["name"] for node in stack.get("nodes")):
+    for node in sorted(node["metadata"]["name"] for node in stack.nodes()):
         version = "v2" if stack.in_node(node, "stat", "-fc", "%T", "/sys/fs/cgroup").strip() == "cgroup2fs" else "v1"
         kubelet = json.loads(stack.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/configz"))["kubeletconfig"]
         assert kubelet["cgroupDriver"] == {"v1": on_v1, "v2": "systemd"}[version]

@@ -1,18 +1,27 @@
 """Checks of module 02: exactly the configured GPUs are published, attribute by attribute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from checks.live import LiveStack, Playground
 from components.dra_driver import describe
-from gpus.models import simulated_gpus
+from gpus.models import GpuModel, simulated_gpus
 from gpus.quantity import quantity_mib
 from machine.gpus import discover_host
 from settings import GPU_MODELS
 from toolchain import versions
 
 BRANDS = {"NVIDIA": "Nvidia"}  # as NVIDIA's go-nvlib writes NVML_BRAND_NVIDIA
+# All of a GPU. Source: tests/bats of NVIDIA's driver v0.5.0, and numaNode, which it publishes where a GPU has one.
+ATTRIBUTES = {
+    *("addressingMode", "architecture", "brand", "cudaComputeCapability", "cudaDriverVersion", "driverVersion"),
+    *("numaNode", "pciBusID", "pcieRoot", "productName", "type", "uuid"),
+}
+# All but the memory are published of a whole GPU with dynamic MIG only.
+CAPACITIES = {
+    *("memory", "multiprocessors", "copyEngines", "decoders", "encoders", "jpegEngines", "ofaEngines"),
+}
 NAMESPACE = "dra-driver-nvidia-gpu"
 METRICS = "http://localhost:8080/metrics"
 
@@ -81,7 +90,7 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
                 "cudaDriverVersion": "13.0.0",
                 "pciBusID": gpu.pci_bus_id,
                 "pcieRoot": gpu.pcie_root,
-                "memory": model.memory_mib,
+                "memory": published_memory_mib(model, stack.settings.feature_gates),
             }
     # What layouts make of the others is module 10.1's to check.
     published = {device: values for device, values in stack.devices().items() if values["type"] == "gpu"}
@@ -89,7 +98,18 @@ def test_exactly_the_configured_gpus_are_published(stack: LiveStack, observed: C
     for device, attributes in expected.items():
         actual = {**published[device], "memory": quantity_mib(published[device]["memory"])}
         assert {key: actual.get(key) for key in attributes} == attributes, device
+        if stack.settings.driver.version == versions.DRA_DRIVER:
+            assert actual.keys() - CAPACITIES == ATTRIBUTES, device
     observed("; ".join(f"{node} {name}: {values['productName']}" for (node, name), values in published.items()))
+
+
+def published_memory_mib(model: GpuModel, gates: Mapping[str, bool]) -> int:
+    """MiB that NVIDIA's driver publishes of a GPU: with dynamic MIG those that its largest partition would have.
+
+    Of an Ampere GPU with MIG off it publishes no partitions.
+    """
+    partitions = model.mig_profiles if gates.get("DynamicMIG") and model.architecture != "Ampere" else ()
+    return max((profile.memory_mib for profile in partitions), default=model.memory_mib)
 
 
 def test_stack_exports_the_gpus_that_are_published(stack: LiveStack, observed: Callable[[str], None]) -> None:

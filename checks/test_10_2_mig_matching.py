@@ -8,16 +8,12 @@ from checks import mig
 from checks.live import LiveStack, Playground, wait_for
 
 FOLDER = "10.2-mig-matching"
-# The layout of the workshop that this one replaces, which its claims were written for.
-LAYOUT = ["3g.20gb", "4g.20gb", "7g.40gb"]
 
 
 @pytest.fixture
 def playground(stack: LiveStack, free_mig_devices: None) -> Iterator[Playground]:
     """A namespace of its own, and every MIG device to have in it."""
-    profiles = [one.profile.name for one in stack.settings.all_mig_slices if mig.product(stack, one) == mig.PRODUCT]
-    if sorted(profiles) != LAYOUT:
-        pytest.skip(f"the claims are for {', '.join(LAYOUT)} of {mig.PRODUCT}, and the layouts have other MIG devices")
+    mig.of_the_layout(stack)
     with stack.playground() as namespace:
         yield namespace
 

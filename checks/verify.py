@@ -216,7 +216,7 @@ def fault_table(faults: Sequence[Fault]) -> rich.table.Table:
 
 def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
     """Description of the run: the stack, its versions and GPUs, the modules that are checked and those that are not."""
-    runtimes = {node["status"]["nodeInfo"]["containerRuntimeVersion"] for node in live.get("nodes")}
+    runtimes = {node["status"]["nodeInfo"]["containerRuntimeVersion"] for node in live.nodes()}
     return {
         "stack": live.name,
         "cluster": live.settings.cluster_name,

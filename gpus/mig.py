@@ -45,6 +45,14 @@ class Slice:
         return _memory_slices(self.profile, self.start)
 
 
+def smallest_profile(model: GpuModel) -> MigProfile:
+    """Profile of a model with the fewest SMs and the least memory. ModelError if the model has no MIG."""
+    if not model.mig_profiles:
+        raise ModelError(f"{model.key} has no MIG; choose another model")
+    # With +me it has engines as well.
+    return min(model.mig_profiles, key=lambda profile: (profile.slices, profile.memory_mib, "+" in profile.name))
+
+
 def slices(node: str, model: GpuModel, layouts: Sequence[Layout]) -> Iterator[Slice]:
     """GPU instances of a node's layouts, GPU by GPU, in their order. Raises `ModelError` as `mig_line` does."""
     for gpu, layout in enumerate(layouts):

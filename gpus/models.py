@@ -232,6 +232,11 @@ def model_of(product_name: str) -> GpuModel | None:
     return next((model for model in GPU_MODELS.values() if model.product_name == product_name), None)
 
 
+def simulated_uuid(node: str, index: int) -> str:
+    """UUID of a node's simulated GPU, which is the same at every call."""
+    return f"GPU-{uuid.uuid5(_UUID_NAMESPACE, f'{node}/{index}')}"
+
+
 def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu, ...]:
     """GPUs of a node, the same at every call: a UUID depends only on the node's name and the GPU's index.
 
@@ -246,7 +251,7 @@ def simulated_gpus(node: str, model: GpuModel, count: int) -> tuple[SimulatedGpu
         SimulatedGpu(
             index=index,
             minor=index,
-            uuid=f"GPU-{uuid.uuid5(_UUID_NAMESPACE, f'{node}/{index}')}",
+            uuid=simulated_uuid(node, index),
             pci_bus_id=f"0000:{0x0A + 0x10 * index:02x}:00.0",
             pcie_root=f"pci0000:{0x10 * (index // 2):02x}",
             model=model,

@@ -14,6 +14,8 @@ from gpus.mps import Limits, Percentage
 from toolchain.versions import DRA_DRIVER, DRA_DRIVERS
 
 MAX_WORKERS = 8
+# The most that was measured.
+MAX_FLEET_NODES = 1000
 B = TypeVar("B", bound=BaseModel)
 # Where folders of this machine are in a Kind node; elsewhere nodes have them at their own paths.
 NODE_MODEL, NODE_ENVIRONMENT = "/dra-workshop/vllm/model", "/dra-workshop/vllm/environment"
@@ -187,6 +189,21 @@ class Observability(Block):
 
     exporter: Literal["nvml", "dcgm"] = "nvml"
     prometheus: bool = False
+
+
+class Fleet(Block):
+    """Nodes that are only objects: their number, and the GPUs of each, which are as a node of the stack has them.
+
+    `gpus_per_node` None is all that the stack's node of that model has, `model` None that of the first GPU node. `mix`
+    is how many of the nodes have another model. `existing_cluster` is the context of an existing cluster that may have
+    them.
+    """
+
+    nodes: Annotated[int, Field(ge=1, le=MAX_FLEET_NODES)] = 100
+    gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS_PER_NODE)] | None = None
+    model: str | None = None
+    mix: dict[str, Annotated[int, Field(ge=1)]] = {}
+    existing_cluster: str | None = None
 
 
 class VllmDimensions(Block):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, VLLM_CLASS, Limits
 from gpus.shares import RUNNING
-from settings.blocks import Blocks, ConsumableCapacity, Mps, Observability, Vllm
+from settings.blocks import Blocks, ConsumableCapacity, Fleet, Mps, Observability, Vllm
 from toolchain.versions import DCGM_EXPORTER_IMAGE, GRAFANA_IMAGE, PROMETHEUS_IMAGE, VLLM_IMAGE
 
 LIMITED_CLASS = "small"
@@ -126,6 +126,8 @@ class Module:
     """Its pods share a MIG device through the MPS daemon that NVIDIA's driver starts for a claim."""
     needs_mig: bool = False
     """It needs layouts of MIG devices in gpu.mig."""
+    makes_mig: bool = False
+    """It has NVIDIA's driver make MIG devices, of simulated GPUs of a model that has MIG."""
     needs_real_gpu: bool = False
     claims: int = 0
     """Claims of its own that are allocated at once on its GPU where claims can share one."""
@@ -205,6 +207,18 @@ CONSUMABLE_SHARES = ApiFeature(
     request={"capacity": {"requests": {"memory": "1Gi"}}},
 )
 ADMIN_ACCESS = ApiFeature("DRAAdminAccess", "claims that only look on", "1.34", request={"adminAccess": True})
+DEVICE_TAINTS = ApiFeature(
+    "DRADeviceTaints",
+    "claims that tolerate a GPU's taints",
+    "1.36",
+    request={"tolerations": [{"operator": "Exists"}]},
+)
+DEVICE_TAINT_RULES = ApiFeature(
+    "DRADeviceTaintRules",
+    "rules that taint GPUs",
+    "1.37",
+    resource="resource.k8s.io/v1/devicetaintrules",
+)
 
 PREREQUISITES = Module(
     number="00",
@@ -240,7 +254,7 @@ WORKLOADS = Module(
     title="Exclusive GPUs by claim",
     sets_up="a workload with a GPU, and one that waits for it",
     proves="one pod one GPU; waiting, sharing, CEL, prioritized list, extended resource; no leaks",
-    minutes=25,
+    minutes=30,
     requires=("01", "02"),
     gpu=GpuUse.OWN,
     needs_whole_gpu=True,
@@ -366,20 +380,7 @@ RESILIENCE = Module(
             without="the driver does not see that a GPU fails",
         ),
     ),
-    api_features=(
-        ApiFeature(
-            "DRADeviceTaints",
-            "claims that tolerate a GPU's taints",
-            "1.36",
-            request={"tolerations": [{"operator": "Exists"}]},
-        ),
-        ApiFeature(
-            "DRADeviceTaintRules",
-            "rules that taint GPUs",
-            "1.37",
-            resource="resource.k8s.io/v1/devicetaintrules",
-        ),
-    ),
+    api_features=(DEVICE_TAINTS, DEVICE_TAINT_RULES),
     images=(Image(GPU_AGENTS),),
 )
 
@@ -407,6 +408,20 @@ MIG_MATCHING = Module(
     needs_mig=True,
 )
 
+MIG_ISOLATION = Module(
+    number="10.3",
+    slug="mig-isolation",
+    title="Isolation of MIG devices",
+    sets_up="nothing that lasts",
+    proves="memory stops at the MIG device; a neighbour that is refused memory, fills its own or is killed touches "
+    "nobody; a fault of one taints that one, and a fault of the whole GPU none",
+    minutes=10,
+    requires=("01", "02", "10.1"),
+    needs_mig=True,
+    gates=RESILIENCE.gates,
+    api_features=RESILIENCE.api_features,
+)
+
 MIG_MPS = Module(
     number="10.4",
     slug="mig-mps",
@@ -423,6 +438,37 @@ MIG_MPS = Module(
     blocks={"mps": Mps},
 )
 
+MIG_TRACE = Module(
+    number="10.5",
+    slug="mig-trace",
+    title="From a MIG device to its container",
+    sets_up="nothing that lasts; `make trace` prints the table",
+    proves="slice, claim, CDI file, capability files, kubelet and `nvidia-smi` name one device; what is idle, shared, "
+    "or started again",
+    minutes=5,
+    requires=("01", "02", "10.1"),
+    needs_mig=True,
+    images=(Image(GPU_AGENTS),),
+)
+
+DYNAMIC_MIG = Module(
+    number="10.6",
+    slug="dynamic-mig",
+    title="MIG devices made on demand",
+    sets_up="a tenant of one MIG device, which NVIDIA's driver makes for it",
+    proves="every partition is published and none is there until a claim has it; a full GPU and its parts exclude each "
+    "other; fragmentation; what a restarted plugin keeps and destroys; what a refused claim leaves",
+    minutes=10,
+    requires=("01", "02"),
+    # Their checks take every device that is published for one that is there.
+    excludes=("03", "04", "05", "06", "06.5", "07", "08", "09"),
+    makes_mig=True,
+    gates=(
+        Gate("DynamicMIG", what="MIG devices on demand", without="the driver publishes those only that are there"),
+        Gate("TimeSlicingSettings", _simulated),
+    ),
+)
+
 MIG_SM_LIMITS = Module(
     number="11.1",
     slug="mig-sm-limits",
@@ -433,6 +479,48 @@ MIG_SM_LIMITS = Module(
     requires=("01", "02", "10.1", "10.4"),
     needs_mig=True,
     blocks={"mps": Mps},
+)
+
+MIG_MEMORY_LIMITS = Module(
+    number="11.2",
+    slug="mig-memory-limits",
+    title="Memory limits on a MIG device",
+    sets_up="nothing that lasts",
+    proves="a claim's limit is stored and not held, one by ordinal and a client's own are; what is left without one; "
+    "the MIG device is the last word",
+    minutes=5,
+    requires=("01", "02", "10.1", "10.4"),
+    needs_mig=True,
+    blocks={"mps": Mps},
+)
+
+MIG_SEVERAL_SLICES = Module(
+    number="11.3",
+    slug="mig-several-slices",
+    title="Several MIG devices in one pod",
+    sets_up="nothing that lasts",
+    proves="two claims with MPS leave a container one device, the last; a claim for each container gives each its own; "
+    "two without MPS, and one claim of two",
+    minutes=5,
+    requires=("01", "02", "10.1", "10.4"),
+    needs_mig=True,
+    blocks={"mps": Mps},
+)
+
+FLEET = Module(
+    number="12",
+    slug="fleet",
+    title="A fleet of nodes",
+    sets_up="nodes that are only objects, kept ready by KWOK, each with the GPUs that a node of the stack publishes",
+    proves="the one node that fits is found, GPUs that belong together, packed shares, a second choice, a rack that is "
+    "drained; nothing is allocated twice while hundreds come and go",
+    minutes=20,
+    requires=("01", "02"),
+    needs_whole_gpu=True,
+    consumable_shares="memory",
+    api_features=(CONSUMABLE_SHARES, DEVICE_TAINTS, DEVICE_TAINT_RULES),
+    images=(Image("kwok"),),
+    blocks={"fleet": Fleet},
 )
 
 MODULES = {
@@ -451,8 +539,14 @@ MODULES = {
         RESILIENCE,
         MIG_DEVICES,
         MIG_MATCHING,
+        MIG_ISOLATION,
         MIG_MPS,
+        MIG_TRACE,
+        DYNAMIC_MIG,
         MIG_SM_LIMITS,
+        MIG_MEMORY_LIMITS,
+        MIG_SEVERAL_SLICES,
+        FLEET,
     )
 }
 DEFAULT = tuple(module.number for module in (PREREQUISITES, CLUSTER, DRA_DRIVER, WORKLOADS, MPS, MPS_LIMITS))

@@ -11,6 +11,7 @@ import pulumi
 import yaml
 from pydantic import TypeAdapter, ValidationError, create_model
 
+from gpus.fleet import node_name
 from gpus.mig import Layout, Slice, slices
 from gpus.models import GPU_MODELS, GpuModel, simulated_gpus
 from settings import catalog, plan, rules
@@ -21,6 +22,7 @@ from settings.blocks import (
     ConsumableCapacity,
     Draft,
     Driver,
+    Fleet,
     Gpu,
     GpuNode,
     Mps,
@@ -137,6 +139,23 @@ class Settings(Blocks):
     @property
     def observability(self) -> Observability:
         return self.block(Observability)
+
+    @property
+    def fleet(self) -> Fleet:
+        return self.block(Fleet)
+
+    @property
+    def fleet_nodes(self) -> tuple[NodeGpus, ...]:
+        """Nodes of the fleet, in order: those of other models than most are the last ones."""
+        mix = self.fleet.mix
+        most = self.fleet.model or self.gpu_nodes[0].model
+        models = [most] * (self.fleet.nodes - sum(mix.values()))
+        models += [model for model, count in mix.items() for _ in range(count)]
+        counts = {node.model: node.count for node in reversed(self.gpu_nodes)}
+        return tuple(
+            NodeGpus(node_name(number), model, self.fleet.gpus_per_node or counts[model])
+            for number, model in enumerate(models)
+        )
 
     @property
     def vllm(self) -> Vllm:

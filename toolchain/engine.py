@@ -149,23 +149,38 @@ def start(bounded_runtime: Path | None, env: Mapping[str, str] | None = None) ->
     """
     if Path("/run/systemd/system").is_dir() and env is None:
         subprocess.run(["systemctl", "start", "docker"], check=True)
+        process = None
     else:
-        _start_detached(bounded_runtime, env or {})
+        process = _start_detached(bounded_runtime, env or {})
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if engine := find():
             return engine
+        # It ends as well where another set-up has started one meanwhile, which may not answer yet.
+        if process and process.poll() is not None and not _runs():
+            raise StepError(f"docker: dockerd ended with exit code {process.returncode}: {_last_words()} (log: {LOG})")
         time.sleep(0.2)  # between two looks at a condition that is bounded above
     raise StepError(f"docker: the engine was started but does not answer after {START_SECONDS} s; its log: {LOG}")
 
 
-def _start_detached(bounded_runtime: Path | None, env: Mapping[str, str]) -> None:
+def _runs() -> bool:
+    """True if an engine that this toolchain started is a process, whether it answers or not."""
+    return PID_FILE.exists() and Path(f"/proc/{PID_FILE.read_text().strip()}").exists()
+
+
+def _last_words() -> str:
+    """Last line of the engine's log."""
+    lines = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1].strip() if lines else "it has logged nothing"
+
+
+def _start_detached(bounded_runtime: Path | None, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     RUN.mkdir(parents=True, exist_ok=True)
     command = ["dockerd", "--pidfile", str(PID_FILE), "--log-level", "warn"]
     if bounded_runtime:
         command += ["--add-runtime", f"bounded={bounded_runtime}", "--default-runtime", "bounded"]
     with open(LOG, "ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             command,
             env={**os.environ, **env},
             stdin=subprocess.DEVNULL,

@@ -38,6 +38,7 @@ STOCK = {
         for version in versions.DRA_DRIVERS
     },
     "python": FROM.findall(STOCK_AGENTS.read_text())[0],
+    "kwok": versions.STOCK_KWOK_IMAGE,
 }
 
 
@@ -290,8 +291,20 @@ def mps_daemon(go: Go) -> Step:
     return image_step("mps-daemon", version, fill, needs, expected_seconds=5, shared=(probe / "Makefile",))
 
 
+def kwok(go: Go) -> Step:
+    """Step of the image of KWOK, from its Go module."""
+    program = programs.KWOK.step(go)
+
+    def fill(work: Work, context: Path) -> None:
+        _copy([work.need(program.name) / "kwok"], context)
+
+    return image_step("kwok", f"v{versions.KWOK}", fill, (program,), expected_seconds=5)
+
+
 def gpu_agents(python: Step) -> Step:
-    """Step of the image of gpu-exporter and taint-keeper, on `python`: a root filesystem, or upstream's image."""
+    """Step of the image of gpu-exporter, taint-keeper and gpu-holders, on `python`: a root filesystem, or upstream's
+    image of Python.
+    """
 
     def fill(work: Work, context: Path) -> None:
         base = work.need(python.name)

@@ -64,6 +64,7 @@ def built(go: Go) -> Plan:
             images.gpu_probe(),
             images.mps_daemon(go),
             images.gpu_agents(images.python()),
+            images.kwok(go),
         ),
         charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )
@@ -87,6 +88,7 @@ def stock(go: Go) -> Plan:
             images.gpu_probe(),
             images.mps_daemon(go),
             images.gpu_agents(images.stock("python")),
+            images.stock("kwok"),
         ),
         charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )

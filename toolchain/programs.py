@@ -258,6 +258,15 @@ MPS_DAEMON = Program(
     "mps-daemon-program", IMAGES / "mps-daemon" / "src", variables={"main.version": "v1"}, expected_seconds=5
 )
 
+# Runs in the cluster: it lets nodes that are only objects be ready, and their pods run.
+KWOK = Program(
+    "kwok-program",
+    PINS / "kwok",
+    ("sigs.k8s.io/kwok/cmd/kwok",),
+    {"sigs.k8s.io/kwok/pkg/consts.Version": f"v{versions.KWOK}"},
+    expected_seconds=60,
+)
+
 RUNC_BOUNDED = Program("runc-bounded", PROGRAMS / "runc-bounded", expected_seconds=3)
 
 # Travels beside the bundle, for machines without zstd.

@@ -34,6 +34,7 @@ RUNC = "1.4.3"
 CNI_PLUGINS = "1.9.1"
 CRICTL = "1.37.0"
 COREDNS = "1.14.6"
+KWOK = "0.8.0"  # keeps the nodes of a fleet
 PAUSE = "3.10.2"
 DEBIAN = "bookworm"  # systemd 252, which uses cgroup v1 wherever it finds it
 DEBIAN_PYTHON = "3.11"  # bookworm's
@@ -106,6 +107,7 @@ GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
 # The stock way. The node image is the one that this version of kind was released with.
 
 STOCK_NODE_IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
+STOCK_KWOK_IMAGE = f"registry.k8s.io/kwok/kwok:v{KWOK}"
 STOCK_DRA_DRIVER_REPOSITORY = "registry.k8s.io/dra-driver-nvidia/dra-driver-nvidia-gpu"
 
 # The bundle

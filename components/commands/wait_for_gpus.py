@@ -15,6 +15,7 @@ from typing import Any
 
 from components.commands.kube import connect, reported
 from components.commands.waiting import explain_pods, wait
+from gpus import fleet
 
 DRIVER = "gpu.nvidia.com"
 PLUGIN = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
@@ -29,7 +30,7 @@ def published_devices(api: Any) -> list[dict[str, Any]]:
     devices = []
     for slice_ in api.get("resourceslices.v1.resource.k8s.io"):
         spec = slice_.raw["spec"]
-        if spec["driver"] != DRIVER:
+        if spec["driver"] != DRIVER or fleet.LABEL in slice_.raw.get("metadata", {}).get("labels", {}):
             continue
         for device in spec.get("devices", []):
             attributes = {key.rpartition("/")[2]: next(iter(v.values())) for key, v in device["attributes"].items()}

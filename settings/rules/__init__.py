@@ -7,6 +7,7 @@ from settings.problems import Problem
 from settings.rules.capacity import capacity_rules
 from settings.rules.cluster import cluster_rules
 from settings.rules.driver import driver_rules
+from settings.rules.fleet import fleet_rules
 from settings.rules.gpu import gpu_rules
 from settings.rules.host import host_rules
 from settings.rules.images import images_rules
@@ -28,5 +29,6 @@ def problems(draft: Draft, stack: str) -> Iterator[Problem]:
     yield from mps_rules(draft)
     yield from capacity_rules(draft)
     yield from observability_rules(draft)
+    yield from fleet_rules(draft)
     yield from vllm_rules(draft)
     yield from images_rules(draft)

@@ -15,6 +15,8 @@ GATE = "DynamicMIG"
 # Source: ResourceSliceMaxDevicesWithAdvancedFeatures of k8s.io/api/resource/v1, and driver.go of v0.5.0.
 TAINTED_DEVICES = 64
 HEALTH_GATE = "NVMLDeviceHealthCheck"
+# Of newer GPUs NVIDIA's driver switches MIG mode itself. Source: nvlib.go of its v0.5.0.
+AMPERE = "Ampere"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def mig_rules(draft: Draft) -> Iterator[Problem]:
     for node in nodes:
         yield from _layout_rules(node)
     if draft.driver is not None:
-        yield from _gate_rules(nodes, draft.driver.feature_gates)
+        rows = catalog.rows(draft.modules or ())
+        needed = {gate.name: True for row in rows for gate in row.gates if gate.needed is catalog.always}
+        yield from _gate_rules(nodes, {**needed, **draft.driver.feature_gates})
     yield from _module_rules(nodes, draft.modules or ())
 
 
@@ -76,8 +80,11 @@ def _host_rules(gpu: Gpu, modules: tuple[str, ...]) -> Iterator[Problem]:
         rule = "is for simulated GPUs: MIG devices of the host are its administrator's"
         yield Problem(key, value, rule, "drop it or set gpu.source to simulated")
     for row in catalog.rows(modules):
-        if row.needs_mig:
-            rule = "needs MIG layouts, which are for simulated GPUs"
+        if row.needs_mig or row.makes_mig:
+            what = "MIG layouts" if row.needs_mig else "a driver that may switch MIG mode and destroy MIG devices"
+            rule = (
+                f"needs {what}, which are for simulated GPUs" if row.needs_mig else f"needs {what}: simulated GPUs only"
+            )
             yield Problem("modules", row.number, rule, f'set gpu.source to simulated or drop "{row.number}"')
 
 
@@ -127,3 +134,18 @@ def _module_rules(nodes: list[_Node], modules: tuple[str, ...]) -> Iterator[Prob
         elif row.mig_slices and not given[row.number]:
             rule = f"needs a MIG device of its own, and the layouts have {len(found)} for all modules"
             yield Problem("modules", row.number, rule, "add an instance to gpu.mig or drop a module")
+        if row.makes_mig:
+            yield from _making_rules(nodes[0], row.number)
+
+
+def _making_rules(first: _Node, number: str) -> Iterator[Problem]:
+    """Problems of a module whose own pod has a MIG device of the first node's first GPU, that the driver makes."""
+    if first.model not in GPU_MODELS:
+        return
+    model = GPU_MODELS[first.model]
+    if not model.mig_profiles:
+        rule = f"has NVIDIA's driver make MIG devices, and {first.model}, the first node's model, has no MIG"
+        yield Problem("modules", number, rule, f'choose another gpu.model, or drop "{number}" from modules')
+    elif model.architecture == AMPERE and first.layouts[:1] != (EMPTY,):
+        rule = f"needs MIG mode on the first node's first GPU, and of {AMPERE} NVIDIA's driver does not switch it"
+        yield Problem(first.key, first.layouts, rule, f"begin the list with {EMPTY}, or choose a newer model")

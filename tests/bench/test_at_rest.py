@@ -85,7 +85,7 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def running(stack: LiveStack, wanted: dict[str, int]) -> dict[tuple[str, tuple[int, int]], Process]:
     """(node, process) -> what it has used by now."""
     by_key = {}
-    for node in stack.get("nodes"):
+    for node in stack.nodes():
         name = node["metadata"]["name"]
         text = stack.in_node(name, "bash", "-c", READ, "read", "|".join(wanted))
         by_key |= {(name, process.key): process for process in processes(text, wanted)}
@@ -100,7 +100,7 @@ def missing(by_key: dict[tuple[str, tuple[int, int]], Process], wanted: dict[str
 def all_containers(stack: LiveStack) -> dict[tuple[str, str, str, str], Container]:
     """(node, namespace, pod, container) -> what its kubelet says, of what the stack brings."""
     by_key = {}
-    for node in stack.get("nodes"):
+    for node in stack.nodes():
         name = node["metadata"]["name"]
         summary = json.loads(stack.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/stats/summary"))
         here = containers(summary)

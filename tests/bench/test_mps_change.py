@@ -18,7 +18,8 @@ pytestmark = pytest.mark.bench
 STACK = "limits"
 PERCENTAGES = ((45, 40), (35, 30), (49, 44))  # by pulumi, by hand; each grants other SMs than the one before
 MEMORY = "8192M"
-AIM_SECONDS = 10
+# A defect on any machine; how near it is to 1 is for a person to judge, on a quiet one.
+MOST_RATIO = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +84,4 @@ def test_a_changed_limit_reaches_a_client_soon(live: tuple[Workspace, LiveStack]
         hand.append(round(time.monotonic() - started, 1))
     ratio = statistics.median(pulumi) / statistics.median(hand)
     print(f"\nchanged limit to first client: pulumi up {pulumi} s, kubectl {hand} s, ratio of medians {ratio:.2f}")
-    assert statistics.median(pulumi) <= AIM_SECONDS
+    assert ratio <= MOST_RATIO

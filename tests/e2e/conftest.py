@@ -15,6 +15,7 @@ LONGEST = (
     "test_existing_cluster.py",
     "test_driver_upgrade.py",
     "test_lessons.py",
+    "test_fleet.py",
     "test_stock.py",
     "test_distributions.py",
 )

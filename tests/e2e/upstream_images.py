@@ -6,6 +6,7 @@
 - **dra-driver**: NVIDIA's programs as upstream's Dockerfile lays them: no shell but a static bash, busybox in a folder
   of its own, and the C library.
 - **python**: Python 3.11 below /usr/local, with a shell.
+- **kwok**: one program.
 
 Each is one layer that is not compressed, since compressing takes longer than everything else here.
 """
@@ -65,6 +66,7 @@ NAMES = {
         for version in versions.DRA_DRIVERS
     },
     "python": f"library/python:{versions.DEBIAN_PYTHON}",
+    "kwok": f"kwok/kwok:v{versions.KWOK}",
 }
 
 
@@ -138,6 +140,7 @@ def step(go: Go, base: Step) -> Step:
             debian.root_filesystem("rootfs-kind-node", NODE_PACKAGES, expected_seconds=40, suite=NODE_DEBIAN),
             debian.root_filesystem("rootfs-distroless", DISTROLESS_PACKAGES, expected_seconds=10, only_extract=True),
             images.python(),
+            programs.KWOK.step(go),
             programs.REGISTRY.step(go),
         )
     }
@@ -155,6 +158,8 @@ def step(go: Go, base: Step) -> Step:
                     _driver(work, layer, go.module("sigs.k8s.io/dra-driver-nvidia-gpu", f"v{version}"), version)
             with Image(work.scratch, NAMES["python"], PYTHON_CONFIGURATION).pushed(address) as layer:
                 _python(work, layer)
+            with Image(work.scratch, NAMES["kwok"], KWOK_CONFIGURATION).pushed(address) as layer:
+                layer.file(work.need(programs.KWOK.name) / "kwok", KWOK_CONFIGURATION["Entrypoint"][0].lstrip("/"))
 
     return Step(
         "upstream-images",
@@ -265,6 +270,7 @@ def _driver(work: Work, layer: Layer, module: Path, version: str) -> None:
         layer.archive(distroless, only=start)
 
 
+KWOK_CONFIGURATION = {"Entrypoint": ["/usr/local/bin/kwok"]}
 PYTHON_CONFIGURATION = {"Env": [f"PATH=/usr/local/bin:{PATH}"], "Cmd": ["python3"]}
 
 

@@ -62,6 +62,7 @@ class Workspace:
         path = f"{self.root}/.tools/bin:{self.root}/.venv/bin:{os.environ['PATH']}"
         pulumi = {
             "PULUMI_HOME": f"{self.root}/.tools/pulumi",
+            "PULUMI_PYTHON_CMD": f"{self.root}/toolchain/pulumi-python",
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",

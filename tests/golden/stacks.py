@@ -38,7 +38,7 @@ BASES = {
 # What set-up recorded, whatever it did on this machine.
 INDEX = {
     name: f"localhost/dra-workshop/{name}:v1-0123456789ab"
-    for name in ("node", "dra-driver", "dra-driver-0.4.1", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
+    for name in ("node", "dra-driver", "dra-driver-0.4.1", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents", "kwok")
 }
 IMAGES = images.Images(INDEX["node"], {name: ref for name, ref in INDEX.items() if name != "node"})
 NVIDIA, VERSION = Path("/usr/local/nvidia"), "580.159.04"

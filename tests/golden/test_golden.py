@@ -73,7 +73,7 @@ def test_provider_names_its_context(stack: str, recording: Recording):
 
 def test_a_changed_claim_is_replaced_and_the_old_one_goes_first(stack: str, recording: Recording):
     claims = [resource for token in CLAIMS for resource in recording.of_type(token)]
-    assert bool(claims) == bool({"03", "04", "07", "08", "10.1"} & set(load(stack).modules))
+    assert bool(claims) == bool({"03", "04", "07", "08", "10.1", "10.6"} & set(load(stack).modules))
     for claim in claims:
         assert claim.options["replaceOnChanges"] == ["spec"], claim.name
         assert claim.options["deleteBeforeReplace"] is True, claim.name

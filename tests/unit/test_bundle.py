@@ -245,6 +245,27 @@ def test_without_root_and_engine_the_message_says_what_to_do(monkeypatch: pytest
         unpacked._start(Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize(("on_path", "brings"), [("bundle", True), ("machine", False), (None, True)])
+def test_bundles_engine_has_its_libraries_wherever_it_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: str | None, brings: bool
+):
+    monkeypatch.setattr(unpacked, "ENGINE", tmp_path)
+    monkeypatch.setattr(unpacked.os, "geteuid", lambda: 0)
+    found = {"bundle": str(tmp_path / "bin" / "dockerd"), "machine": "/usr/sbin/dockerd", None: None}[on_path]
+    monkeypatch.setattr(unpacked.shutil, "which", lambda name: found if name == "dockerd" else "/usr/sbin/iptables")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    environments: list[dict[str, str] | None] = []
+
+    def started(bounded: Path | None, env: dict[str, str] | None = None) -> engine.Engine:
+        environments.append(env)
+        return engine.Engine("20.10.24", "2", tmp_path)
+
+    monkeypatch.setattr(unpacked.engine, "start", started)
+    unpacked._start(Console(file=io.StringIO()))
+    (env,) = environments
+    assert (env or {}).get("LD_LIBRARY_PATH") == (str(tmp_path / "lib") if brings else None)
+
+
 def test_machines_own_iptables_is_preferred(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(unpacked.shutil, "which", lambda name: f"/usr/sbin/{name}")
     assert unpacked.choose_iptables() is None

@@ -1,5 +1,6 @@
 """Docker Engines of other kinds than the machine's own, and what a distribution lacks, each with what helps."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,3 +230,41 @@ def test_attestations_are_asked_of_no_builder(monkeypatch: pytest.MonkeyPatch, t
     images._docker_build(work, tmp_path, tmp_path / "Dockerfile", "it:v1")  # pyrefly: ignore[bad-argument-type]
     assert work.env == {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     assert not any("provenance" in str(word) for word in work.argv)
+
+
+@pytest.fixture
+def startable(client: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A `dockerd` that is this script of a shell, on a machine without systemd, and no engine that answers."""
+    client("default unix:///var/run/docker.sock")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    for name, path in {"RUN": tmp_path, "PID_FILE": tmp_path / "dockerd.pid", "LOG": tmp_path / "dockerd.log"}.items():
+        monkeypatch.setattr(engine, name, path)
+
+    def install(script: str) -> None:
+        dockerd(tmp_path)
+        (tmp_path / "bin" / "dockerd").write_text(f"#!/bin/sh\n{script}\n")
+
+    return install
+
+
+def test_engine_that_cannot_start_is_told_at_once_with_its_last_words(startable: Callable[[str], None]):
+    startable("echo starting; echo 'libdevmapper.so.1: cannot open shared object file' >&2; exit 127")
+    with pytest.raises(StepError, match=r"dockerd ended with exit code 127: libdevmapper\.so\.1: cannot open shared"):
+        engine.start(None, {})
+
+
+def test_engine_that_ends_since_another_was_started_is_waited_for(
+    startable: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    startable("echo 'pid file found, ensure docker is not running' >&2; exit 1")
+    (tmp_path / "dockerd.pid").write_text(f"{os.getpid()}\n")  # a process that lives
+    answers = iter([None, None, Engine("29.0.0", "2", tmp_path)])
+    monkeypatch.setattr(engine, "find", lambda: next(answers))
+    assert engine.start(None, {}).version == "29.0.0"
+
+
+def test_engine_that_never_answers_is_given_up(startable: Callable[[str], None], monkeypatch: pytest.MonkeyPatch):
+    startable("exec sleep 3")
+    monkeypatch.setattr(engine, "START_SECONDS", 1)
+    with pytest.raises(StepError, match=r"the engine was started but does not answer after 1 s; its log: "):
+        engine.start(None, {})

@@ -37,8 +37,14 @@ BRINGS = {
     "09": {"taint-keeper"},
     "10.1": {"mig-tenant"},
     "10.2": set(),
+    "10.3": set(),
     "10.4": {"mig-clients"},
+    "10.5": set(),
+    "10.6": {"dynamic-mig"},
     "11.1": set(),
+    "11.2": set(),
+    "11.3": set(),
+    "12": {"fleet"},
 }
 
 
@@ -46,14 +52,17 @@ def closed(numbers: tuple[str, ...]) -> bool:
     return all(needed in numbers for number in numbers for needed in MODULES[number].requires)
 
 
-# vLLM runs CUDA code, so its modules need a real GPU; those of MIG need one that is divided, the others a whole one.
+# vLLM runs CUDA code, so its modules need a real GPU, and the nodes of a fleet are copies of simulated ones; modules of
+# MIG need one that is divided, the others a whole one.
 MIG = tuple(number for number, module in MODULES.items() if module.needs_mig)
-SIMULATED = tuple(number for number in MODULES if number not in ("06", "06.5", *MIG))
+# It excludes most others.
+DYNAMIC = tuple(number for number, module in MODULES.items() if module.makes_mig)
+SIMULATED = tuple(number for number in MODULES if number not in ("06", "06.5", *MIG, *DYNAMIC))
 MIG_GPU = {"model": "a100-pcie-40gb", "mig": [["3g.20gb@4", "4g.20gb@0"], ["7g.40gb"]]}
 REAL = [
     ("01", "02", "04", "06"),
     ("01", "02", "04", "06", "06.5"),
-    tuple(number for number in MODULES if number not in ("03", *MIG)),
+    tuple(number for number in MODULES if number not in ("03", "12", *MIG, *DYNAMIC)),
 ]
 
 
@@ -65,7 +74,7 @@ SUBSETS = [numbers for size in SIZES for numbers in combinations(SIMULATED, size
 
 def needs(numbers: tuple[str, ...]) -> dict[str, Any]:
     """The settings without which these modules are refused: an exclusive claim and shared GPUs exclude each other."""
-    if not {"03", "07"} <= set(numbers):
+    if "03" not in numbers or not {"07", "12"} & set(numbers):
         return {}
     return {"driver": {"consumableShares": "disabled"}, "gpu": {"count": 3 if "04" in numbers else 2}}
 
@@ -116,12 +125,13 @@ def test_exactly_the_modules_that_are_on_register_resources(numbers: tuple[str, 
     assert top == set().union(*(BRINGS[number] for number in numbers))
 
 
-@pytest.mark.parametrize("number", MIG)
+@pytest.mark.parametrize("number", [*MIG, *DYNAMIC])
 def test_modules_of_mig_register_their_own_resources(number: str):
     numbers = (*MODULES[number].requires, number)
+    mig = ["empty"] if MODULES[number].makes_mig else MIG_GPU["mig"]
     by_claim = any(MODULES[number].mps_by_claim for number in numbers)
     blocks: dict[str, Any] = {"mps": {"mode": "claim"}} if by_claim else {}
-    top = {resource.name for resource in record(numbers, gpu=MIG_GPU, **blocks).children(None)}
+    top = {resource.name for resource in record(numbers, gpu={**MIG_GPU, "mig": mig}, **blocks).children(None)}
     assert top == set().union(*(BRINGS[number] for number in numbers))
 
 
@@ -178,7 +188,8 @@ def test_failed_prerequisite_comes_before_any_registration():
         (("01", "02", "09"), {"cluster", "kubeconfig", "gpus", "clusterUid", "driver"}),
         (
             SIMULATED,
-            {"cluster", "kubeconfig", "gpus", "clusterUid", "driver", "mps", "consumableCapacity", "observability"},
+            {"cluster", "kubeconfig", "gpus", "clusterUid", "driver", "mps", "consumableCapacity", "observability"}
+            | {"fleet"},
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,

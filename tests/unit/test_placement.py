@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from components.manifests import MANIFESTS
+from gpus.fleet import LABEL
 from settings import Settings
 from settings.blocks import GPU_TOLERATION
 from tests.golden import stacks
@@ -15,6 +16,7 @@ from tests.golden.recorder import CHECKOUT, RELEASE, Recording
 PODS = ("kubernetes:apps/v1:Deployment", "kubernetes:apps/v1:DaemonSet")
 EVERY_TAINT = {"operator": "Exists"}
 OF_CHART = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+OF_FLEET = {"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}
 OWN = {"key": "dedicated", "operator": "Equal", "value": "gpu"}
 NODE = "a-node"  # whose GPUs the recorder publishes
 STACKS: dict[str, dict[str, Any]] = {
@@ -91,4 +93,6 @@ def test_volumes_of_a_node_name_no_node():
 def test_examples_run_on_tainted_nodes_too(file: Any):
     for document in yaml.safe_load_all(file.read_text()):
         if document["kind"] == "Pod":
-            assert document["spec"]["tolerations"] == [OF_CHART], document["metadata"]["name"]
+            in_fleet = LABEL in document["spec"].get("nodeSelector", {})
+            wanted = [OF_CHART, OF_FLEET] if in_fleet else [OF_CHART]
+            assert document["spec"]["tolerations"] == wanted, document["metadata"]["name"]

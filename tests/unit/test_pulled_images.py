@@ -106,6 +106,7 @@ def test_override_takes_the_place_of_upstreams_reference_and_of_the_mirror(monke
         "dra-driver": f"mirror.example.com/{images.STOCK['dra-driver']}",
         "dra-driver-0.4.1": f"mirror.example.com/{images.STOCK['dra-driver-0.4.1']}",
         "python": "registry.example.com/python:3.11",
+        "kwok": f"mirror.example.com/{images.STOCK['kwok']}",
     }
     changed = images.gpu_agents(steps["python"])
     monkeypatch.delenv(images.IMAGE_OVERRIDES)
@@ -115,7 +116,10 @@ def test_override_takes_the_place_of_upstreams_reference_and_of_the_mirror(monke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nod=a/b:1", '"nod=a/b:1" names none of node, dra-driver, dra-driver-0.4.1, python; write <name>=<reference>'),
+        (
+            "nod=a/b:1",
+            '"nod=a/b:1" names none of node, dra-driver, dra-driver-0.4.1, python, kwok; write',
+        ),
         ("kindest/node:v1", '"kindest/node:v1" names none of node, '),
         ("node=", '"" of node is no image reference; write registry/repository:tag, or a '),
         ("node=https://a/b:1", None),

@@ -620,7 +620,7 @@ class Stack:
     def kubectl(self, *words):
         return json.dumps({"serverVersion": {"gitVersion": "v1.37.2"}})
 
-    def get(self, kind):
+    def nodes(self):
         return [{"status": {"nodeInfo": {"containerRuntimeVersion": "containerd://2.4.2"}}}]
 
 verify.CHECKOUT = Path(sys.argv[1])

@@ -18,6 +18,7 @@ from tests.golden import recorder
 from tests.unit import (
     wrong_capacity,
     wrong_clusters,
+    wrong_fleet,
     wrong_host,
     wrong_mig,
     wrong_mps,
@@ -35,6 +36,7 @@ WRONG = (
     *wrong_mps.WRONG,
     *wrong_mps_memory.WRONG,
     *wrong_capacity.WRONG,
+    *wrong_fleet.WRONG,
 )
 KUBECONFIGS = {
     "good": b"contexts: [{name: lab}, {name: 7}]\n",

@@ -206,7 +206,8 @@ def test_pins_hold_no_source():
 
 def test_every_go_module_of_the_checkout_belongs_to_a_program():
     programs_of_steps = (*programs.PULUMI, programs.KIND, programs.KUBERNETES, *programs.NODE, *DRA_DRIVERS.values())
-    others = (programs.MPS_DAEMON, programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM, programs.REGISTRY)
+    tools = (programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM, programs.REGISTRY)
+    others = (programs.MPS_DAEMON, programs.KWOK, *tools)
     used = {folder for program in (*programs_of_steps, *others) for folder in (program.folder, *program.replacements)}
     assert used == {file.parent for root in (PROGRAMS, IMAGES) for file in root.rglob("go.mod")}
 
@@ -313,6 +314,25 @@ def test_activate_keeps_proxies_from_pulumis_connections_on_this_machine():
     # The end-to-end tests have the same variables without sourcing it.
     (rules,) = activated(SOURCE_IT, 'echo "$no_grpc_proxy"', https_proxy="http://127.0.0.1:9", no_proxy="example.com")
     assert rules == Workspace(CHECKOUT).env["no_grpc_proxy"] == "127.0.0.1,localhost"
+
+
+def test_pulumis_host_is_told_the_packages_that_pip_lists():
+    listing = "-m pip list -v --format json"
+    (command,) = activated(SOURCE_IT, 'echo "$PULUMI_PYTHON_CMD"')
+    assert command == Workspace(CHECKOUT).env["PULUMI_PYTHON_CMD"]
+    (told,) = activated(SOURCE_IT, f'"$PULUMI_PYTHON_CMD" {listing}')
+    (pips,) = activated(SOURCE_IT, f"python3 {listing} 2>/dev/null")
+    named = [package for package in json.loads(pips) if package["name"].startswith("pulumi")]
+    keys = ("name", "version", "location")
+    assert len(named) == 3
+    by_name = sorted(json.loads(told), key=lambda package: package["name"])
+    assert by_name == [{key: package[key] for key in keys} for package in named]
+
+
+def test_pulumis_host_has_the_checkouts_python_for_anything_else():
+    program = "import sys; print(sys.prefix, *sys.argv[1:])"
+    (line,) = activated(SOURCE_IT, f'"$PULUMI_PYTHON_CMD" -c "{program}" "a b" c')
+    assert line == f"{CHECKOUT}/.venv a b c"
 
 
 def test_activate_keeps_a_passphrase_that_is_set_and_leaves_no_variables_of_its_own():

@@ -91,6 +91,7 @@ def test_pin_is_known_by_its_looks(source: str, pin: str | None):
         (PINS / "runc", "github.com/opencontainers/runc", versions.RUNC),
         (PINS / "cni-plugins", "github.com/containernetworking/plugins", versions.CNI_PLUGINS),
         (PINS / "cri-tools", "sigs.k8s.io/cri-tools", versions.CRICTL),
+        (PINS / "kwok", "sigs.k8s.io/kwok", versions.KWOK),
         (CHECKOUT / "images/node/coredns", "github.com/coredns/coredns", versions.COREDNS),
     ],
     ids=lambda value: value.name if isinstance(value, Path) else "",

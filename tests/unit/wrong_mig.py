@@ -114,6 +114,17 @@ DRIVER = (
         "use fewer instances",
     ),
     Wrong(
+        "more devices than can be tainted, with a module that switches the gate on",
+        {
+            "modules": [*BASE, "10.1", "10.3"],
+            "gpu": {"model": A100, "count": 10, "mig": [["1g.5gb"] * 7] * 10},
+        },
+        "gpu.mig",
+        [["1g.5gb"] * 7] * 10,
+        "makes 70 devices of the node, and with the gate NVMLDeviceHealthCheck it can have 64",
+        "use fewer instances",
+    ),
+    Wrong(
         "layout of a real GPU",
         {"modules": BASE, "gpu": {"source": "host", "mig": [["7g.40gb"]]}},
         "gpu.mig",
@@ -157,6 +168,49 @@ MODULES = (
     ),
 )
 
+DYNAMIC = (
+    Wrong(
+        "MIG devices on demand of a model without MIG",
+        {"modules": [*BASE, "10.6"], "gpu": {"model": "l40s"}},
+        "modules",
+        "10.6",
+        "and l40s, the first node's model, has no MIG",
+        "choose another gpu.model",
+    ),
+    Wrong(
+        "MIG devices on demand of an Ampere GPU with MIG off",
+        laid(modules=("10.6",)),
+        "gpu.mig",
+        [],
+        "and of Ampere NVIDIA's driver does not switch it",
+        "begin the list with empty",
+    ),
+    Wrong(
+        "MIG devices on demand beside instances",
+        laid("empty", ["7g.40gb"], modules=("10.6",)),
+        "gpu.mig[1]",
+        ["7g.40gb"],
+        "which NVIDIA's driver destroys when it starts with the gate DynamicMIG",
+        "use empty or []",
+    ),
+    Wrong(
+        "MIG devices on demand of real GPUs",
+        {"modules": [*BASE, "10.6"], "gpu": {"source": "host", "allowMigChange": True}},
+        "modules",
+        "10.6",
+        "needs a driver that may switch MIG mode and destroy MIG devices: simulated GPUs only",
+        "set gpu.source to simulated",
+    ),
+    Wrong(
+        "MIG devices on demand beside a module of fixed ones",
+        laid("empty", modules=("10.1", "10.6")),
+        "modules",
+        "10.1",
+        "needs MIG devices, and no GPU has some",
+        "lay some out in gpu.mig",
+    ),
+)
+
 BY_CLAIM = {"mode": "claim"}
 MPS = (
     Wrong(
@@ -193,4 +247,4 @@ MPS = (
     ),
 )
 
-WRONG = (*LAYOUTS, *DRIVER, *MODULES, *MPS)
+WRONG = (*LAYOUTS, *DRIVER, *MODULES, *DYNAMIC, *MPS)

@@ -67,7 +67,9 @@ def _start(console: Console) -> engine.Engine:
     """Start the machine's own engine if one is installed, else the bundle's."""
     if os.geteuid() != 0:
         raise StepError(explain_no_root())
-    if shutil.which("dockerd"):
+    installed = shutil.which("dockerd")
+    # The bundle's own, on the PATH of somebody who put it there, needs the bundle's libraries all the same.
+    if installed and Path(installed).absolute() != ENGINE / "bin" / "dockerd":
         # Engines before 23 need the wrapper, and an own one is not asked for its version before it runs.
         docker = engine.start(ENGINE / "bin" / "runc-bounded" if engine.needs_bounded_runtime() else None)
     else:

@@ -1,1 +1,1 @@
-"""Programs of the workshop that run in its cluster: `gpu-exporter` and `taint-keeper`."""
+"""Programs of the workshop that run in its cluster: `gpu-exporter`, `taint-keeper` and `gpu-holders`."""

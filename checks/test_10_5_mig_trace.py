@@ -1,0 +1,161 @@
+"""Checks of module 10.5: every witness names the same container for a MIG device, and the same device for that one."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+from checks import faults, mig, trace
+from checks.live import LiveStack, Playground, wait_for
+from components.manifests import load
+
+FOLDER = "10.5-mig-trace"
+# A folder of the node, which the kubelet's socket is in, is what no stricter level lets a pod mount.
+PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"}
+
+
+@pytest.fixture
+def playground(stack: LiveStack, free_mig_devices: None) -> Iterator[Playground]:
+    """A namespace of its own, and every MIG device to have in it."""
+    with stack.playground() as namespace:
+        yield namespace
+
+
+def kubelet_holders(stack: LiveStack, nodes: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Containers with a device of NVIDIA's driver by node, as each node's kubelet tells by its pod-resources API."""
+    (pod,) = load(f"{FOLDER}/examples", "holders.yaml")
+    spec = pod["spec"]
+    spec["tolerations"] = [*spec["tolerations"], *stack.tolerations]
+    (container,) = spec["containers"]
+    container["image"] = stack.settings.images.get("gpu-agents") or container["image"]
+    with stack.playground(PRIVILEGED) as playground:
+        pods = []
+        for number, node in enumerate(nodes):
+            metadata = {"name": f"holders-{number}", "namespace": playground.namespace}
+            pods.append({**pod, "metadata": metadata, "spec": {**spec, "nodeName": node}})
+        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(pods))
+        return {node: told(playground, pod["metadata"]["name"]) for node, pod in zip(nodes, pods, strict=True)}
+
+
+def told(playground: Playground, name: str) -> list[dict[str, str]]:
+    """Lines of such a pod, once it has ended well."""
+
+    def ended() -> dict[str, Any] | None:
+        states = playground.pod(name)["status"].get("containerStatuses", [])
+        return states[0]["state"].get("terminated") if states else None
+
+    end = wait_for(f"{name} has ended", ended)
+    lines = playground.stack.kubectl("logs", "-n", playground.namespace, name).splitlines()
+    assert end["exitCode"] == 0, lines
+    return [json.loads(line) for line in lines]
+
+
+def of_the_stack(stack: LiveStack) -> list[trace.MigRow]:
+    """Rows of the MIG devices that pods of the stack's own namespace have."""
+    return [row for row in trace.rows(stack) if row.holder and row.holder.pod.startswith(f"{mig.NAMESPACE}/")]
+
+
+def capability_minors(stack: LiveStack, row: trace.MigRow) -> list[int]:
+    """Minor numbers that NVIDIA's kernel module tells of a MIG device's GPU instance and compute instance."""
+    gpu, instance, compute = row.gpu, *row.instances
+    folder = f"{trace.capabilities_folder(stack)}/gpu{gpu}/mig/gi{instance}"
+    minors = []
+    for file in (f"{folder}/access", f"{folder}/ci{compute}/access"):
+        text = stack.in_node(row.node, "cat", file)
+        minors += re.findall(r"DeviceFileMinor: (\d+)", text)
+    return [int(minor) for minor in minors]
+
+
+def capability_files(stack: LiveStack, row: trace.MigRow) -> list[str]:
+    """Capability files that are in a container, looked at from the node."""
+    assert row.holder
+    namespace, _, name = row.holder.pod.partition("/")
+    uid = stack.one("pods", name, namespace)["metadata"]["uid"]
+    (container,) = faults.running_containers(stack, row.node, uid)
+    script = 'ls "/proc/$(crictl inspect --output go-template --template "{{.info.pid}}" "$1")/root/dev/nvidia-caps"'
+    return stack.in_node(row.node, "sh", "-c", script, "sh", container).split()
+
+
+def test_every_witness_names_the_same(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    rows = of_the_stack(stack)
+    assert rows
+    holders = kubelet_holders(stack, sorted({row.node for row in rows}))
+    for row in rows:
+        holder = row.holder
+        assert holder is not None
+        namespace, _, pod = holder.pod.partition("/")
+        # The kubelet, which told the runtime what to add to the container.
+        (one,) = [
+            one
+            for one in holders[row.node]
+            if (one["namespace"], one["pod"], one["container"]) == (namespace, pod, holder.container)
+        ]
+        assert (one["device"], f"{one['claim_namespace']}/{one['claim']}") == (row.device, holder.claim)
+        # The container: by NVML, and by the files that it may open.
+        pods = Playground(stack, namespace)
+        lines = mig.in_pod(pods, pod, "nvidia-smi", "-L", container=holder.container)
+        assert mig.mig_uuids(lines) == [row.uuid]
+        assert sorted(capability_minors(stack, row)) == sorted(row.capabilities)
+        # A node of somebody else is looked at from the driver's plugin, which has no crictl.
+        if stack.settings.cluster.provider == "kind":
+            expected = [f"nvidia-cap{minor}" for minor in row.capabilities]
+            assert sorted(capability_files(stack, row)) == sorted(expected)
+    observed(f"{len(rows)} rows; {rows[0].device}: {rows[0].uuid}, {rows[0].holder.pod if rows[0].holder else ''}")
+
+
+def test_mig_device_that_two_pods_share_has_two_rows(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    if "10.4" not in stack.settings.modules:
+        pytest.skip("without module 10.4 no MIG device of the stack is shared")
+    shared = [row for row in of_the_stack(stack) if row.holder and row.holder.claim == f"{mig.NAMESPACE}/shared-slice"]
+    assert len(shared) == 2 and len({row.holder.pod for row in shared if row.holder}) == 2
+    assert len({(row.uuid, row.instances, row.capabilities) for row in shared}) == 1
+    observed(f"{shared[0].device}: {' and '.join(row.holder.pod for row in shared if row.holder)}")
+
+
+def test_table_has_every_mig_device_and_nothing_is_cut(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    rows = trace.rows(stack)
+    head, *lines = trace.table(rows).splitlines()
+    assert head.split() == list(trace.COLUMNS)
+    assert [tuple(line.split()) for line in lines] == [row.cells for row in rows]
+    devices = {(slice_.node, slice_.device_name) for slice_ in stack.settings.all_mig_slices}
+    assert {(row.node, row.device) for row in rows} == devices
+    observed(f"{len(lines)} rows of {len(devices)} MIG devices")
+
+
+def test_row_follows_a_pod_that_starts_again(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    (before,) = [row for row in of_the_stack(stack) if row.holder and row.holder.pod.startswith("mig/tenant-")]
+    assert before.holder
+    stack.kubectl("delete", "pod", "-n", mig.NAMESPACE, before.holder.pod.partition("/")[2])
+
+    def follower() -> trace.MigRow | None:
+        found = [row for row in of_the_stack(stack) if row.holder and row.holder.pod.startswith("mig/tenant-")]
+        return next((row for row in found if row.holder != before.holder and row.capabilities), None)
+
+    stack.wait_deployed(mig.NAMESPACE, "tenant")
+    after = wait_for("the row names the next pod", follower)
+    assert after.holder and after.holder.claim_uid != before.holder.claim_uid
+    assert (after.device, after.uuid, after.capabilities) == (before.device, before.uuid, before.capabilities)
+    observed(f"{before.holder.pod}, then {after.holder.pod}: {after.device}, {after.uuid}")
+
+
+def test_idle_mig_device_has_a_row_without_a_pod(playground: Playground, observed: Callable[[str], None]) -> None:
+    stack, slice_ = playground.stack, playground.stack.settings.all_mig_slices[0]
+
+    def row() -> trace.MigRow:
+        (found,) = [row for row in trace.rows(stack) if (row.node, row.device) == (slice_.node, slice_.device_name)]
+        return found
+
+    idle = row()
+    assert idle.holder is None and idle.capabilities == ()
+    pod = mig.create(playground, "for-a-while", slice_)
+    playground.wait_running(pod)
+    held = row()
+    assert held.holder and held.holder.pod == f"{playground.namespace}/{pod}"
+    assert (held.uuid, held.instances) == (idle.uuid, idle.instances)
+    playground.delete_pod(pod)
+    playground.wait_gone(pod)
+    wait_for("the row has no pod", lambda: row() == idle)
+    observed(f"{idle.device}: no pod, {pod}, no pod; GPU instance {idle.instances[0]}, {idle.uuid}")

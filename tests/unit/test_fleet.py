@@ -1,0 +1,294 @@
+"""Fleet: the nodes that a config means, copies of what a node publishes, and the command that makes both."""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import yaml
+
+from checks import fleet as live
+from components.commands import fleet
+from components.commands.fleet import NoTemplateError
+from components.commands.wait_for_gpus import DRIVER, published_devices
+from gpus.fleet import LABEL, RACK_LABEL
+from gpus.models import GPU_MODELS, simulated_gpus
+from settings import NodeGpus, Settings, SettingsError
+from tests.golden import stacks
+
+TWO = {"cluster": {"workers": 2}, "gpu": {"count": 4, "nodes": [{"model": "l40s"}, {"model": "h100-80gb", "count": 2}]}}
+
+
+def settings(**block: Any) -> Settings:
+    return Settings.parse({"modules": ["01", "02", "12"], **TWO, "fleet": block}, "test")
+
+
+def test_nodes_of_other_models_are_the_last_ones():
+    assert settings(nodes=3, mix={"h100-80gb": 1}).fleet_nodes == (
+        NodeGpus("fleet-0000", "l40s", 4),
+        NodeGpus("fleet-0001", "l40s", 4),
+        NodeGpus("fleet-0002", "h100-80gb", 2),
+    )
+    (node,) = settings(nodes=1, model="h100-80gb", gpusPerNode=1).fleet_nodes
+    assert node == NodeGpus("fleet-0000", "h100-80gb", 1)
+
+
+def test_fleet_lets_claims_share_gpus_by_memory():
+    assert settings().consumable_shares == "memory"
+
+
+def device(name: str, kind: str = "gpu") -> dict[str, Any]:
+    attributes = {"type": {"string": kind}, "uuid": {"string": f"GPU-{name}"}, "productName": {"string": "X"}}
+    return {"name": name, "attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}}
+
+
+def slice_of(node: str, *devices: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    pool = {"name": node, "generation": 7, "resourceSliceCount": 1}
+    return {
+        "metadata": {"name": f"{node}-x", "labels": {}, **metadata},
+        "spec": {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": list(devices)},
+    }
+
+
+def test_copy_has_the_first_gpus_of_its_template_with_uuids_of_its_own():
+    names = [f"gpu-{number}" for number in (10, 2, 0, 1)]
+    template = slice_of("worker", *map(device, names), device("gpu-0-mig-1g", "mig"))["spec"]
+    before = deepcopy(template)
+    spec = fleet.copy_of(template, "fleet-0003", 3)
+    assert [one["name"] for one in spec["devices"]] == ["gpu-0", "gpu-1", "gpu-2"]
+    uuids = [one["attributes"].pop("uuid")["string"] for one in spec["devices"]]
+    assert uuids == [gpu.uuid for gpu in simulated_gpus("fleet-0003", GPU_MODELS["l40s"], 3)]
+    originals = {one["name"]: one for one in before["devices"]}
+    for one in spec["devices"]:
+        assert one["attributes"] == {k: v for k, v in originals[one["name"]]["attributes"].items() if k != "uuid"}
+        assert one["capacity"] == originals[one["name"]]["capacity"]
+    assert (spec["driver"], spec["nodeName"]) == (DRIVER, "fleet-0003")
+    assert spec["pool"] == {"name": "fleet-0003", "generation": 1, "resourceSliceCount": 1}
+    assert template == before
+    with pytest.raises(NoTemplateError, match="worker: publishes 4 GPUs, and 5 are to be copied"):
+        fleet.copy_of(template, "fleet-0000", 5)
+
+
+def test_only_nodes_with_one_slice_of_the_driver_are_copied():
+    other = slice_of("worker", device("nic-0"))
+    other["spec"]["driver"] = "nic.example.com"
+    made = slice_of("fleet-0000", device("gpu-0"), labels={LABEL: "true"})
+    worker = slice_of("worker", device("gpu-0"))
+    assert fleet.templates([other, made, worker]) == {"worker": worker["spec"]}
+    with pytest.raises(NoTemplateError, match="worker: publishes several ResourceSlices"):
+        fleet.templates([worker, slice_of("worker", device("gpu-1"))])
+
+
+def test_node_bears_its_number_its_rack_and_its_stack():
+    node = fleet.node_document(123, "mine")
+    assert node["metadata"]["name"] == "fleet-0123"
+    labels = {LABEL: "true", RACK_LABEL: "rack-012", "kubernetes.io/hostname": "fleet-0123"}
+    assert node["metadata"]["labels"] == labels
+    assert node["metadata"]["annotations"]["dra-workshop/stack"] == "mine"
+    # kube-proxy and networks of pods go to every node of that system.
+    assert "kubernetes.io/os" not in node["metadata"]["labels"]
+
+
+def ready(name: str, status: str = "True", *taints: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name},
+        "spec": {"taints": [{"key": key} for key in (LABEL, *taints)]},
+        "status": {"conditions": [{"type": "Ready", "status": status}]},
+    }
+
+
+def test_node_is_awaited_until_it_is_ready_and_has_no_other_taint():
+    nodes = [ready("a"), ready("b", "Unknown"), ready("c", "True", "node.kubernetes.io/not-ready")]
+    assert list(fleet.not_ready([*nodes, {**ready("d"), "status": {}}])) == [
+        "b: Ready is Unknown, taints to go: none",
+        "c: Ready is True, taints to go: node.kubernetes.io/not-ready",
+        "d: Ready is unknown, taints to go: none",
+    ]
+
+
+@dataclass
+class Cluster:
+    """Nodes and slices of a cluster, and what was done to them."""
+
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    slices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    keeps_nodes_ready: bool = True
+
+    def get(self, kind: str, label_selector: Mapping[str, str] | None = None) -> list["Thing"]:
+        if kind == "nodes":
+            assert label_selector == {LABEL: "true"}
+            return [Thing(raw, self, "node") for raw in list(self.nodes.values())]
+        assert kind == fleet.SLICES
+        return [Thing(raw, self, "slice") for raw in list(self.slices.values())]
+
+
+@dataclass
+class Thing:
+    """Object as kr8s gives it."""
+
+    raw: dict[str, Any]
+    api: Cluster
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.raw["metadata"]["name"]
+
+    def create(self) -> None:
+        metadata = self.raw["metadata"]
+        metadata.setdefault("name", metadata.get("generateName", "") + "y")
+        metadata["uid"] = f"uid-{len(self.api.done)}-{metadata['name']}"
+        if self.kind == "node" and self.api.keeps_nodes_ready:
+            self.raw["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+        (self.api.nodes if self.kind == "node" else self.api.slices)[metadata["name"]] = self.raw
+        self.api.done.append(f"create {self.kind} {metadata['name']}")
+
+    def delete(self) -> None:
+        node = self.api.nodes.pop(self.name)
+        for name, one in list(self.api.slices.items()):
+            if any(owner["uid"] == node["metadata"]["uid"] for owner in one["metadata"].get("ownerReferences", [])):
+                del self.api.slices[name]
+        self.api.done.append(f"delete {self.kind} {self.name}")
+
+    def patch(self, change: dict[str, Any]) -> None:
+        self.raw |= change
+        self.api.done.append(f"patch {self.kind} {self.name}")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster(slices={"worker-x": slice_of("worker", device("gpu-0"), device("gpu-1"))})
+    monkeypatch.setattr(fleet, "Node", lambda raw, api: Thing(raw, api, "node"))
+    monkeypatch.setattr(fleet, "ResourceSlice", lambda raw, api: Thing(raw, api, "slice"))
+    monkeypatch.setattr(fleet, "connect", lambda kubeconfig, context: made)
+    for name in ("KUBECONFIG", "KUBE_CONTEXT"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("DRA_WORKSHOP_STACK", "mine")
+    monkeypatch.setenv("WAIT_SECONDS", "0")
+    monkeypatch.setattr("sys.argv", ["fleet"])
+    return made
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, *groups: tuple[str, int, int]) -> int:
+    asked = [{"template": template, "nodes": nodes, "gpus": gpus} for template, nodes, gpus in groups]
+    monkeypatch.setenv("FLEET", json.dumps(asked))
+    return fleet.main()
+
+
+def test_fleet_grows_shrinks_and_changes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert ask(monkeypatch, ("worker", 2, 2)) == 0
+    assert capsys.readouterr().out == "2 nodes with 4 GPUs (simulated, and nothing behind them)\n"
+    assert list(cluster.nodes) == ["fleet-0000", "fleet-0001"]
+    owners = [cluster.slices[f"fleet-000{n}-y"]["metadata"]["ownerReferences"][0] for n in range(2)]
+    assert [owner["uid"] for owner in owners] == [node["metadata"]["uid"] for node in cluster.nodes.values()]
+    cluster.done.clear()
+    assert ask(monkeypatch, ("worker", 2, 2)) == 0
+    assert cluster.done == []
+    assert ask(monkeypatch, ("worker", 2, 2), ("worker", 1, 1)) == 0
+    assert cluster.done == ["create node fleet-0002", "create slice fleet-0002-y"]
+    cluster.done.clear()
+    assert ask(monkeypatch, ("worker", 1, 1)) == 0
+    assert sorted(cluster.done) == ["delete node fleet-0001", "delete node fleet-0002", "patch slice fleet-0000-y"]
+    spec = cluster.slices["fleet-0000-y"]["spec"]
+    assert [one["name"] for one in spec["devices"]] == ["gpu-0"] and spec["pool"]["generation"] == 2
+    monkeypatch.setattr("sys.argv", ["fleet", "--delete"])
+    assert fleet.main() == 0
+    assert not cluster.nodes and list(cluster.slices) == ["worker-x"]
+
+
+def test_slice_of_a_node_that_was_made_anew_is_made_anew(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    assert ask(monkeypatch, ("worker", 1, 2)) == 0
+    cluster.nodes["fleet-0000"]["metadata"]["uid"] = "another"
+    cluster.slices["old"] = cluster.slices.pop("fleet-0000-y")
+    cluster.done.clear()
+    assert ask(monkeypatch, ("worker", 1, 2)) == 0
+    assert cluster.done == ["create slice fleet-0000-y"]
+
+
+def test_what_cannot_be_copied_is_told_before_anything_is_made(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert ask(monkeypatch, ("worker", 1, 2), ("worker2", 1, 2)) == 1
+    assert capsys.readouterr().err == "worker2: publishes no GPUs by gpu.nvidia.com, and they are to be copied\n"
+    assert cluster.done == []
+
+
+def test_nodes_that_do_not_get_ready_are_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    cluster.keeps_nodes_ready = False
+    assert ask(monkeypatch, ("worker", 7, 1)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["after 0 s:", "fleet-0000: Ready is unknown, taints to go: none"]
+    assert lines[-1] == "and 2 more" and len(lines) == 7
+
+
+def test_gpus_of_a_fleet_are_not_among_those_that_the_driver_published(cluster: Cluster):
+    cluster.slices["made"] = slice_of("fleet-0000", device("gpu-0"), labels={LABEL: "true"})
+    assert [one["node"] for one in published_devices(cluster)] == ["worker", "worker"]
+
+
+def claim(name: str, device: str, memory: int) -> live.Taken:
+    return live.Taken(f"space/{name}", name, ("node", device), "gpu", Fraction(memory))
+
+
+@pytest.mark.parametrize(
+    ("claims", "lines"),
+    [
+        ([claim("a", "gpu-0", 5), claim("b", "gpu-0", 5), claim("c", "gpu-1", 10)], []),
+        (
+            [claim("a", "gpu-0", 5), claim("b", "gpu-0", 6), claim("c", "gpu-1", 1)],
+            ["node/gpu-0: 11 of 10 bytes: space/a, space/b"],
+        ),
+        # Without consumable capacity a claim names no part: the device is its own.
+        ([claim("a", "gpu-0", 0), claim("b", "gpu-0", 0)], ["node/gpu-0: 20 of 10 bytes: space/a, space/b"]),
+    ],
+)
+def test_device_of_which_claims_have_more_than_there_is_is_seen(claims: list[live.Taken], lines: list[str]):
+    memory = {("node", f"gpu-{number}"): Fraction(10) for number in range(2)}
+    assert live.overbooked(claims, memory) == lines
+
+
+def test_pods_of_an_example_are_as_many_as_names():
+    documents = list(yaml.safe_load_all(live.pods(live.example("pair"), ["a", "b"], {"x": "y"})))
+    assert [(one["kind"], one["metadata"]["name"]) for one in documents] == [
+        ("ResourceClaimTemplate", "pair"),
+        ("Pod", "a"),
+        ("Pod", "b"),
+    ]
+    assert documents[1]["spec"]["nodeSelector"] == {LABEL: "true", "x": "y"}
+
+
+def problems(config: dict[str, Any]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse(config, "test")
+    return [problem.key for problem in caught.value.problems]
+
+
+def test_cluster_that_is_named_may_have_a_fleet():
+    cluster = {"provider": "existing", "kubeconfig": str(stacks.FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    config = {"modules": ["01", "02", "12"], "cluster": cluster, "gpu": {"nodes": [{"name": "a"}]}}
+    allowed = Settings.parse({**config, "fleet": {"existingCluster": "lab"}}, "test")
+    assert allowed.fleet_nodes[0] == NodeGpus("fleet-0000", "h100-80gb", 2)
+    # Which of two contexts is meant is asked for once.
+    assert problems({**config, "cluster": {**cluster, "context": None}, "fleet": {"existingCluster": "lab"}}) == [
+        "cluster.context"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "keys"),
+    [
+        ({"cluster": 5}, ["cluster"]),
+        ({"gpu": 5}, ["gpu"]),
+        ({"gpu": {"model": "h100"}}, ["gpu.model"]),
+    ],
+)
+def test_what_is_wrong_elsewhere_is_told_once(blocks: dict[str, Any], keys: list[str]):
+    assert problems({"modules": ["01", "02", "12"], **blocks}) == keys

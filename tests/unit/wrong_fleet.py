@@ -1,0 +1,110 @@
+"""Fleets that must be refused: copies of what is not there, and nodes in somebody else's cluster."""
+
+from typing import Any
+
+from tests.unit.wrong_settings import Wrong
+
+BASE = ["01", "02", "12"]
+EXISTING = {"provider": "existing", "kubeconfig": "<tmp>/good", "context": "lab"}
+TWO = {"workers": 2}
+
+
+def fleet(**block: Any) -> dict[str, Any]:
+    """Config of a stack with one node of L40S and one of H100, 4 GPUs each."""
+    gpu = {"count": 4, "nodes": [{"model": "l40s"}, {"model": "h100-80gb"}]}
+    return {"modules": BASE, "cluster": TWO, "gpu": gpu, "fleet": block}
+
+
+def existing(**block: Any) -> dict[str, Any]:
+    return {"modules": BASE, "cluster": EXISTING, "gpu": {"nodes": [{"name": "a"}]}, "fleet": block}
+
+
+WRONG = (
+    Wrong("no node", fleet(nodes=0), "fleet.nodes", 0, "must be at least 1", "use a value in that range"),
+    Wrong("more nodes than were measured", fleet(nodes=1001), "fleet.nodes", 1001, "must be at most 1000", "use a"),
+    Wrong("mix that is a list", fleet(mix=["l40s"]), "fleet.mix", ["l40s"], "must be a mapping", "give a mapping"),
+    Wrong("no node of a model", fleet(mix={"l40s": 0}), "fleet.mix.l40s", 0, "must be at least 1", "use a value"),
+    Wrong(
+        "fleet of an unknown model", fleet(model="h100"), "fleet.model", "h100", "is no known GPU model", "did you mean"
+    ),
+    Wrong(
+        "model that no node has",
+        fleet(model="b200-180gb"),
+        "fleet.model",
+        "b200-180gb",
+        "is the model of no GPU node of the stack",
+        "add a worker of that model to gpu.nodes",
+    ),
+    Wrong(
+        "mix with a model that no node has",
+        fleet(mix={"rtx-4090": 2}),
+        "fleet.mix.rtx-4090",
+        "rtx-4090",
+        "is the model of no GPU node of the stack",
+        "or use another",
+    ),
+    Wrong(
+        "mix with the model of all others",
+        fleet(mix={"l40s": 2}),
+        "fleet.mix.l40s",
+        2,
+        "is the model that all other nodes have",
+        "drop it",
+    ),
+    Wrong(
+        "mix of more nodes than there are",
+        fleet(nodes=3, mix={"h100-80gb": 4}),
+        "fleet.mix",
+        {"h100-80gb": 4},
+        "are 4 nodes, and fleet.nodes is 3",
+        "lower them or raise that",
+    ),
+    Wrong(
+        "more GPUs than the node that is copied has",
+        fleet(gpusPerNode=8),
+        "fleet.gpusPerNode",
+        8,
+        "is more than the 4 GPUs of the stack's node with l40s, which is copied",
+        "lower it or raise that node's count",
+    ),
+    Wrong(
+        "copies of a real GPU",
+        {"modules": BASE, "gpu": {"source": "host"}},
+        "modules",
+        "12",
+        "which have to be copies of simulated ones",
+        'set gpu.source to simulated or drop "12"',
+    ),
+    Wrong(
+        "nodes in a cluster of somebody else",
+        existing(),
+        "modules",
+        "12",
+        "adds 100 nodes that are only objects to the cluster",
+        "set fleet.existingCluster to the context's name to allow it",
+    ),
+    Wrong(
+        "nodes allowed in another cluster",
+        existing(existingCluster="production"),
+        "fleet.existingCluster",
+        "production",
+        "is not the context of the stack's cluster, which is lab",
+        "name the context that may have these nodes",
+    ),
+    Wrong(
+        "leave for a cluster of the stack's own",
+        fleet(existingCluster="lab"),
+        "fleet.existingCluster",
+        "lab",
+        "is for an existing cluster",
+        "drop it",
+    ),
+    Wrong(
+        "fleet without its module",
+        {"modules": ["01"], "fleet": {"nodes": 5}},
+        "fleet",
+        {"nodes": 5},
+        "is set, but the module that uses it is off",
+        'add "12" to modules',
+    ),
+)
