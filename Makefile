@@ -82,7 +82,7 @@ e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)
 
 test: lint types go-test browser ## everything: lint, types, unit, golden, end to end on a live cluster
-	@$(ACTIVATE) && pytest tests -m "not bench" $(SIDE_BY_SIDE) --durations=30 --durations-min=10 --cov --cov-report=term-missing:skip-covered
+	@$(ACTIVATE) && pytest tests -m "not bench and not slow" $(SIDE_BY_SIDE) --durations=30 --durations-min=10 --cov --cov-report=term-missing:skip-covered
 
 bench: setup ## benchmarks, each beside a baseline in the same run
 	@$(ACTIVATE) && pytest tests/bench -m bench -s

@@ -130,6 +130,7 @@ def root_filesystem(
     expected_seconds: int,
     only_extract: bool = False,
     more_hooks: tuple[str, ...] = (),
+    suite: str = versions.DEBIAN,
 ) -> Step:
     """Step of a tar of a minimal Debian with `packages`, from the machine's own apt sources.
 
@@ -154,8 +155,8 @@ def root_filesystem(
         work.run(
             *("mmdebstrap", f"--variant={variant}", "--mode=root", f"--include={','.join(packages)}"),
             *(f"--{when}-hook={hook}" for hook in hooks),
-            *(versions.DEBIAN, work.out / "rootfs.tar"),
+            *(suite, work.out / "rootfs.tar"),
         )
 
-    recipe = "\n".join((versions.DEBIAN, *packages, *hooks, *(("extract",) if only_extract else ())))
+    recipe = "\n".join((suite, *packages, *hooks, *(("extract",) if only_extract else ())))
     return Step(name, build, recipe, expected_seconds=expected_seconds)

@@ -125,12 +125,12 @@ def refuse_snap(docker: Engine, client: str | None = None) -> None:
 
 
 def cgroup_warning(docker: Engine, way: str) -> str | None:
-    """Warning on a combination that sets up and then has no cluster: upstream's node image on cgroup v1."""
+    """Warning on upstream's node image on cgroup v1: runc freezes each new container there, and sometimes cannot."""
     if way != "stock" or docker.cgroup_version != "1":
         return None
     return (
-        "docker: cgroup v1, on which upstream's node image does not start (its systemd 257 no longer uses it); start "
-        "the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use "
+        "docker: cgroup v1, on which upstream's node image starts some containers twice (`unable to freeze`); "
+        "start the host with cgroup v2 (`systemd.unified_cgroup_hierarchy=1` on its kernel's command line), or use "
         "SOURCE=built"
     )
 

@@ -24,8 +24,22 @@ from toolchain.steps import Step, StepError, Work
 
 PREFIX = "localhost/dra-workshop"
 CONTAINERD_SECONDS = 30
-PYTHON_REGISTRY = "docker.io/library/python:"
+STOCK_AGENTS = IMAGES / "gpu-agents" / "stock.Dockerfile"
+FROM = re.compile(r"^FROM (\S+)$", re.MULTILINE)
 IMAGE_MIRROR = "DRA_WORKSHOP_IMAGE_MIRROR"
+IMAGE_OVERRIDES = "DRA_WORKSHOP_IMAGES"
+# https://pkg.go.dev/github.com/distribution/reference has the grammar; the engine has the last word.
+REFERENCE = re.compile(r"[a-z0-9][a-zA-Z0-9._-]*(:\d+)?(/[a-z0-9._-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+# The image below our agents is the one that their Dockerfile names.
+STOCK = {
+    "node": versions.STOCK_NODE_IMAGE,
+    **{
+        versions.of_driver("dra-driver", version): f"{versions.STOCK_DRA_DRIVER_REPOSITORY}:v{version}"
+        for version in versions.DRA_DRIVERS
+    },
+    "python": FROM.findall(STOCK_AGENTS.read_text())[0],
+    "kwok": versions.STOCK_KWOK_IMAGE,
+}
 
 
 def image_step(
@@ -287,21 +301,22 @@ def kwok(go: Go) -> Step:
     return image_step("kwok", f"v{versions.KWOK}", fill, (program,), expected_seconds=5)
 
 
-def gpu_agents(python: Step | None) -> Step:
-    """Step of the image of gpu-exporter, taint-keeper and gpu-holders, on `python`, or without it on upstream's."""
+def gpu_agents(python: Step) -> Step:
+    """Step of the image of gpu-exporter, taint-keeper and gpu-holders, on `python`: a root filesystem, or upstream's
+    image of Python.
+    """
 
     def fill(work: Work, context: Path) -> None:
-        if python:
-            shutil.copy(work.need(python.name) / "rootfs.tar", context)
+        base = work.need(python.name)
+        if (base / "rootfs.tar").is_file():
+            shutil.copy(base / "rootfs.tar", context)
         else:
-            text = (context / "stock.Dockerfile").read_text()
-            (context / "Dockerfile").write_text(text.replace(f"FROM {PYTHON_REGISTRY}", f"FROM {python_from}"))
+            text = (context / STOCK_AGENTS.name).read_text()
+            (context / "Dockerfile").write_text(FROM.sub(f"FROM {(base / 'ref').read_text()}", text))
         for compiled in (_install_wheels(work, context) / "box").glob("*.so"):
             compiled.unlink()  # 26 MB with their debug information; the same modules lie beside them in Python
 
-    python_from = mirrored(PYTHON_REGISTRY)
-    needs = (python,) if python else ()
-    return image_step("gpu-agents", "v1", fill, needs, expected_seconds=30)
+    return image_step("gpu-agents", "v1", fill, (python,), expected_seconds=30)
 
 
 def vllm() -> Step:
@@ -343,6 +358,30 @@ def chart(go: Go, version: str) -> Step:
     return Step(name, build, version, needs=go.needs, expected_seconds=3)
 
 
+def overrides() -> dict[str, str]:
+    """References that DRA_WORKSHOP_IMAGES names in place of upstream's, by the names of their steps.
+
+    Raises `StepError` for anything but words such as node=registry.example.com/node:tag.
+    """
+    chosen = {}
+    for word in os.environ.get(IMAGE_OVERRIDES, "").split():
+        name, _, reference = word.partition("=")
+        if name not in STOCK:
+            raise StepError(f'{IMAGE_OVERRIDES}: "{word}" names none of {", ".join(STOCK)}; write <name>=<reference>')
+        if not REFERENCE.fullmatch(reference):
+            raise StepError(
+                f'{IMAGE_OVERRIDES}: "{reference}" of {name} is no image reference; write registry/repository:tag, '
+                "or a digest in place of the tag"
+            )
+        chosen[name] = reference
+    return chosen
+
+
+def stock(name: str) -> Step:
+    """Step of the image of upstream's of this name in STOCK, by the reference that the environment gives it."""
+    return pulled(name, overrides().get(name) or mirrored(STOCK[name]))
+
+
 def mirrored(reference: str) -> str:
     """Reference that an upstream image is pulled by: its own, or that of a mirror with a path for each registry.
 
@@ -362,9 +401,8 @@ def mirrored(reference: str) -> str:
     return f"{mirror}/{reference if has_registry else f'docker.io/{reference}'}"
 
 
-def pulled(name: str, upstreams: str) -> Step:
-    """Step of an upstream image, pulled from its registry or from a mirror of it."""
-    reference = mirrored(upstreams)
+def pulled(name: str, reference: str) -> Step:
+    """Step of an upstream image, pulled by the Docker Engine."""
 
     def build(work: Work) -> None:
         try:
@@ -374,7 +412,7 @@ def pulled(name: str, upstreams: str) -> Step:
             raise StepError(
                 f"{reference}: the Docker Engine cannot pull it ({words[-1] if words else error}); the engine has "
                 "proxies, mirrors and authorities of its own, as docs/reference/how-it-is-built.md says; "
-                f"set those, or {IMAGE_MIRROR}, or use SOURCE=built"
+                f"set those, or {IMAGE_MIRROR}, or {IMAGE_OVERRIDES}, or use SOURCE=built"
             ) from error
         (work.out / "ref").write_text(reference)
         # A tag can be moved; this is what it was when it was pulled.

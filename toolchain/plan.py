@@ -82,18 +82,13 @@ def stock(go: Go) -> Plan:
         },
         plugins={plugin: source.stock_plugin(*plugin, pulumi) for plugin in (KUBERNETES_PLUGIN, COMMAND_PLUGIN)},
         images=(
-            images.pulled("node", versions.STOCK_NODE_IMAGE),
-            *(
-                images.pulled(
-                    versions.of_driver("dra-driver", version), f"{versions.STOCK_DRA_DRIVER_REPOSITORY}:v{version}"
-                )
-                for version in versions.DRA_DRIVERS
-            ),
+            images.stock("node"),
+            *(images.stock(versions.of_driver("dra-driver", version)) for version in versions.DRA_DRIVERS),
             images.gpu_sim(go),
             images.gpu_probe(),
             images.mps_daemon(go),
-            images.gpu_agents(None),
-            images.pulled("kwok", versions.STOCK_KWOK_IMAGE),
+            images.gpu_agents(images.stock("python")),
+            images.stock("kwok"),
         ),
         charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )

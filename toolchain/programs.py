@@ -274,3 +274,6 @@ UNZSTD = Program("unzstd", PROGRAMS / "unzstd", expected_seconds=3)
 
 # For the benchmark only: nothing else calls helm.
 HELM = Program("helm", PINS / "helm", ("helm.sh/helm/v3/cmd/helm",), expected_seconds=120)
+
+# For the end-to-end test of the stock way only: upstream's images come from it.
+REGISTRY = Program("registry", PROGRAMS / "registry", expected_seconds=60)

@@ -63,7 +63,9 @@ def sites() -> tuple[str, ...]:
 
 def _by_machine_and_network() -> Source:
     if cgroup_version() == 1:
-        return Source("built", "this machine has cgroup v1, on which upstream's node image does not start")
+        return Source(
+            "built", "this machine has cgroup v1, on which upstream's node image starts some containers twice"
+        )
     wanted = sites()
     with ThreadPoolExecutor(len(wanted)) as pool:
         failed = [reason for reason in pool.map(lambda url: download.answers(url, PROBE_SECONDS), wanted) if reason]

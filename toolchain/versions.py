@@ -36,7 +36,7 @@ CRICTL = "1.37.0"
 COREDNS = "1.14.6"
 KWOK = "0.8.0"  # keeps the nodes of a fleet
 PAUSE = "3.10.2"
-DEBIAN = "bookworm"  # systemd 252, which still starts on cgroup v1
+DEBIAN = "bookworm"  # systemd 252, which uses cgroup v1 wherever it finds it
 DEBIAN_PYTHON = "3.11"  # bookworm's
 DEBIAN_GLIBC = "2.36"  # bookworm's
 

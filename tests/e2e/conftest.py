@@ -17,6 +17,8 @@ LONGEST = (
     "test_phase3_dynamic.py",
     "test_lessons.py",
     "test_fleet.py",
+    "test_stock.py",
+    "test_distributions.py",
 )
 
 

@@ -15,6 +15,7 @@ from checks.live import LiveStack, Playground, wait_for
 from checks.mps import Client, deployment_pods
 from gpus.mps import context_mib
 from tests.e2e.workspace import Workspace
+from toolchain import images
 from toolchain.paths import CHECKOUT
 
 STACK = "life"
@@ -51,7 +52,12 @@ def traces(workspace: Workspace) -> dict[str, object]:
             if not name.startswith("kind") or name == f"kind-{CLUSTER}"
         ],
         "volumes": docker("volume", "ls", "--quiet", "--filter", "dangling=true"),
-        "image tags": docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}"),
+        # No stack makes images. Other tests set up checkouts of their own meanwhile.
+        "image tags": [
+            tag
+            for tag in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
+            if not tag.startswith(("127.0.0.1:", images.PREFIX))
+        ],
         "kubeconfig": kubeconfig.read_text() if kubeconfig.exists() else None,
         # Pulumi's own history and the checkout's mark stay: they are the checkout's, not the cluster's.
         "files": sorted(

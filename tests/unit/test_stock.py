@@ -13,7 +13,19 @@ import pytest
 from rich.console import Console
 
 from tests.unit import upstream
-from tests.unit.upstream import Answer, Upstream, archive, dies, good, page, plugin_path, releases, sha256, status
+from tests.unit.upstream import (
+    Answer,
+    Upstream,
+    archive,
+    dies,
+    good,
+    of_this_checkout,
+    page,
+    plugin_path,
+    releases,
+    sha256,
+    status,
+)
 from toolchain import download, plan, source, versions
 from toolchain.golang import Go
 from toolchain.paths import BIN, PULUMI_HOME
@@ -216,17 +228,7 @@ def test_archive_is_read_by_the_python_of_debian_12(tmp_path: Path, monkeypatch:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """Upstream's layout with what this checkout's set-up made or found."""
-    names = [*source.PULUMI_PROGRAMS, "kind", "kubectl"]
-    programs = {name: BIN / name for name in names}
-    plugins = {
-        (name, version): PULUMI_HOME / "plugins" / f"resource-{name}-v{version}" / f"pulumi-resource-{name}"
-        for name, version in source.PLUGINS
-    }
-    if lacking := [str(path) for path in (*programs.values(), *plugins.values()) if not path.exists()]:
-        pytest.skip(f"set-up has not made {', '.join(lacking)}")
-    pulumi = {name: programs[name] for name in source.PULUMI_PROGRAMS}
-    with releases(pulumi, programs["kind"].read_bytes(), programs["kubectl"].read_bytes(), plugins) as made:
+    with of_this_checkout() as made:
         yield made
 
 

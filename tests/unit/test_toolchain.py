@@ -102,7 +102,10 @@ def test_auto_looks_again_and_records_what_it_finds(tmp_path: Path, monkeypatch:
 def test_cgroup_v1_means_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "cgroup_version", lambda: 1)
     chosen = source.choose(None, tmp_path / "source.json")
-    assert chosen.way == "built" and "cgroup v1, on which upstream's node image does not start" in chosen.reason
+    assert (
+        chosen.way == "built"
+        and "cgroup v1, on which upstream's node image starts some containers twice" in chosen.reason
+    )
 
 
 @pytest.mark.parametrize(("files", "version"), [(("cgroup.controllers",), 2), (("unified/cgroup.controllers",), 1)])
@@ -203,7 +206,8 @@ def test_pins_hold_no_source():
 
 def test_every_go_module_of_the_checkout_belongs_to_a_program():
     programs_of_steps = (*programs.PULUMI, programs.KIND, programs.KUBERNETES, *programs.NODE, *DRA_DRIVERS.values())
-    others = (programs.MPS_DAEMON, programs.KWOK, programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM)
+    tools = (programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM, programs.REGISTRY)
+    others = (programs.MPS_DAEMON, programs.KWOK, *tools)
     used = {folder for program in (*programs_of_steps, *others) for folder in (program.folder, *program.replacements)}
     assert used == {file.parent for root in (PROGRAMS, IMAGES) for file in root.rglob("go.mod")}
 

@@ -12,7 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolchain import versions
+import pytest
+
+from toolchain import source, versions
+from toolchain.paths import BIN, PULUMI_HOME
 
 HEADER = "application/octet-stream"
 
@@ -214,3 +217,16 @@ def releases(
             }
         )
     return made
+
+
+def of_this_checkout() -> Upstream:
+    """Upstream's layout with what this checkout's set-up made or found; skips the test where it has not."""
+    programs = {name: BIN / name for name in (*source.PULUMI_PROGRAMS, "kind", "kubectl")}
+    plugins = {
+        (name, version): PULUMI_HOME / "plugins" / f"resource-{name}-v{version}" / f"pulumi-resource-{name}"
+        for name, version in source.PLUGINS
+    }
+    if lacking := [str(path) for path in (*programs.values(), *plugins.values()) if not path.exists()]:
+        pytest.skip(f"set-up has not made {', '.join(lacking)}")
+    pulumi = {name: programs[name] for name in source.PULUMI_PROGRAMS}
+    return releases(pulumi, programs["kind"].read_bytes(), programs["kubectl"].read_bytes(), plugins)
