@@ -40,8 +40,8 @@ class FakeStack:
 
 
 def test_what_bears_the_label_is_removed_and_named():
-    stack = FakeStack(LEFT)
-    removed = leftovers.remove(stack)  # pyrefly: ignore[bad-argument-type]
+    stack: Any = FakeStack(LEFT)
+    removed = leftovers.remove(stack)
     assert removed == ["cronjob.batch/again-1", "pod/again-2", "pod/client-3", "namespace/check-4"]
     pods, namespaces = stack.changes
     assert pods[:6] == ("delete", "-n", "mps", "cronjob.batch/again-1", "pod/again-2", "pod/client-3")
@@ -49,8 +49,8 @@ def test_what_bears_the_label_is_removed_and_named():
 
 
 def test_daemon_that_was_sent_away_comes_back():
-    stack = FakeStack({}, {leftovers.NOWHERE: "true", "kubernetes.io/os": "linux"})
-    removed = leftovers.remove(stack)  # pyrefly: ignore[bad-argument-type]
+    stack: Any = FakeStack({}, {leftovers.NOWHERE: "true", "kubernetes.io/os": "linux"})
+    removed = leftovers.remove(stack)
     assert removed == ["the node selector nowhere of daemonset/mps-daemon"]
     ((verb, *_, patch),) = stack.changes
     assert verb == "patch"
@@ -58,6 +58,7 @@ def test_daemon_that_was_sent_away_comes_back():
 
 
 def test_nothing_is_done_where_nothing_was_left():
-    for stack in (FakeStack({}), FakeStack({}, {"kubernetes.io/os": "linux"}), FakeStack({}, daemon=False)):
-        assert leftovers.remove(stack) == []  # pyrefly: ignore[bad-argument-type]
+    stacks: list[Any] = [FakeStack({}), FakeStack({}, {"kubernetes.io/os": "linux"}), FakeStack({}, daemon=False)]
+    for stack in stacks:
+        assert leftovers.remove(stack) == []
         assert stack.changes == []
