@@ -198,7 +198,7 @@ class Shell:
         """Run a step; returns what it printed. AssertionError if that, or the exit, is not what the page says."""
         command, expected = (text.replace(self.page_cluster, self.cluster) for text in (step.command, step.output))
         command = PROGRAMS.sub(lambda target: f"python -m {MODULES[target[1]]} --stack {self.stack}", command)
-        if assigned := re.match(r"(\w+)=(\S*|\$\(.*\))$", command):
+        if assigned := re.match(r"(\w+)=(\S*|\$\(.*\))$", command, re.DOTALL):
             # Its value of now, as in a reader's shell: what it was asked of may be gone at the next step.
             status, value = self._execute(f'{command} && echo "${assigned[1]}"')
             assert not status, f"line {step.line}: $ {command}\nit ended with {status}:\n{value}"
