@@ -185,17 +185,17 @@ def main() -> int:
         finally:
             sys.stdout = stdout
     final = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED and expression:
+        console.print(
+            f"[red]error:[/red] --check {escape(' '.join(chosen.check))}: no check of {', '.join(numbers)} has a name "
+            "that fits; `make verify` without CHECK prints the names of all",
+            soft_wrap=True,
+        )
+        return 2
     console.print(check_table(final.checks))
     if final.faults:
         console.print(fault_table(final.faults))
     failed = [check for check in recorder.checks if check.result == "failed"]
-    if code == pytest.ExitCode.NO_TESTS_COLLECTED and expression:
-        console.print(
-            f"[red]error:[/red] --check {escape(expression)}: no check of {', '.join(numbers)} has a name that fits; "
-            f"`make verify` without CHECK prints the names of all",
-            soft_wrap=True,
-        )
-        return 2
     not_run = recorder.chosen - len(recorder.checks)
     console.print(
         f"{len(recorder.checks) - len(failed)} of {recorder.chosen} checks passed or were skipped with a reason, "
