@@ -3,8 +3,8 @@
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
 ACTIVATE := source ./activate
-# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=0 runs them
-# one after another.
+# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=4 has three
+# with a cluster, for which a user needs 256 inotify instances; WORKERS=0 runs them one after another.
 WORKERS ?= 3
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
