@@ -51,7 +51,7 @@ doctor: python ## every prerequisite of a stack as a table, before and after set
 	@$(ACTIVATE) && python -m machine --stack $(STACK)
 
 verify: setup ## run the checks of the modules that are on against the stack that is up (MODULE=05 CHECK=curve: some)
-	@$(ACTIVATE) && python -m checks.verify --stack $(STACK) $(addprefix --module ,$(MODULE)) $(addprefix --check ,$(CHECK))
+	@$(ACTIVATE) && python -m checks.verify --stack $(STACK) $(addprefix --module ,$(MODULE)) $(if $(CHECK),--check "$(CHECK)")
 
 report: setup ## one page and JSON of the last `make verify` (STACK=phase1)
 	@$(ACTIVATE) && python -m checks.report --stack $(STACK)

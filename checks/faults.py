@@ -13,7 +13,7 @@ import kr8s
 import yaml
 
 from checks.capacity import claim_manifest
-from checks.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
+from checks.live import DRIVER, LABEL, MANIFESTS, LiveStack, Playground, wait_for
 from checks.mps import CLIENTS, Daemon, deployment_pods
 from components.dra_driver import NAMESPACE as DRIVER_NAMESPACE
 from components.mps_daemon import NAME as MPS_DAEMON
@@ -494,7 +494,7 @@ def no_execute_rules(stack: LiveStack, node: str, devices: Sequence[str], key: s
         {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "DeviceTaintRule",
-            "metadata": {"name": f"maintenance-{node}-{device}"},
+            "metadata": {"name": f"maintenance-{node}-{device}", "labels": {LABEL: ""}},
             "spec": {
                 "deviceSelector": {"driver": DRIVER, "pool": node, "device": device},
                 "taint": {"key": key, "effect": "NoExecute"},

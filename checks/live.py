@@ -30,6 +30,8 @@ HOPELESS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidIma
 WAIT_SECONDS = 120
 MANIFESTS = CHECKOUT / "manifests"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+# Of what a check makes in a stack: an interrupted run leaves it, and the next one finds it by this label.
+LABEL = "dra-workshop/check"
 
 
 class CommandFailed(subprocess.CalledProcessError):
@@ -216,7 +218,11 @@ class LiveStack:
     def playground(self, labels: dict[str, str] | None = None) -> Iterator["Playground"]:
         """A namespace of its own for one check, gone afterwards with all its claims."""
         name = f"check-{uuid.uuid4().hex[:8]}"
-        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or RESTRICTED}}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {**(labels or RESTRICTED), LABEL: ""}},
+        }
         self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
         try:
             # Without it the API server refuses pods, after two seconds.

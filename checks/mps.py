@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from checks.live import HOPELESS, WAIT_SECONDS, LiveStack, Playground, wait_for
+from checks.live import HOPELESS, LABEL, WAIT_SECONDS, LiveStack, Playground, wait_for
 from components.mps_daemon import NAME, NAMESPACE
 from gpus import models as gpu_models
 from gpus.models import GpuModel
@@ -25,6 +25,8 @@ MEMORY = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 NOT_STARTED, NOT_STARTED_CODE = "StartError", 128
 # Beginning of the line that a client prints while no daemon answers. It waits in its own container.
 WAITS = "mps-daemon: waiting: "
+# Label that no node has, by which a check keeps the daemon away.
+NOWHERE = "nowhere"
 STARTS_AGAIN = 2  # within half a minute; what the runtime does not start then it will not start later
 
 
@@ -99,7 +101,7 @@ class Daemon:
         """No daemon of ours on any node meanwhile; ends when the stack's clients are back under the next one."""
         contexts = self.clients()
         try:
-            self._select_nodes('{"nowhere": "true"}')
+            select_nodes(self.stack, "true")
             # As a node that fails would: at once, and over whatever it leaves.
             words = ("delete", "pods", "-n", NAMESPACE, "-l", f"app={NAME}", "--grace-period=0", "--force")
             self.stack.kubectl(*words)
@@ -108,14 +110,10 @@ class Daemon:
         finally:
             # Fresh ones: the kubelet lets those that it started several times wait for minutes before the next time.
             self.stack.kubectl("delete", "pods", "-n", CLIENTS, "-l", "app in (clients, limited)", "--wait=false")
-            self._select_nodes('{"nowhere": null}')
+            select_nodes(self.stack, None)
             words = ("rollout", "status", "-n", NAMESPACE, f"daemonset/{NAME}", f"--timeout={WAIT_SECONDS}s")
             self.stack.kubectl(*words)
         wait_for("the daemon has its clients", lambda: self.clients() >= contexts)
-
-    def _select_nodes(self, labels: str) -> None:
-        patch = f'{{"spec": {{"template": {{"spec": {{"nodeSelector": {labels}}}}}}}}}'
-        self.stack.kubectl("patch", "-n", NAMESPACE, "daemonset", NAME, "-p", patch)
 
     @contextmanager
     def limits(self) -> Iterator[None]:
@@ -125,6 +123,12 @@ class Daemon:
         finally:
             mps = self.stack.settings.mps
             self.apply(mps.active_thread_percentage, mps_memory(mps.effective_memory_limit))
+
+
+def select_nodes(stack: LiveStack, value: str | None) -> None:
+    """Let the MPS daemon be only on nodes whose label NOWHERE has this value, which are none; with None on all."""
+    patch = {"spec": {"template": {"spec": {"nodeSelector": {NOWHERE: value}}}}}
+    stack.kubectl("patch", "-n", NAMESPACE, "daemonset", NAME, "-p", json.dumps(patch))
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class Client:
             # In place of what the stack sets, as with module 07.
             kept = [variable for variable in container.get("env", []) if variable["name"] not in env]
             container["env"] = [*kept, *({"name": key, "value": value} for key, value in env.items())]
-        metadata = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": namespace}
+        metadata = {"name": f"client-{uuid.uuid4().hex[:8]}", "namespace": namespace, "labels": {LABEL: ""}}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
     @classmethod

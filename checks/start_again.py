@@ -13,12 +13,11 @@ from typing import Any
 
 import yaml
 
-from checks.live import LiveStack, wait_for
+from checks.live import LABEL, LiveStack, wait_for
 from checks.mps import CLIENTS, WAITS, Client, Daemon
 from components.mps_clients import WAIT_FIRST
 from gpus.quantity import mib_quantity, quantity_mib
 
-LABEL = "check"
 PROBE = "/usr/bin/gpu-probe"
 HOLD = ("hold", "0", "--alloc", "16Mi")
 # More than the stack's clients may have of the node's memory, after the context.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from checks import faults, mig, trace
-from checks.live import LiveStack, Playground, wait_for
+from checks.live import LABEL, LiveStack, Playground, wait_for
 from checks.mps import Client
 from components.manifests import load
 from gpus.mig import Slice
@@ -62,6 +62,7 @@ def assert_untouched(client: Client, holding: dict[str, Any]) -> None:
 
 
 def test_tenants_have_two_mig_devices_of_one_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the two pods of `two-tenants.yaml` have one MIG device, or parts of two GPUs, or see another one."""
     mig.of_the_layout(playground.stack)
     pods = playground.create("10.3-mig-isolation/two-tenants")
     devices = []
@@ -75,6 +76,9 @@ def test_tenants_have_two_mig_devices_of_one_gpu(playground: Playground, observe
 
 
 def test_memory_stops_at_the_mig_device(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if 1 GiB is refused or 25 GiB are not; one MiB more than memory less context is not refused, or 64 MiB less
+    is.
+    """
     slice_ = pair(playground.stack)[0]
     if slice_.profile.memory_mib > MUCH_MIB:
         pytest.skip(f"{slice_.profile.name} has more than the {MUCH_MIB} MiB that a client is to be refused")
@@ -92,6 +96,7 @@ def test_memory_stops_at_the_mig_device(playground: Playground, observed: Callab
 def test_neighbour_that_is_refused_memory_touches_nobody(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if the other client ends, starts again, or is another process."""
     _, claim, client = neighbours(playground)
     holding = client.wait_line("holding")
     end = mig.client(playground, claim, "alloc", f"{MUCH_MIB * 4}Mi").ended()
@@ -103,7 +108,10 @@ def test_neighbour_that_is_refused_memory_touches_nobody(
 def test_neighbour_that_fills_its_memory_takes_none_of_another(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
-    """Through MPS, whose servers count the memory of all clients on their device."""
+    """Fails if free memory of the other MIG device changes.
+
+    Through MPS, whose servers count the memory of all clients on their device.
+    """
     if "10.4" not in playground.stack.settings.modules:
         pytest.skip("without module 10.4 the driver starts no MPS daemon, and memory is each process's own affair")
     left, right = (
@@ -121,6 +129,9 @@ def test_neighbour_that_fills_its_memory_takes_none_of_another(
 
 
 def test_killed_neighbour_touches_nobody(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the other client ends, starts again, or is another process, or the MIG device of the killed one cannot
+    be used again.
+    """
     stack = playground.stack
     if stack.settings.cluster.provider != "kind":
         pytest.skip("cluster.provider is existing: only on a node of Kind can a pod's process be killed from outside")
@@ -158,6 +169,9 @@ def tainted(stack: LiveStack, node: str) -> set[str]:
 def test_fault_of_one_gpu_instance_taints_that_mig_device_only(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if an XID 94 of a GPU instance taints nothing or more than its MIG device, a new claim for it does not
+    wait, or one for the other does.
+    """
     stack = playground.stack
     skip_unless_simulated(stack)
     left, right = pair(stack)
@@ -180,7 +194,9 @@ def test_fault_of_one_gpu_instance_taints_that_mig_device_only(
 
 
 def test_fault_of_a_partitioned_gpu_taints_nothing(stack: LiveStack, observed: Callable[[str], None]) -> None:
-    """A defect of NVIDIA's driver v0.5.0: it looks for the GPU among its devices, where only MIG devices are.
+    """Fails if XID 79 of a divided GPU taints a MIG device, or that of a whole GPU does not taint it.
+
+    A defect of NVIDIA's driver v0.5.0: it looks for the GPU among its devices, where only MIG devices are.
 
     Its plugin handles XIDs in their order, so once it has tainted for a second one, it is done with the first.
     """
@@ -210,10 +226,14 @@ def test_fault_of_a_partitioned_gpu_taints_nothing(stack: LiveStack, observed: C
 def test_rules_of_a_person_keep_claims_from_a_partitioned_gpu(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
-    """What helps after a fault of the whole GPU: a DeviceTaintRule for each of its MIG devices."""
+    """Fails if a claim gets one of its MIG devices with the rules, or none without them.
+
+    What helps after a fault of the whole GPU: a DeviceTaintRule for each of its MIG devices.
+    """
     stack, slices = playground.stack, pair(playground.stack)
     rules = load("10.3-mig-isolation/examples", "taint-rules.yaml")
     for rule, slice_ in zip(rules, slices, strict=True):
+        rule["metadata"]["labels"] = {LABEL: ""}
         rule["spec"]["deviceSelector"] |= {"pool": slice_.node, "device": slice_.device_name}
     names = [rule["metadata"]["name"] for rule in rules]
     stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(rules))

@@ -80,6 +80,9 @@ def capability_files(stack: LiveStack, row: trace.MigRow) -> list[str]:
 
 
 def test_every_witness_names_the_same(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if for a pod of the stack, kubelet and claim name another device, NVML in the container another UUID, or
+    the container has other capability files than the CDI file and the kernel module's numbers say.
+    """
     rows = of_the_stack(stack)
     assert rows
     holders = kubelet_holders(stack, sorted({row.node for row in rows}))
@@ -107,6 +110,7 @@ def test_every_witness_names_the_same(stack: LiveStack, observed: Callable[[str]
 
 
 def test_mig_device_that_two_pods_share_has_two_rows(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the claim of module 10.4 has not two rows with one UUID."""
     if "10.4" not in stack.settings.modules:
         pytest.skip("without module 10.4 no MIG device of the stack is shared")
     shared = [row for row in of_the_stack(stack) if row.holder and row.holder.claim == f"{mig.NAMESPACE}/shared-slice"]
@@ -116,6 +120,7 @@ def test_mig_device_that_two_pods_share_has_two_rows(stack: LiveStack, observed:
 
 
 def test_table_has_every_mig_device_and_nothing_is_cut(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a MIG device of the layouts is missing, or a cell is cut."""
     rows = trace.rows(stack)
     head, *lines = trace.table(rows).splitlines()
     assert head.split() == list(trace.COLUMNS)
@@ -126,6 +131,7 @@ def test_table_has_every_mig_device_and_nothing_is_cut(stack: LiveStack, observe
 
 
 def test_row_follows_a_pod_that_starts_again(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if the row keeps the old pod or claim, or the MIG device's UUID changes."""
     (before,) = [row for row in of_the_stack(stack) if row.holder and row.holder.pod.startswith("mig/tenant-")]
     assert before.holder
     stack.kubectl("delete", "pod", "-n", mig.NAMESPACE, before.holder.pod.partition("/")[2])
@@ -142,6 +148,7 @@ def test_row_follows_a_pod_that_starts_again(stack: LiveStack, observed: Callabl
 
 
 def test_idle_mig_device_has_a_row_without_a_pod(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if it has a pod, or keeps one that has gone."""
     stack, slice_ = playground.stack, playground.stack.settings.all_mig_slices[0]
 
     def row() -> trace.MigRow:

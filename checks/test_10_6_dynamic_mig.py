@@ -65,6 +65,7 @@ def whole(gpu: Gpu) -> str:
 
 
 def test_tenant_has_a_mig_device_that_was_made_for_it(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if it is of another profile, `nvidia-smi` in the node does not list it, or MIG mode is off."""
     namespace, gpu = dynamic_mig.NAMESPACE, dynamic_mig.gpus_of(stack, stack.settings.gpu_nodes[0])[0]
     (pod,) = [one["metadata"]["name"] for one in stack.get("pods", "", namespace, label_selector={"app": "tenant"})]
     tenants = Playground(stack, namespace)
@@ -83,6 +84,9 @@ def test_tenant_has_a_mig_device_that_was_made_for_it(stack: LiveStack, observed
 def test_every_partition_is_published_with_what_it_consumes(
     stack: LiveStack, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a profile or place is missing, a partition has a UUID or other attributes than NVIDIA's own tests list,
+    or a GPU has no counters.
+    """
     node, published = gpus[0].node, stack.devices()
     slices = node_slices(stack, node)
     counters = {one["name"]: one["counters"] for spec in slices for one in spec.get("sharedCounters", [])}
@@ -106,6 +110,7 @@ def test_every_partition_is_published_with_what_it_consumes(
 def test_full_gpu_has_what_its_largest_partition_has(
     stack: LiveStack, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if its memory is another."""
     for gpu in gpus:
         assert quantity_mib(stack.devices()[gpu.node, f"gpu-{gpu.index}"]["memory"]) == LARGEST_MIB
     observed(f"{LARGEST_MIB} of {gpus[0].model.memory_mib} MiB")
@@ -114,6 +119,7 @@ def test_full_gpu_has_what_its_largest_partition_has(
 def test_one_pod_has_one_partition_and_mig_mode_is_on_meanwhile(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if it takes more than 10 s, sees more than its part, or MIG mode is on before or afterwards."""
     first, other = gpus[:2]
     assert [gpu.mode() for gpu in gpus] == ["Disabled"] * len(gpus)
     began = time.monotonic()
@@ -131,6 +137,7 @@ def test_one_pod_has_one_partition_and_mig_mode_is_on_meanwhile(
 
 
 def test_two_containers_have_two_partitions_of_one_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if one has 30 SMs or more, the other 50 or fewer, or both are the same."""
     (pod,) = playground.create("10.6-dynamic-mig/two-containers")
     playground.wait_running(pod)
     seen = {container: playground.report(pod, container)["gpus"] for container in ("probe", "second")}
@@ -144,6 +151,7 @@ def test_two_containers_have_two_partitions_of_one_gpu(playground: Playground, o
 def test_four_partitions_of_a_mixture_are_made_for_one_pod(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if its four containers do not see four parts of one GPU."""
     (pod,) = playground.create("10.1-mig-devices/four-of-one-gpu")
     playground.wait_running(pod)
     devices = playground.allocated(pod)
@@ -159,6 +167,7 @@ def test_four_partitions_of_a_mixture_are_made_for_one_pod(
 def test_partitions_of_one_gpu_come_and_go(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if with a pod goes a part of the other one, or MIG mode."""
     gpu = gpus[0]
     pair = [run(playground, name, request(profile_cel(SMALL), of_gpu(gpu), count=2)) for name in ("first", "second")]
     uuids = [partition.uuids for partition in pair]
@@ -173,6 +182,7 @@ def test_partitions_of_one_gpu_come_and_go(
 
 
 def test_seven_are_all_of_a_gpu(playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]) -> None:
+    """Fails if an eighth runs there, or a claim for any GPU of the model does not go to the other one."""
     first, other = gpus[:2]
     seven = run(playground, "seven", request(profile_cel(SMALL), of_gpu(first), count=MOST))
     assert len(set(seven.uuids)) == len(first.made()) == MOST
@@ -190,6 +200,7 @@ def test_seven_are_all_of_a_gpu(playground: Playground, gpus: list[Gpu], observe
 def test_full_gpu_and_its_partitions_exclude_each_other(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a claim for the full GPU gets one whose part is in use, or a part of a full one in use is given out."""
     first, other = gpus[:2]
     run(playground, "part", request(profile_cel(SMALL), of_gpu(first)))
     either = f"({whole(first)} || {whole(other)})"
@@ -206,7 +217,10 @@ def test_full_gpu_and_its_partitions_exclude_each_other(
 def test_free_places_that_lie_apart_are_of_no_use_for_a_large_profile(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
-    """Small ones in both halves of a GPU. What blocks one half meanwhile has the next one go to the other half."""
+    """Fails if a profile of half a GPU runs beside small ones in both halves.
+
+    Small ones in both halves of a GPU. What blocks one half meanwhile has the next one go to the other half.
+    """
     gpu = gpus[0]
     blocking = run(playground, "blocking", request(profile_cel(THREE), of_gpu(gpu)))
     one = run(playground, "one", request(profile_cel(SMALL), of_gpu(gpu)))
@@ -231,6 +245,7 @@ def test_free_places_that_lie_apart_are_of_no_use_for_a_large_profile(
 def test_place_is_used_again_for_another_profile(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a part is left over, or has the UUID of the one before."""
     gpu, made = gpus[0], []
     for number, profile in enumerate((FOUR, FOUR, "7g.80gb")):
         partition = run(playground, f"turn-{number}", request(profile_cel(profile), of_gpu(gpu)))
@@ -246,6 +261,7 @@ def test_place_is_used_again_for_another_profile(
 def test_restarted_plugin_keeps_what_is_used_and_destroys_what_is_not(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a pod that runs loses its part, or one that was made by hand stays."""
     stack, (first, other) = playground.stack, gpus[:2]
     used = run(playground, "used", request(profile_cel(SMALL), of_gpu(first)))
     uuids, life = used.uuids, playground.life(used.pod)
@@ -264,7 +280,10 @@ def test_restarted_plugin_keeps_what_is_used_and_destroys_what_is_not(
 def test_mps_is_refused_and_its_pod_has_to_be_deleted_by_force(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
-    """A defect of NVIDIA's driver v0.5.0: it cannot take back a claim that it refused to prepare.
+    """Fails if it is not refused, a part is made for it, the pod goes by itself, or nobody can have such a part
+    afterwards.
+
+    A defect of NVIDIA's driver v0.5.0: it cannot take back a claim that it refused to prepare.
 
     It looks for the parent GPU by a bus ID that it has not, as the name of a device does not tell it.
     """
@@ -290,6 +309,7 @@ def test_mps_is_refused_and_its_pod_has_to_be_deleted_by_force(
 def test_time_slicing_is_accepted_and_changes_nothing(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if the pod does not run, or with other SMs."""
     parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "MigDeviceConfig"}
     sharing = {"sharing": {"strategy": "TimeSlicing"}}
     opaque = {"driver": "gpu.nvidia.com", "parameters": {**parameters, **sharing}}
@@ -303,6 +323,7 @@ def test_time_slicing_is_accepted_and_changes_nothing(
 def test_admin_claim_for_a_gpu_whose_parts_are_used(
     stack: LiveStack, tenant_away: None, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if it is allocated: Kubernetes 1.37 counts it as any other."""
     with stack.playground(ADMIN) as playground:
         run(playground, "part", request(profile_cel(SMALL), of_gpu(gpus[0])))
         wanted = request(whole(gpus[0]), gpu=True)
@@ -315,7 +336,10 @@ def test_admin_claim_for_a_gpu_whose_parts_are_used(
 
 
 def test_gpu_of_an_older_architecture_keeps_its_mode(playground: Playground, observed: Callable[[str], None]) -> None:
-    """NVIDIA's driver does not switch MIG mode of an Ampere GPU: it publishes either its partitions or the GPU."""
+    """Fails if an A100's MIG mode is switched, or it publishes GPU and parts.
+
+    NVIDIA's driver does not switch MIG mode of an Ampere GPU: it publishes either its partitions or the GPU.
+    """
     stack = playground.stack
     nodes = [node for node in stack.settings.gpu_nodes if "empty" in node.mig and node.whole_gpus]
     if not nodes:
@@ -338,6 +362,7 @@ def test_gpu_of_an_older_architecture_keeps_its_mode(playground: Playground, obs
 def test_profile_without_a_product_is_of_any_model(
     playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
 ) -> None:
+    """Fails if a claim that names the product gets another model."""
     stack, product = playground.stack, f"{dynamic_mig.ATTRIBUTES}.productName"
     models = {values["productName"] for values in stack.devices().values() if values.get("profile") == SMALL}
     if len(models) < 2:

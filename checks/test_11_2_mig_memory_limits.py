@@ -49,6 +49,9 @@ def run(shared: mig.Shared, *mib: int, memory: str = "") -> tuple[int, list[str]
 
 
 def test_limit_of_a_claim_is_stored_and_not_held(shared: mig.Shared, observed: Callable[[str], None]) -> None:
+    """Fails if one of 4608, 3072 and 3072 MiB at once is refused, a client sees another total than the MIG device's, or
+    the daemon answers another limit than the claim's.
+    """
     clients = [shared.hold(size) for size in (BEYOND, WITHIN, WITHIN)]
     lines = [client.wait_line("holding") for client in clients]
     assert [line["total_mib"] for line in lines] == [shared.slice_.profile.memory_mib] * 3
@@ -60,7 +63,10 @@ def test_limit_of_a_claim_is_stored_and_not_held(shared: mig.Shared, observed: C
 
 
 def test_limit_by_ordinal_holds(shared: mig.Shared, observed: Callable[[str], None]) -> None:
-    """What helps: the same limit once more, by the number that the daemon has for its device instead of the UUID."""
+    """Fails if under the same limit by ordinal 4608 MiB succeed or 3072 do not, or less than limit and context is free.
+
+    What helps: the same limit once more, by the number that the daemon has for its device instead of the UUID.
+    """
     before = shared.alloc(BEYOND)
     try:
         shared.daemon.apply(50, f"{LIMIT_MIB}M")
@@ -75,6 +81,7 @@ def test_limit_by_ordinal_holds(shared: mig.Shared, observed: Callable[[str], No
 
 
 def test_limit_of_a_client_holds(shared: mig.Shared, observed: Callable[[str], None]) -> None:
+    """Fails if under its own 4096 MiB a client gets 4608, or two do not get 3072 each at once."""
     memory = f"{LIMIT_MIB}M"
     clients = [shared.hold(WITHIN, memory) for _ in range(2)]
     lines = [client.wait_line("holding") for client in clients]
@@ -86,6 +93,9 @@ def test_limit_of_a_client_holds(shared: mig.Shared, observed: Callable[[str], N
 
 
 def test_context_is_taken_from_the_limit_of_a_client(shared: mig.Shared, observed: Callable[[str], None]) -> None:
+    """Fails if free memory is not the limit less the context of the rule, or differs by more than 48 MiB from what was
+    measured on such a card.
+    """
     free = {}
     try:
         for percentage in MEASURED:
@@ -103,6 +113,7 @@ def test_context_is_taken_from_the_limit_of_a_client(shared: mig.Shared, observe
 def test_client_without_a_limit_has_what_is_left_of_the_mig_device(
     shared: mig.Shared, observed: Callable[[str], None]
 ) -> None:
+    """Fails if free memory is not the MIG device's less the two contexts."""
     holder = shared.holder.wait_line("holding")
     taken = holder["total_mib"] - holder["free_mib"]
     client = shared.context()
@@ -113,7 +124,10 @@ def test_client_without_a_limit_has_what_is_left_of_the_mig_device(
 
 
 def test_mig_device_is_the_last_word(shared: mig.Shared, observed: Callable[[str], None]) -> None:
-    """A limit is no reservation: beyond the MIG device's memory a client fails below its own limit."""
+    """Fails if beside 12288 and 6144 MiB a third client gets 6144 under a limit of 8192.
+
+    A limit is no reservation: beyond the MIG device's memory a client fails below its own limit.
+    """
     memory = f"{LARGE_LIMIT_MIB}M"
     clients = [shared.hold(MOST), shared.hold(HALF_OF_MOST, memory)]
     for client in clients:
@@ -126,7 +140,10 @@ def test_mig_device_is_the_last_word(shared: mig.Shared, observed: Callable[[str
 
 
 def test_index_and_uuid_in_a_claim_are_the_same_key(playground: Playground, observed: Callable[[str], None]) -> None:
-    """`defaultPerDevicePinnedMemoryLimit`: NVIDIA's driver makes a UUID of either key."""
+    """Fails if the daemon stores another limit for one of them, or one holds.
+
+    `defaultPerDevicePinnedMemoryLimit`: NVIDIA's driver makes a UUID of either key.
+    """
     stack, (_, by_index, by_uuid) = playground.stack, mig.of_the_layout(playground.stack)
     uuid = stack.devices()[by_uuid.node, by_uuid.device_name]["uuid"]
     limit = {"0": f"{LIMIT_MIB}Mi"}

@@ -63,6 +63,7 @@ def half(one: mig.Shared) -> int:
 
 
 def test_two_mig_devices_without_mps_are_two_for_cuda(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if CUDA has another number of devices, of one GPU or of two."""
     three, _, seven = mig.of_the_layout(playground.stack)
     (pod,) = playground.create(f"{FOLDER}/both-exclusive")
     playground.wait_running(pod)
@@ -78,6 +79,7 @@ def test_two_mig_devices_without_mps_are_two_for_cuda(playground: Playground, ob
 def test_claim_of_two_mig_devices_has_one_daemon_for_both(
     playground: Playground, observed: Callable[[str], None]
 ) -> None:
+    """Fails if it has two, or one of another device, or a client is granted other SMs than the rule says."""
     stack, (three, four, _) = playground.stack, mig.of_the_layout(playground.stack)
     config = gpu_config.shared_by_mps(50, "4Gi", {}, mig.REQUEST)
     config["requests"] = ["slice", "beside-0"]
@@ -97,6 +99,7 @@ def test_claim_of_two_mig_devices_has_one_daemon_for_both(
 def test_of_two_claims_with_mps_the_last_one_has_the_container(
     shared: dict[str, mig.Shared], observed: Callable[[str], None]
 ) -> None:
+    """Fails if CUDA has two devices, or the order of the claims does not decide which."""
     playground = shared["four"].playground
     found = {}
     for order in (CLAIMS, CLAIMS[::-1]):
@@ -109,6 +112,7 @@ def test_of_two_claims_with_mps_the_last_one_has_the_container(
 
 
 def test_nvidia_smi_sees_both(shared: dict[str, mig.Shared], observed: Callable[[str], None]) -> None:
+    """Fails if `nvidia-smi -L` lists one only."""
     playground = shared["four"].playground
     (pod,) = playground.create(f"{FOLDER}/one-container")
     playground.wait_running(pod)
@@ -123,6 +127,7 @@ def test_nvidia_smi_sees_both(shared: dict[str, mig.Shared], observed: Callable[
 def test_mig_device_without_mps_is_none_for_a_client_of_another(
     shared: dict[str, mig.Shared], observed: Callable[[str], None]
 ) -> None:
+    """Fails if CUDA has it, or the other one with other than 28 SMs."""
     seven = shared["seven"]
     playground, (three, _, _) = seven.playground, mig.of_the_layout(seven.playground.stack)
     exclusive = mig.claim(playground, "exclusive", three)
@@ -141,7 +146,10 @@ def test_mig_device_without_mps_is_none_for_a_client_of_another(
 def test_each_container_has_the_mig_device_of_its_claim(
     shared: dict[str, mig.Shared], observed: Callable[[str], None]
 ) -> None:
-    """What helps: a claim for each container, or for each pod."""
+    """Fails if one of two containers, or of two pods, has another device or other SMs.
+
+    What helps: a claim for each container, or for each pod.
+    """
     playground = shared["four"].playground
     (pod,) = playground.create(f"{FOLDER}/two-containers")
     playground.wait_running(pod)

@@ -7,6 +7,7 @@ diagnostics beside them. Ends with 0 if every check passed, 1 if one failed, 2 i
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
+from checks import leftovers
 from checks.live import LiveStack, NotThisStack
 from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
 from settings import Settings, catalog
@@ -30,6 +32,7 @@ PLAIN_WIDTH = 160  # of a log, which has no width of its own
 # What a shell may have for the tests of other projects, such as `-n 4` or `-x`.
 OTHERS_OPTIONS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
 LAST_LINES = 20  # of pytest's own log, where it says why it stopped
+OPERATORS = {"and", "or", "not", "(", ")"}
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -46,11 +49,11 @@ class Recorder:
         self.tables: list[Table] = []
         self.plots: list[Plot] = []
         self.faults: list[Fault] = []
-        self._chosen = 0
+        self.chosen = 0
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._chosen = len(session.items)
-        self.console.print(f"{self._chosen} checks")
+        self.chosen = len(session.items)
+        self.console.print(f"{self.chosen} checks")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
@@ -77,7 +80,7 @@ class Recorder:
         self.checks.append(check)
         # The number, so that one sees how far it is; the words are whole, however narrow the output is.
         self.console.print(
-            f"  {len(self.checks):>{len(str(self._chosen))}}/{self._chosen}  {check.module}  "
+            f"  {len(self.checks):>{len(str(self.chosen))}}/{self.chosen}  {check.module}  "
             f"[{STYLES[check.result]}]{check.result}[/] in {duration(check.seconds)}  {escape(check.title)}",
             soft_wrap=True,
         )
@@ -104,7 +107,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make verify", description=__doc__)
     parser.add_argument("--stack", default="phase1", help="the stack to check (default: phase1)")
     parser.add_argument("--module", action="append", help="check this module only; can be given more than once")
-    parser.add_argument("--check", action="append", help="only checks whose name has this word; more than once: or")
+    parser.add_argument(
+        "--check",
+        action="append",
+        help="only checks whose name has one of these words, or fits them with and, or, not and parentheses as in -k "
+        "of pytest; more than once: or",
+    )
     chosen = parser.parse_args()
     # Of this moment: pytest's log takes the place of sys.stdout below, and progress is for a person.
     console = Console(file=sys.stdout, highlight=False)
@@ -124,6 +132,14 @@ def main() -> int:
             soft_wrap=True,
         )
         return 2
+
+    try:
+        expression = expression_of(chosen.check or ())
+    except ValueError as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        return 2
+    if left := leftovers.remove(live):
+        console.print(f"removed what an earlier run left, since it did not end: {', '.join(left)}", soft_wrap=True)
 
     results = CHECKOUT / "results" / live.name
     shutil.rmtree(results, ignore_errors=True)  # nothing to remove on the first run
@@ -160,7 +176,7 @@ def main() -> int:
     recorder = Recorder(console, keep)
     files = [CHECKOUT / "checks" / catalog.MODULES[n].check_file for n in numbers]
     options = ["--stack", live.name, "--results", str(results), f"--junit-xml={results / 'verify.xml'}"]
-    only = ["-k", " or ".join(chosen.check)] if chosen.check else []
+    only = ["-k", expression] if expression else []
     # pytest's own output goes to a file: the table is what a person reads.
     with open(results / "pytest.log", "w") as log:
         stdout, sys.stdout = sys.stdout, log
@@ -169,13 +185,22 @@ def main() -> int:
         finally:
             sys.stdout = stdout
     final = keep(recorder, complete=code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED and expression:
+        console.print(
+            f"[red]error:[/red] --check {escape(' '.join(chosen.check))}: no check of {', '.join(numbers)} has a name "
+            "that fits; `make verify` without CHECK prints the names of all",
+            soft_wrap=True,
+        )
+        return 2
     console.print(check_table(final.checks))
     if final.faults:
         console.print(fault_table(final.faults))
     failed = [check for check in recorder.checks if check.result == "failed"]
+    not_run = recorder.chosen - len(recorder.checks)
     console.print(
-        f"{len(recorder.checks) - len(failed)} of {len(recorder.checks)} checks passed or were skipped with a reason, "
-        f"{len(failed)} failed, in {duration(time.monotonic() - started)}; results in {results.relative_to(CHECKOUT)}",
+        f"{len(recorder.checks) - len(failed)} of {recorder.chosen} checks passed or were skipped with a reason, "
+        f"{len(failed)} failed, {f'{not_run} did not run, ' if not_run else ''}"
+        f"in {duration(time.monotonic() - started)}; results in {results.relative_to(CHECKOUT)}",
         soft_wrap=True,
     )
     # Once more, and last: the table above may be hundreds of lines long.
@@ -188,6 +213,29 @@ def main() -> int:
         console.print(f"[red]error:[/red] the checks did not run to their end; {log.relative_to(CHECKOUT)} ends with:")
         console.print(escape("\n".join(log.read_text().splitlines()[-LAST_LINES:])), soft_wrap=True)
     return 1 if failed or code else 0
+
+
+def expression_of(chosen: Sequence[str]) -> str:
+    """Expression for pytest's -k of what was given by --check; empty if nothing was.
+
+    Words without an operator are words of names, any of which will do. Raises ValueError with the rule.
+    """
+    expressions = []
+    for text in chosen:
+        words = re.findall(r"[()]|[^\s()]+", text)
+        if not OPERATORS & set(words):
+            words = " or ".join(words).split()
+        # As Python reads it, with each word for a name: pytest's grammar is a part of Python's.
+        names = ["name" if re.fullmatch(r"[\w-]+", word) and word not in OPERATORS else word for word in words]
+        try:
+            compile(" ".join(names), "--check", "eval")
+        except SyntaxError:
+            raise ValueError(
+                f"--check {text!r}: must be words of names of checks, such as curve, or words with and, or, not and "
+                'parentheses between them; run `make verify CHECK="curve or granted"`'
+            ) from None
+        expressions.append(f"({' '.join(words)})")
+    return " or ".join(expressions)
 
 
 def check_table(checks: Sequence[Check]) -> rich.table.Table:

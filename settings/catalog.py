@@ -415,7 +415,7 @@ MIG_ISOLATION = Module(
     sets_up="nothing that lasts",
     proves="memory stops at the MIG device; a neighbour that is refused memory, fills its own or is killed touches "
     "nobody; a fault of one taints that one, and a fault of the whole GPU none",
-    minutes=10,
+    minutes=25,
     requires=("01", "02", "10.1"),
     needs_mig=True,
     gates=RESILIENCE.gates,
@@ -445,7 +445,7 @@ MIG_TRACE = Module(
     sets_up="nothing that lasts; `make trace` prints the table",
     proves="slice, claim, CDI file, capability files, kubelet and `nvidia-smi` name one device; what is idle, shared, "
     "or started again",
-    minutes=5,
+    minutes=20,
     requires=("01", "02", "10.1"),
     needs_mig=True,
     images=(Image(GPU_AGENTS),),
@@ -458,7 +458,7 @@ DYNAMIC_MIG = Module(
     sets_up="a tenant of one MIG device, which NVIDIA's driver makes for it",
     proves="every partition is published and none is there until a claim has it; a full GPU and its parts exclude each "
     "other; fragmentation; what a restarted plugin keeps and destroys; what a refused claim leaves",
-    minutes=10,
+    minutes=25,
     requires=("01", "02"),
     # Their checks take every device that is published for one that is there.
     excludes=("03", "04", "05", "06", "06.5", "07", "08", "09"),
@@ -488,7 +488,7 @@ MIG_MEMORY_LIMITS = Module(
     sets_up="nothing that lasts",
     proves="a claim's limit is stored and not held, one by ordinal and a client's own are; what is left without one; "
     "the MIG device is the last word",
-    minutes=5,
+    minutes=15,
     requires=("01", "02", "10.1", "10.4"),
     needs_mig=True,
     blocks={"mps": Mps},
@@ -501,7 +501,7 @@ MIG_SEVERAL_SLICES = Module(
     sets_up="nothing that lasts",
     proves="two claims with MPS leave a container one device, the last; a claim for each container gives each its own; "
     "two without MPS, and one claim of two",
-    minutes=5,
+    minutes=20,
     requires=("01", "02", "10.1", "10.4"),
     needs_mig=True,
     blocks={"mps": Mps},

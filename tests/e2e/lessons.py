@@ -24,8 +24,6 @@ from settings import catalog
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
-# Pages of these modules are not written as lessons: they have no parts, and their commands are not run from the page.
-NO_LESSONS = ("10.3", "10.5", "10.6", "11.2", "11.3")
 LEARN = CHECKOUT / "docs" / "learn"
 PARTS = (
     *("You will learn", "Time", "Before you start", "The idea", "Steps"),
@@ -44,7 +42,13 @@ PLACEHOLDERS = {
 PLACEHOLDER = re.compile(rf"<({'|'.join(PLACEHOLDERS)})(?: ([A-Z]))?>")
 # What brings a stack up, checks it and takes it down has tests of its own; a lesson's steps are what lies between.
 FRAME = re.compile(r"make (up|verify|down)\b|export STACK=|source \./activate")
-LOOKS = re.compile(r"kubectl (get|describe|logs|events|\$tenant get)\b|docker exec \S+ (cat|ls)\b")
+# Programs behind targets of make; the targets do set-up first, which a copy of a checkout has links to.
+MODULES = {"doctor": "machine", "trace": "checks.trace"}
+PROGRAMS = re.compile(rf"^make ({'|'.join(MODULES)})\b")
+LOOKS = re.compile(
+    r"kubectl (get|describe|logs|events|\$tenant get)\b|docker exec \S+ (cat|ls|\S+/nvidia-smi)\b"
+    r"|python -m checks\.trace\b"
+)
 LOOK_SECONDS = 60
 COMMAND_SECONDS = 300
 
@@ -95,9 +99,8 @@ class Lesson:
 
 def of_stack(name: str) -> list[Lesson]:
     """Lessons that are for a stack, in the order of their modules."""
-    rows = [row for row in catalog.MODULES.values() if row.number not in NO_LESSONS]
-    pages = [Lesson(LEARN / f"{row.name}.md") for row in rows]
-    return [lesson for lesson in pages if lesson.page.is_file() and lesson.stack == name]
+    pages = [Lesson(LEARN / f"{row.name}.md") for row in catalog.MODULES.values()]
+    return [lesson for lesson in pages if lesson.stack == name]
 
 
 def blocks(text: str) -> list[str]:
@@ -194,9 +197,8 @@ class Shell:
     def run(self, step: Step) -> str:
         """Run a step; returns what it printed. AssertionError if that, or the exit, is not what the page says."""
         command, expected = (text.replace(self.page_cluster, self.cluster) for text in (step.command, step.output))
-        if command == "make doctor":
-            command = f"python -m machine --stack {self.stack}"
-        if assigned := re.match(r"(\w+)=(\S*|\$\(.*\))$", command):
+        command = PROGRAMS.sub(lambda target: f"python -m {MODULES[target[1]]} --stack {self.stack}", command)
+        if assigned := re.match(r"(\w+)=(\S*|\$\(.*\))$", command, re.DOTALL):
             # Its value of now, as in a reader's shell: what it was asked of may be gone at the next step.
             status, value = self._execute(f'{command} && echo "${assigned[1]}"')
             assert not status, f"line {step.line}: $ {command}\nit ended with {status}:\n{value}"

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from checks.live import LiveStack
+from tests.e2e import lessons
+from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
 
@@ -33,3 +35,8 @@ def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:
     assert status == 0, printed
     results = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())
     assert {check["module"] for check in results["checks"]} == set(stack.settings.modules)
+
+
+@pytest.mark.parametrize("lesson", lessons.of_stack("phase3-dynamic"), ids=lambda lesson: lesson.page.stem)
+def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
+    lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase3-dynamic", stack.settings.cluster_name))

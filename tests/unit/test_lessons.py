@@ -7,14 +7,13 @@ import pytest
 from checks.report import reference
 from checks.results import ReportError
 from settings import catalog
-from tests.e2e.lessons import FRAME, LEARN, NO_LESSONS, PARTS, Expectation, Lesson, Step, blocks, steps_of, to_run
+from tests.e2e.lessons import FRAME, LEARN, PARTS, Expectation, Lesson, Step, blocks, steps_of, to_run
 from toolchain.paths import CHECKOUT
 
 UUID = "27af2596-8326-511e-bc1a-7db838a0171b"
-ROWS = [row for row in catalog.MODULES.values() if row.number not in NO_LESSONS]
 
 
-@pytest.fixture(params=ROWS, ids=lambda row: row.number)
+@pytest.fixture(params=catalog.MODULES.values(), ids=lambda row: row.number)
 def row(request: pytest.FixtureRequest) -> catalog.Module:
     return request.param
 

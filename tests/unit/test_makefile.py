@@ -1,6 +1,7 @@
 """Targets of the Makefile that hand their variables to a program."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -13,6 +14,7 @@ from toolchain.paths import CHECKOUT
     [
         ((), "--stack phase1"),
         (("MODULE=05", "CHECK=curve"), "--stack phase1 --module 05 --check curve"),
+        (("CHECK=curve or not granted",), "--stack phase1 --check 'curve or not granted'"),
         (("STACK=phase2", "MODULE=07 08"), "--stack phase2 --module 07 --module 08"),
     ],
 )
@@ -23,7 +25,7 @@ def test_verify_checks_the_modules_that_it_is_told(
         monkeypatch.delenv(name, raising=False)
     command = ["make", "--dry-run", "--no-print-directory", "verify", *variables]
     printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1].split("checks.verify ")[1].split() == arguments.split()
+    assert shlex.split(printed.splitlines()[-1].split("checks.verify ")[1]) == shlex.split(arguments)
 
 
 @pytest.mark.parametrize(("target", "command"), [("up", "up --yes --skip-preview"), ("preview", "preview --diff")])

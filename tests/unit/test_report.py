@@ -538,14 +538,14 @@ def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str
     assert "daemon killed" in out.getvalue() and "their [contexts]" in out.getvalue() and "2.8" in out.getvalue()
 
 
-def verified(checkout: Path, checks: str, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def verified(checkout: Path, checks: str, settings: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
     """`make verify` of these checks, as module 00, in a folder with what it needs of a checkout; no stack is up."""
     (checkout / "checks").mkdir(parents=True)
     for file in ("pyproject.toml", "checks/conftest.py"):
         (checkout / file).write_text((CHECKOUT / file).read_text())
     (checkout / "source.json").write_text('{"way": "built", "reason": "for a test"}')
     (checkout / "checks/test_00_prerequisites.py").write_text(checks)
-    command = [sys.executable, "-c", VERIFY, str(checkout), json.dumps(settings)]
+    command = [sys.executable, "-c", VERIFY, str(checkout), json.dumps(settings), *options]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
 
@@ -592,6 +592,50 @@ def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
     assert not run.complete and len(run.checks) == 5 and len(run.tables) == 1
 
 
+def test_run_that_is_interrupted_tells_how_many_checks_did_not_run(tmp_path: Path):
+    interrupted = "def test_first():\n    pass\n\ndef test_second():\n    raise KeyboardInterrupt\n\n"
+    done = verified(tmp_path, f"{interrupted}{CHECKS}", {})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 of 7 checks passed or were skipped with a reason, 0 failed, 6 did not run, in " in done.stdout
+    assert "error: the checks did not run to their end" in done.stdout
+    assert not Results.read(tmp_path / "results" / "test" / "verify.json", "test").complete
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["is_skipped"], ["is skipped"]),
+        (["is_skipped or measures"], ["measures", "is skipped"]),
+        (["is_skipped measures"], ["measures", "is skipped"]),
+        (["is_skipped", "measures"], ["measures", "is skipped"]),
+        (["(measures or skipped) and not skipped"], ["measures"]),
+    ],
+)
+def test_checks_are_chosen_by_words_or_by_an_expression(words: list[str], names: list[str], tmp_path: Path):
+    done = verified(tmp_path, CHECKS, {}, *(option for word in words for option in ("--check", word)))
+    run = Results.read(tmp_path / "results" / "test" / "verify.json", "test")
+    # `fails after it measured` has no word of these: "measures" is another one.
+    assert [check.title for check in run.checks] == names, done.stdout + done.stderr
+    assert f"{len(names)} of {len(names)} checks passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ("or measures", "must be words of names of checks"),
+        ("measures or (", "must be words of names of checks"),
+        ("not", "must be words of names of checks"),
+        ("a; b", "must be words of names of checks"),
+        ("nothing_of_that_name", "no check of 00 has a name that fits"),
+    ],
+)
+def test_choice_that_is_none_is_refused_with_the_rule(words: str, rule: str, tmp_path: Path):
+    done = verified(tmp_path, CHECKS, {}, "--check", words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert rule in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert "checks passed" not in done.stdout
+
+
 def test_options_of_another_projects_tests_change_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in {
         "PYTEST_ADDOPTS": "--collect-only --exitfirst",
@@ -617,8 +661,10 @@ class Stack:
     settings = Settings.parse(json.loads(sys.argv[2]), "test")
     outputs = {"gpus": ["worker gpu-0: NVIDIA H100 80GB HBM3 (simulated)"]}
 
-    def kubectl(self, *words):
-        return json.dumps({"serverVersion": {"gitVersion": "v1.37.2"}})
+    def kubectl(self, *words, check=True):
+        if words[0] == "version":
+            return json.dumps({"serverVersion": {"gitVersion": "v1.37.2"}})
+        return ""  # nothing that an earlier run has left
 
     def nodes(self):
         return [{"status": {"nodeInfo": {"containerRuntimeVersion": "containerd://2.4.2"}}}]
@@ -626,7 +672,7 @@ class Stack:
 verify.CHECKOUT = Path(sys.argv[1])
 verify.SOURCE_FILE = verify.CHECKOUT / "source.json"
 verify.LiveStack = SimpleNamespace(find=lambda checkout, name: Stack())
-sys.argv[1:] = ["--stack", "test", "--module", "00"]
+sys.argv[1:] = ["--stack", "test", "--module", "00", *sys.argv[3:]]
 sys.exit(verify.main())
 """
 
