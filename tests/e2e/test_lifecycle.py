@@ -152,6 +152,7 @@ def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace:
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed_resources(output) == {
         *("mps-daemon-daemonset", "shared-gpu-clients", "limited-client-limited"),
+        *("shared-gpu-clients-rollout", "limited-client-limited-rollout"),
         "simulated-gpus-config",
         "simulated-gpus-daemonset",
         "dra-driver-release",
@@ -244,6 +245,7 @@ def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Worksp
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed_resources(output) == {
         *("shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"),
+        *("shared-gpu-clients-rollout", "limited-client-limited-rollout"),
         "mps-policy-class-default",
     }
     assert "the claim that clients share cannot be changed" in output
