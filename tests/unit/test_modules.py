@@ -153,7 +153,7 @@ def test_module_00_alone_checks_the_machine_and_registers_nothing():
     monitor, settings = Recorder(), Settings.parse({"modules": ["00"]}, "test")
     with mock.patch.object(prerequisites, "require") as require:
         run(lambda: modules.build(settings, stacks.IMAGES), "test", monitor)
-    require.assert_called_once_with(settings, stacks.IMAGES)
+    require.assert_called_once_with(settings, stacks.IMAGES, keep=True)
     assert monitor.recording().resources == {}
 
 
