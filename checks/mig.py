@@ -139,7 +139,14 @@ def claim(
 ) -> str:
     """Claim of that name for a MIG device, and others beside it, which pods can share."""
     others = [request(other, f"beside-{number}") for number, other in enumerate(beside)]
-    devices: dict[str, Any] = {"requests": [request(slice_), *others]}
+    return create_claim(playground, name, [request(slice_), *others], config)
+
+
+def create_claim(
+    playground: Playground, name: str, requests: Sequence[Mapping[str, Any]], config: Mapping[str, Any] | None = None
+) -> str:
+    """Claim of that name with these requests, which pods can share."""
+    devices: dict[str, Any] = {"requests": list(requests)}
     if config:
         devices["config"] = [config]
     document = {

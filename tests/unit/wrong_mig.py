@@ -219,6 +219,17 @@ DYNAMIC = (
     ),
 )
 
+LOG = (
+    Wrong(
+        "a log of the driver that does not say what module 10.3 reads in it",
+        laid(["3g.20gb@4", "4g.20gb"], modules=("10.1", "10.3"), driver={"logVerbosity": 5}),
+        "driver.logVerbosity",
+        5,
+        'is too low for module "10.3", which reads in the log what the driver says from 6 on',
+        'set it to 6, or drop it or "10.3"',
+    ),
+)
+
 BY_CLAIM = {"mode": "claim"}
 MPS = (
     Wrong(
@@ -255,4 +266,4 @@ MPS = (
     ),
 )
 
-WRONG = (*LAYOUTS, *DRIVER, *MODULES, *DYNAMIC, *MPS)
+WRONG = (*LAYOUTS, *DRIVER, *MODULES, *DYNAMIC, *LOG, *MPS)
