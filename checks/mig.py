@@ -191,6 +191,12 @@ class ClaimDaemon(Daemon):
         alive = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return [name for name in alive if name.startswith(f"mps-control-daemon-{self.uid}")]
 
+    def names_made(self) -> set[str]:
+        """Names of all pods that were made for it, of which some may be gone."""
+        events = self.stack.get("events", namespace=DRIVER_NAMESPACE, field_selector="reason=SuccessfulCreate")
+        words = [event["message"].rpartition(" ")[2] for event in events]
+        return {word for word in words if word.startswith(f"mps-control-daemon-{self.uid}")}
+
     @property
     def pod(self) -> tuple[str, str]:
         (name,) = self.names
