@@ -472,6 +472,8 @@ DYNAMIC_MIG = Module(
         Gate("DynamicMIG", what="MIG devices on demand", without="the driver publishes those only that are there"),
         Gate("TimeSlicingSettings", _simulated),
     ),
+    # For the pod that brings its own MPS, which is all that a MIG device made on demand can have.
+    images=(Image("mps-daemon"),),
 )
 
 MIG_SM_LIMITS = Module(
