@@ -272,7 +272,7 @@ def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
         "containerRuntimes": tuple(sorted(runtimes)),
         "driverVersion": live.settings.driver.version,
         "substitutions": _substitutions(live.settings),
-        "gpus": tuple(live.outputs.get("gpus", ())),
+        "gpus": (*live.outputs.get("gpus", ()), *live.outputs.get("migDevices", ())),
         "modules": tuple(ModuleTitle(number=number, title=catalog.MODULES[number].title) for number in numbers),
         "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
     }

@@ -37,7 +37,7 @@ BRINGS = {
     "09": {"taint-keeper"},
     "10.1": {"mig-tenant"},
     "10.2": set(),
-    "10.3": set(),
+    "10.3": {"taint-keeper"},
     "10.4": {"mig-clients"},
     "10.5": set(),
     "10.6": {"dynamic-mig"},
