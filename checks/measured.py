@@ -76,6 +76,14 @@ VLLM_TENANTS = Sheet(
     "vLLM beside a busy neighbour",
     ("own/neighbour's percentage", *_LOAD, *_WAITS, "of the throughput alone", "TPOT to that alone"),
 )
+VLLM_CHAT = Sheet(
+    "A chat beside a busy neighbour",
+    (
+        *("own limit", "neighbour's limit", "SMs", "repeats", "TTFT p50 ms", "TTFT p99 ms", "TTFT least", "TTFT most"),
+        *("TPOT p50 ms", "ITL p99 ms", "ITL least", "ITL most", "neighbour's tokens/s"),
+    ),
+)
+NO_MPS = "no MPS"
 VLLM_MODULE = "06.5"
 
 Seconds = Annotated[float, Field(ge=0)]

@@ -313,7 +313,7 @@ def _faults(measurement: Measurement) -> list[str]:
 def _vllm(measurement: Measurement) -> list[str]:
     """Section on module 06.5: every load, and the plots of the checks."""
     lines: list[str] = []
-    for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS):
+    for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS, sheets.VLLM_CHAT):
         lines += _sheet(measurement, sheet)
     if not lines:
         return []
