@@ -3,8 +3,8 @@
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
 ACTIVATE := source ./activate
-# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=0 runs them
-# one after another.
+# Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=4 has three
+# with a cluster, for which a user needs 256 inotify instances; WORKERS=0 runs them one after another.
 WORKERS ?= 3
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Our own Go programs that have tests.
@@ -22,6 +22,13 @@ define on_the_stack
 	"above, it is another project's; the stacks of this checkout have the empty one (\`unset PULUMI_CONFIG_PASSPHRASE\`)" >&2; exit 1; }
 endef
 
+# Makes what only a stack like this one runs, such as an older driver.
+define make_optional
+needed=$$(python -m machine.optional --stack $(STACK)) && { [ -z "$$needed" ] || python -m toolchain setup --with "$$needed"; }
+endef
+# Tests bring up stacks of every kind.
+test unit e2e bench: WITH ?= all
+
 .DEFAULT_GOAL := help
 .PHONY: help setup python browser up doctor verify report trace measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
 
@@ -32,13 +39,13 @@ python:
 	@if [ -f bundle/manifest.json ] && [ -z "$${SOURCE:-}" ]; then toolchain/bundle-python; else toolchain/bootstrap; fi
 
 setup: python ## make or find tools, plugins and images; does nothing the second time (SOURCE=stock|built|auto)
-	@.venv/bin/python -m toolchain setup
+	@.venv/bin/python -m toolchain setup $(if $(WITH),--with "$(WITH)")
 
 up: setup ## bring up a stack (STACK=phase1; MODULES="01 02": these, and what they require, from now on)
-	@$(ACTIVATE) && $(if $(MODULES),python -m settings.choose --stack $(STACK) $(MODULES) &&) $(call on_the_stack,pulumi up --yes --skip-preview)
+	@$(ACTIVATE) && $(if $(MODULES),python -m settings.choose --stack $(STACK) $(MODULES) &&) $(make_optional) && $(call on_the_stack,pulumi up --yes --skip-preview)
 
 preview: setup ## show what `make up` would change
-	@$(ACTIVATE) && $(call on_the_stack,pulumi preview --diff)
+	@$(ACTIVATE) && $(make_optional) && $(call on_the_stack,pulumi preview --diff)
 
 doctor: python ## every prerequisite of a stack as a table, before and after set-up (STACK=phase1)
 	@$(ACTIVATE) && python -m machine --stack $(STACK)
@@ -95,7 +102,7 @@ image-size: setup ## the node image's size as it travels: zstd -19
 	docker save "$$ref" | zstd -19 -T0 -q -c | wc -c | awk '{ printf "node image: %.0f MiB at zstd -19\n", $$1 / 1048576 }'
 
 bundle: setup ## everything for a machine without a network, in dist/ (PIECES=60M cuts it; WITH=dra-driver-0.4.1 adds)
-	@.venv/bin/python -m toolchain bundle $(if $(PIECES),--piece-size $(PIECES)) $(addprefix --with ,$(WITH))
+	@.venv/bin/python -m toolchain bundle $(if $(PIECES),--piece-size $(PIECES)) $(if $(WITH),--with "$(WITH)")
 
 bundle-test: bundle ## unpack the bundle on a root of its own without network, engine or make, and bring up a stack there
 	@$(ACTIVATE) && BUNDLE=dist pytest tests/e2e/test_bundle.py -m e2e -s

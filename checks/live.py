@@ -32,6 +32,13 @@ MANIFESTS = CHECKOUT / "manifests"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
+class CommandFailed(subprocess.CalledProcessError):
+    """Error of a program that failed on a node, with its own words."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.stderr.strip()}"
+
+
 class NotThisStack(Exception):
     """The stack is not up, or the cluster at its kubeconfig is another one."""
 
@@ -115,10 +122,16 @@ class LiveStack:
         return done.stdout + done.stderr if done.returncode else None
 
     def in_node(self, node: str, *words: str) -> str:
-        """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else."""
+        """Run a program on a node: in Kind's container, or in the driver's plugin on a cluster of somebody else.
+
+        Raises `CommandFailed` in the first case.
+        """
         if self.settings.cluster.provider == "kind":
             command = ["docker", "exec", node, *words]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
+            return done.stdout
         plugin = {"dra-driver-nvidia-gpu-component": "kubelet-plugin"}
         pods = self.get("pods", namespace="dra-driver-nvidia-gpu", label_selector=plugin)
         (pod,) = [pod["metadata"]["name"] for pod in pods if pod["spec"]["nodeName"] == node]

@@ -26,6 +26,8 @@ TOO_MUCH = (*HOLD, "--host", "1Gi")
 OOM_KILLED, BACK_OFF = "OOMKilled", "CrashLoopBackOff"
 # As long as the kubelet may wait before it starts a container for the fourth time.
 START_SECONDS = 180
+# Its own limit is 2 s, in which a busy node ends no sandbox.
+CRICTL_WAITS = "--timeout=60s"
 
 Document = dict[str, Any]
 Spec = dict[str, Any]
@@ -251,7 +253,7 @@ def end_sandbox(site: Site) -> None:
     site.note()
     node, words = found["spec"]["nodeName"], ("--name", site.name, "--quiet")
     (sandbox,) = site.stack.in_node(node, "crictl", "pods", *words, "--state", "ready").split()
-    site.stack.in_node(node, "crictl", "stopp", sandbox)
+    site.stack.in_node(node, "crictl", CRICTL_WAITS, "stopp", sandbox)
 
 
 def change_image(site: Site) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from machine.gpus import gpu_model
 from settings import Settings
 from toolchain.paths import IMAGES_FILE
-from toolchain.versions import of_driver
+from toolchain.versions import OPTIONAL_IMAGES, of_driver
 
 INDEX = IMAGES_FILE
 # Start of the references of images that are only on this machine: no registry serves them.
@@ -16,6 +16,11 @@ LOCAL = "localhost/"
 
 class ImagesMissing(Exception):
     """Error of a checkout whose set-up has not built the images; the text has the remedy."""
+
+    def __init__(self, text: str, optional: frozenset[str] = frozenset()) -> None:
+        super().__init__(text)
+        self.optional = optional
+        """Names of those that set-up makes when it is asked to, where no other is missing."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,14 @@ def images_of(settings: Settings) -> Images:
             references[name] = reference
     if "node" not in index:
         missing.add("node")
+    # The chart of that version comes with its image, also where a stack has an image of its own.
+    if (recorded := of_driver("dra-driver", version)) in OPTIONAL_IMAGES and recorded not in index:
+        missing.add(recorded)
     if missing:
-        raise ImagesMissing(f"images: {INDEX} does not name {', '.join(sorted(missing))}; run `make setup` again")
+        names = ", ".join(sorted(missing))
+        optional = frozenset(missing if missing <= set(OPTIONAL_IMAGES) else ())
+        again = f'`make setup WITH="{" ".join(sorted(optional))}"`' if optional else "`make setup` again"
+        raise ImagesMissing(f"images: {INDEX} does not name {names}; run {again}", optional)
     return Images(index["node"], references, frozenset(index.values()))
 
 

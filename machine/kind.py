@@ -234,9 +234,11 @@ class KindCluster:
         """
         create = ["docker", "network", "create", "--driver=bridge", "--label", f"{OWNER_LABEL}={self.owner}"]
         create += ["--opt", "com.docker.network.bridge.enable_ip_masquerade=true"]
-        mtu = _output("docker", "network", "inspect", "bridge", "--format", f'{{{{index .Options "{MTU_OPTION}"}}}}')
-        if mtu.strip().isdecimal():
-            create += ["--opt", f"{MTU_OPTION}={mtu.strip()}"]
+        # An engine may have no default network (`--bridge none`): then there is nothing to take over.
+        ask = ["docker", "network", "inspect", "bridge", "--format", f'{{{{index .Options "{MTU_OPTION}"}}}}']
+        mtu = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout.strip()
+        if mtu.isdecimal():
+            create += ["--opt", f"{MTU_OPTION}={mtu}"]
         for attempt in range(IPV6_ATTEMPTS):
             with_ipv6 = [*create, "--ipv6", "--subnet", ipv6_subnet(self.network, attempt), self.network]
             done = subprocess.run(with_ipv6, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

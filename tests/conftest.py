@@ -5,14 +5,14 @@ import os
 import pytest
 from xdist.remote import Producer
 
-from tests.side_by_side import WORKERS_WITH_CLUSTERS, FilesSideBySide
+from tests.side_by_side import FilesSideBySide, has_clusters
 
 # Tests compare what is printed in a plain shell, and let other users read what they make.
 for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES"):
     os.environ.pop(name, None)
 os.umask(0o022)
 # What needs no cluster must not take the processor from what waits for one, whose bounds are in seconds.
-if os.environ.get("PYTEST_XDIST_WORKER", WORKERS_WITH_CLUSTERS[0]) not in WORKERS_WITH_CLUSTERS:
+if not has_clusters(os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))):
     os.nice(5)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolchain import debian, engine, golang, images, npm, plan, programs, source, versions
+from toolchain import debian, engine, golang, images, npm, optional, plan, programs, source, versions
 from toolchain.bundle import archive, unpacked
-from toolchain.paths import CHECKOUT, SOURCE_FILE, STATE, store_root
+from toolchain.paths import CHECKOUT, OPTIONAL_FILE, SOURCE_FILE, STATE, store_root
 from toolchain.progress import Progress, duration
 from toolchain.steps import Interrupted, Runner, StepError, Store
 
@@ -22,7 +22,7 @@ def main() -> int:
     """Run the command that the arguments name; returns the exit code: 1 for a failed step, 130 for an interruption."""
     parser = argparse.ArgumentParser(prog="python -m toolchain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("setup", help="make or find everything that a stack needs; does nothing the second time")
+    of_setup = commands.add_parser("setup", help="make or find what stacks need; does nothing the second time")
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
     commands.add_parser("vllm-image", help="make an image of vLLM from wheels, 8 GB, and print its name")
@@ -33,9 +33,9 @@ def main() -> int:
     bundle_options = commands.add_parser("bundle", help="write everything for a machine without a network to one file")
     bundle_options.add_argument("--out", type=Path, default=CHECKOUT / "dist", help="the folder to write to")
     bundle_options.add_argument("--piece-size", help="cut the file in pieces of so many bytes, such as 60M")
-    bundle_options.add_argument(
-        "--with", dest="optional", action="append", default=[], help=f"add one of {', '.join(archive.OPTIONAL)}"
-    )
+    for command in (of_setup, bundle_options):
+        names = f"add what only some stacks run: {', '.join((*optional.NAMES, optional.ALL))}"
+        command.add_argument("--with", dest="optional", action="append", default=[], help=names)
     bundle_options.add_argument("--level", type=int, default=archive.LEVEL, help="of Zstandard, 1 to 19")
     arguments = parser.parse_args()
     # What is made is read by other users: in images, in roots of mmdebstrap, in the bundle. Nothing of it is secret.
@@ -44,7 +44,7 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         if chosen == "setup":
-            setup(console)
+            setup(console, arguments.optional)
         elif chosen == "bundle":
             make_bundle(console, arguments)
         elif chosen == "stop-engine":
@@ -74,18 +74,22 @@ def main() -> int:
     return 0
 
 
-def setup(console: Console) -> None:
-    """Choose the source, bring up the engine, make what is missing, lay the links."""
+def setup(console: Console, words: list[str]) -> None:
+    """Choose the source, bring up the engine, make what is missing, lay the links.
+
+    `words` name what only some stacks run; it stays in this checkout.
+    """
     started = time.monotonic()
     # SOURCE asks for another way than the bundle, on a machine that may have a network after all.
     if unpacked.here() and not os.environ.get("SOURCE"):
-        unpacked.setup(console)
+        unpacked.setup(console, optional.known(words))
         return
     _require_temporary_folder()
     store = Store(store_root())
     store.root.mkdir(parents=True, exist_ok=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
     runner = Runner(store, Progress(console))
+    asked = optional.recall(words, OPTIONAL_FILE)
 
     chosen = source.choose(os.environ.get("SOURCE"), SOURCE_FILE)
     overrides = "SOURCE=stock or SOURCE=built overrides, SOURCE=auto looks again"
@@ -97,7 +101,7 @@ def setup(console: Console) -> None:
     if warning := engine.cgroup_warning(docker, chosen.way):
         console.print(f"[yellow]warning:[/yellow] {warning}", markup=True)
 
-    wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
+    wanted = optional.without(plan.stock(go) if chosen.way == "stock" else plan.built(go), asked)
     made = runner.run(wanted.steps)
     plan.lay(wanted, store)
     console.print(
@@ -119,7 +123,7 @@ def make_bundle(console: Console, arguments: argparse.Namespace) -> None:
     chosen = source.choose(None, SOURCE_FILE)
     debian.require_for_bundle()
     wanted = plan.stock(go) if chosen.way == "stock" else plan.built(go)
-    wanted = archive.without_optional(wanted, tuple(arguments.optional))
+    wanted = optional.without(wanted, optional.known(arguments.optional))
     runner = Runner(store, Progress(console))
     runner.run(wanted.steps)
     archive.make(console, runner, go, wanted, chosen, archive.Shape(arguments.out, piece_size, arguments.level))

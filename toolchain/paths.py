@@ -13,6 +13,7 @@ PULUMI_HOME = TOOLS / "pulumi"
 IMAGES_FILE = TOOLS / "images.json"
 CHART = TOOLS / "charts" / "dra-driver-nvidia-gpu"
 SOURCE_FILE = TOOLS / "source.json"
+OPTIONAL_FILE = TOOLS / "optional.json"
 
 # What stacks leave: Pulumi's backend, kubeconfigs, reports. Private, since state holds credentials.
 STATE = CHECKOUT / ".state"

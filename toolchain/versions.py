@@ -121,3 +121,7 @@ PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 def of_driver(name: str, version: str) -> str:
     """Name of a thing for one of DRA_DRIVERS: the default's has no version in it."""
     return name if version == DRA_DRIVER else f"{name}-{version}"
+
+
+# Images that only some stacks run: set-up makes them when it is asked to (WITH=...).
+OPTIONAL_IMAGES = (of_driver("dra-driver", DRA_DRIVER_BEFORE), "kwok")

@@ -444,16 +444,6 @@ def test_module_that_is_replaced_is_listed_as_what_replaced_it(monkeypatch: pyte
     assert list(sbom.go_modules(Path("a"), Go(Path("go"), "go1.26.6"))) == [("c", "v2.0.0"), ("d", "v3.0.0")]
 
 
-def test_optional_image_and_its_chart_come_only_when_asked_for():
-    whole = plan.built(Go(Path("go"), "go1.26.6"))
-    small = archive.without_optional(whole, ())
-    assert {step.name for step in whole.images} - {step.name for step in small.images} == set(archive.OPTIONAL)
-    assert list(small.charts) == ["0.5.0"]
-    assert archive.without_optional(whole, archive.OPTIONAL) == whole
-    with pytest.raises(StepError, match=r"--with: dra-driver-9 is unknown; it may be dra-driver-0.4.1"):
-        archive.without_optional(whole, ("dra-driver-9",))
-
-
 def test_engine_brings_what_is_in_the_node_image_once():
     assert set(archive.IN_THE_NODE_IMAGE) - {"kubectl"} == {
         name for step, names in bundle_engine.OUR_PROGRAMS.items() for name in names if step != "runc-bounded"

@@ -56,7 +56,9 @@ def test_own_driver_image_is_taken_whatever_the_version():
 def test_driver_image_that_setup_has_not_made_is_named(index: Path):
     index.write_text(json.dumps({name: ref for name, ref in MADE.items() if name != "dra-driver-0.4.1"}))
     assert made()["dra-driver"] == "localhost/w/dra-driver:v0.5.0"
-    with pytest.raises(ImagesMissing, match=r"does not name dra-driver-0\.4\.1; run `make setup` again"):
+    with pytest.raises(
+        ImagesMissing, match=r'does not name dra-driver-0\.4\.1; run `make setup WITH="dra-driver-0\.4\.1"`'
+    ):
         made("0.4.1")
 
 

@@ -191,6 +191,13 @@ def test_network_has_the_engines_mtu_as_kinds_own_has(world: World, mtu: str):
     assert "--opt com.docker.network.bridge.enable_ip_masquerade=true " in call
 
 
+def test_engine_without_a_default_network_has_no_mtu_to_take_over(world: World):
+    (world.root / "no-bridge").touch()
+    assert world.run("create")[0] == 0
+    (call,) = created_networks(world)
+    assert "driver.mtu" not in call
+
+
 def test_network_has_ipv6_where_the_engine_has_it(world: World):
     assert world.run("create")[0] == 0
     (call,) = created_networks(world)

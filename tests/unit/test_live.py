@@ -1,5 +1,6 @@
 """What checks rest on: the stack's own cluster and no other, bounded waits, quantities."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from checks import live
-from checks.live import LiveStack, NotThisStack, wait_for
+from checks.live import CommandFailed, LiveStack, NotThisStack, wait_for
 from settings import Settings
 
 
@@ -52,3 +53,12 @@ def test_wait_returns_what_it_waited_for():
 def test_wait_that_ends_says_what_was_awaited():
     with pytest.raises(AssertionError, match=r"after 0 s still not so: it rains"):
         wait_for("it rains", lambda: False, 0)
+
+
+def test_program_that_fails_on_a_node_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "unable to freeze" >&2\nexit 3\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CommandFailed, match=r"'crictl', 'stopp'.* exit status 3\. unable to freeze$"):
+        stack("one", monkeypatch, answering="one").in_node("a-node", "crictl", "stopp")

@@ -1,5 +1,6 @@
 """Targets of the Makefile that hand their variables to a program."""
 
+import re
 import subprocess
 
 import pytest
@@ -35,4 +36,15 @@ def test_stack_that_is_new_is_made_first(target: str, command: str):
 def test_up_writes_the_modules_that_it_is_told_first():
     dry = ["make", "--dry-run", "--no-print-directory", "up", "STACK=steps", "MODULES=01 02"]
     printed = subprocess.run(dry, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    assert "python -m settings.choose --stack steps 01 02 && { pulumi stack select --create steps" in printed
+    assert "python -m settings.choose --stack steps 01 02 && needed=$(python -m machine.optional " in printed
+
+
+def test_up_and_preview_make_what_only_the_stack_runs():
+    for target in ("up", "preview"):
+        dry = ["make", "--dry-run", "--no-print-directory", target, "STACK=fleet"]
+        printed = subprocess.run(dry, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+        assert re.search(
+            r"needed=\$\(python -m machine\.optional --stack fleet\) .* toolchain setup --with \"\$needed\"; }"
+            r" && { pulumi stack select --create fleet",
+            printed,
+        )

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from tests.e2e.workspace import Workspace
-from toolchain import engine, npm, plan, programs, source, versions
+from toolchain import engine, npm, optional, plan, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import CHECKOUT, IMAGES
 from toolchain.programs import DRA_DRIVERS, PINS, PROGRAMS
@@ -375,8 +375,8 @@ def test_lock_file_of_mermaid_has_every_checksum_and_no_registry():
     )
 
 
-def steps_of(name: str) -> dict[str, Step]:
-    """Steps of a source by name, and what they need."""
+def steps_of(name: str, asked: frozenset[str] = frozenset(optional.NAMES)) -> dict[str, Step]:
+    """Steps of a source by name, and what they need, with the optional images that are asked for."""
     found: dict[str, Step] = {}
 
     def add(steps: Iterable[Step]) -> None:
@@ -384,7 +384,8 @@ def steps_of(name: str) -> dict[str, Step]:
             found[step.name] = step
             add(step.needs)
 
-    add({"built": plan.built, "stock": plan.stock}[name](Go(Path("go"), "go1.26.6")).steps)
+    whole = {"built": plan.built, "stock": plan.stock}[name](Go(Path("go"), "go1.26.6"))
+    add(optional.without(whole, asked).steps)
     return found
 
 
@@ -397,12 +398,19 @@ def test_page_on_building_has_the_steps_and_their_seconds():
         name: step.expected_seconds for name, step in built.items()
     }
     text = " ".join(page.split())
-    seconds = sum(step.expected_seconds for step in built.values())
-    compiling = sum(step.expected_seconds for step in built.values() if step.compiles)
-    assert f"Source `built` has {len(built)} steps, without the compiler's" in text
+    default = steps_of("built", frozenset())
+    del default["c-compiler"]
+    seconds = sum(step.expected_seconds for step in default.values())
+    compiling = sum(step.expected_seconds for step in default.values() if step.compiles)
+    more = sum(step.expected_seconds for step in built.values()) - seconds
+    assert f"Source `built` has {len(default)} steps, without the compiler's" in text
     assert f"{seconds} in all, of which {compiling} are compile time" in text
-    in_stock = sum(step.expected_seconds for step in stock.values())
-    assert f"Source `stock` has {len(stock)} steps; the expected {in_stock} seconds" in text
+    assert f"{len(built) - len(default)} more steps, {more} seconds, are for what only some stacks run" in text
+    default = steps_of("stock", frozenset())
+    in_stock = sum(step.expected_seconds for step in default.values())
+    more = sum(step.expected_seconds for step in stock.values()) - in_stock
+    assert f"Source `stock` has {len(default)} steps, and {len(stock) - len(default)} for" in text
+    assert f"the expected {in_stock} seconds, and {more} for those" in text
 
 
 def test_npm_that_cannot_install_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -39,7 +39,6 @@ PARTS = ("wheels", "agents", "programs")  # in the archive's order, after the re
 LARGE_IMAGES = ("node", *(versions.of_driver("dra-driver", version) for version in versions.DRA_DRIVERS))
 # They follow the node image, which holds them too, so that the window reaches it.
 IN_THE_NODE_IMAGE = ("containerd", "containerd-shim-runc-v2", "kubectl", "runc")
-OPTIONAL = (versions.of_driver("dra-driver", versions.DRA_DRIVER_BEFORE),)
 UNPACK = Path(__file__).with_name("unpack")
 # Of the repository, what only its authors use.
 NOT_IN_THE_BUNDLE = (".ci",)
@@ -60,19 +59,6 @@ def parse_size(text: str) -> int:
     if not number.isdecimal() or unit not in UNITS or not int(number):
         raise StepError(f'piece size: "{text}" is not a number of bytes with K, M, G or nothing behind it, such as 60M')
     return int(number) * UNITS[unit]
-
-
-def without_optional(plan: Plan, wanted: tuple[str, ...]) -> Plan:
-    """Plan without the optional images and their charts that were not asked for."""
-    if unknown := sorted(set(wanted) - set(OPTIONAL)):
-        raise StepError(f"--with: {', '.join(unknown)} is unknown; it may be {', '.join(OPTIONAL)}")
-    left_out = set(OPTIONAL) - set(wanted)
-    charts = {
-        version: step
-        for version, step in plan.charts.items()
-        if versions.of_driver("dra-driver", version) not in left_out
-    }
-    return replace(plan, images=tuple(step for step in plan.images if step.name not in left_out), charts=charts)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,15 @@ def here() -> bool:
     return (CHECKOUT / MANIFEST).is_file()
 
 
-def setup(console: Console) -> None:
-    """Bring up the engine, load the images that it lacks, lay the links."""
+def setup(console: Console, asked: frozenset[str]) -> None:
+    """Bring up the engine, load the images that it lacks, lay the links. `asked` is what a stack needs beside them."""
     started = time.monotonic()
     manifest = json.loads((CHECKOUT / MANIFEST).read_text())
+    if absent := sorted(asked - set(manifest["images"])):
+        raise StepError(
+            f"images: this bundle was made without {', '.join(absent)}; make one with `make bundle "
+            f'WITH="{" ".join(absent)}"`'
+        )
     way = manifest["source"]
     chosen = source.Source(
         way, f"this is an unpacked bundle of source {way}, made from commit {manifest['commit'][:12]}"
