@@ -245,7 +245,7 @@ class VllmModel(Block):
 class VllmSweep(Block):
     """Sweep over thread percentages; a value that is empty or None is the profile's."""
 
-    profile: Literal["quick", "full"] = "quick"
+    profile: Literal["quick", "standard", "full"] = "quick"
     percentages: tuple[Percentage, ...] = ()
     repeats: Annotated[int, Field(ge=1, le=20)] | None = None
 
