@@ -1,8 +1,9 @@
 """Docker Engine of Debian 13 in a root of its own, with containerd's image store, which this machine's engine lacks.
 
-It has its own folder of images and its own socket. It makes no default bridge and no rules of iptables, which are the
-other engine's. A Kind cluster of one node works without either; between two nodes the other engine's rules, which also
-hold for what a bridge forwards, let nothing through.
+It has its own folder of images, its own socket and its own bridge: one that is told to have none removes `docker0`,
+which is the other engine's. It makes no rules of iptables, which are the other's too. A Kind cluster of one node works
+without them; between two nodes the other engine's rules, which also hold for what a bridge forwards, let nothing
+through.
 """
 
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 SUITE = "trixie"
+# Of the network for measurements between networks, RFC 2544, which nobody has on a machine.
+BRIDGE, ADDRESS = "dra-newer", "198.18.0.1/24"
 STARTS_SECONDS = 60
 # In a mount namespace of its own. The root is pivoted into, not only changed: `docker exec` joins a container's mount
 # namespace, and where the engine was only changed into its root, it comes out in that of the machine.
@@ -33,7 +36,7 @@ mount -t proc proc "$1/proc"
 cd "$1"
 pivot_root . old
 umount -l old
-exec dockerd --data-root /images --host unix:///socket/docker.sock --log-level warn --bridge none \
+exec dockerd --data-root /images --host unix:///socket/docker.sock --log-level warn --bridge "$4" \
   --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false --config-file /daemon.json
 """
 CONFIGURATION = '{"features": {"containerd-snapshotter": true}}'
@@ -49,8 +52,10 @@ def newer_engine(folder: Path) -> Iterator[str]:
     packages = "--include=docker.io,iptables,ca-certificates"
     subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", packages, SUITE, root], check=True)
     (root / "daemon.json").write_text(CONFIGURATION)
+    for words in (("link", "add", BRIDGE, "type", "bridge"), ("address", "add", ADDRESS, "dev", BRIDGE)):
+        subprocess.run(["ip", *words], check=True)
     log = folder / "engine.log"
-    command = ["unshare", "--mount", "sh", "-c", ENTER, "enter", root, socket, images]
+    command = ["unshare", "--mount", "sh", "-c", ENTER, "enter", root, socket, images, BRIDGE]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     address = f"unix://{socket}/docker.sock"
@@ -64,4 +69,5 @@ def newer_engine(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
         _ = [shutil.rmtree(made) for made in (root, images)]
