@@ -132,6 +132,28 @@ def test_two_containers_of_one_claim_see_the_same_gpu(playground: Playground, ob
     observed(uuids[0][0])
 
 
+def test_two_claims_of_one_pod_are_two_gpus(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if the pod does not see exactly the two GPUs of its claims."""
+    stack = playground.stack
+    if free(stack) + len(stack.allocations("workloads")) < 2:
+        pytest.skip("the stack has not two GPUs beside those of other modules; raise gpu.count")
+    # The waiter first: it would have the holder's GPU.
+    stack.scale("waiter", 0)
+    stack.scale("holder", 0)
+    try:
+        wait_for("two GPUs are free", lambda: free(stack) > 1)
+        (pod,) = playground.create("two-claims")
+        seen = sorted(gpu["uuid"] for gpu in playground.report(pod)["gpus"])
+        assert seen == sorted(device["uuid"] for device in playground.allocated(pod))
+        assert len(set(seen)) == len(seen) == 2
+        playground.delete_pod(pod)
+        playground.wait_gone(pod)
+    finally:
+        stack.scale("holder", 1)
+        stack.scale("waiter", 1)
+    observed(" and ".join(seen))
+
+
 def test_two_pods_of_one_claim_see_the_same_gpu(playground: Playground, observed: Callable[[str], None]) -> None:
     """Fails if they see different GPUs, not exactly one, or `reservedFor` does not name both pods."""
     names = playground.create("shared-claim")
@@ -174,13 +196,18 @@ def test_first_available_falls_back_to_the_second_choice(
 
 
 def test_extended_resource_is_served_by_a_claim(playground: Playground, observed: Callable[[str], None]) -> None:
-    """Fails if no claim was made for the pod, or the pod sees another GPU than it names."""
+    """Fails if no claim was made for the pod, or is not marked as such a one, or the pod sees another GPU than it
+    names.
+    """
     skip_without_extended_resources(playground.stack)
     (pod,) = playground.create("extended-resource")
     (gpu,) = playground.report(pod)["gpus"]
     (device,) = playground.allocated(pod)
     assert gpu["uuid"] == device["uuid"]
     claim = playground.pod(pod)["status"]["extendedResourceClaimStatus"]["resourceClaimName"]
+    metadata = playground.stack.one("resourceclaims.v1.resource.k8s.io", claim, playground.namespace)["metadata"]
+    assert metadata["annotations"]["resource.kubernetes.io/extended-resource-claim"] == "true"
+    assert device["driver"] == DRIVER
     observed(f"nvidia.com/gpu: 1 became claim {claim} with {gpu['uuid']}")
 
 

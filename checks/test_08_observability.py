@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from checks import dashboard, metrics, throughput
 from checks import measured as sheets
-from checks import metrics, throughput
 from checks.capacity import consumed_mib
 from checks.live import RESTRICTED, LiveStack, Playground, wait_for
 from checks.metrics import (
@@ -50,6 +50,7 @@ INVENTED = (
     "DCGM_FI_DEV_POWER_USAGE",
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
 )
+XID = "DCGM_FI_DEV_XID_ERRORS"
 ALLOCATED_MIB, ROUNDING_MIB = 512, 3
 # What nvidia-smi calls it, and by how much the exporter may be beyond what that says before and after a scrape.
 BESIDE_SMI = {
@@ -527,44 +528,57 @@ def test_privileges_of_the_modules_pods_are_the_reviewed_ones(
 
 @pytest.fixture
 def monitored(stack: LiveStack) -> LiveStack:
-    """The stack, if it brings Prometheus and Grafana."""
+    """The stack, if it brings Prometheus."""
     if not stack.settings.observability.prometheus:
-        pytest.skip("observability.prometheus is off; set it to true where the nodes can pull both images")
+        pytest.skip("observability.prometheus is off; set it to true where the nodes have or can pull its image")
     return stack
-
-
-def ask(stack: LiveStack, service: str, port: int, path: str) -> Any:
-    """Answer of a service of the module, through the API server."""
-    where = f"/api/v1/namespaces/{prometheus.NAMESPACE}/services/{service}:{port}/proxy/{path}"
-    return json.loads(stack.kubectl("get", "--raw", where))
 
 
 def test_prometheus_scrapes_everybody(monitored: LiveStack, observed: Callable[[str], None]) -> None:
     """Fails if a target is down, or an exporter or plugin is not among them; only with `observability.prometheus`."""
-
-    def targets() -> list[dict[str, Any]]:
-        answer = ask(monitored, prometheus.PROMETHEUS, prometheus.PROMETHEUS_PORT, "api/v1/targets?state=active")
-        return answer["data"]["activeTargets"]
-
-    def up() -> list[dict[str, Any]] | None:
-        active = targets()
-        jobs = {target["labels"]["job"] for target in active}
-        return active if jobs == set(prometheus.JOBS) and all(t["health"] == "up" for t in active) else None
-
-    active_targets = wait_for("every target is up", up)
-    counts = {job: sum(target["labels"]["job"] == job for target in active_targets) for job in prometheus.JOBS}
+    counts = dashboard.wait_for_targets(monitored)
     assert counts["gpu-exporter"] == counts["dra-driver"] == len(monitored.settings.gpu_nodes)
     observed(", ".join(f"{job}: {count}" for job, count in counts.items()))
 
 
+def test_every_query_of_the_dashboard_has_its_answer(monitored: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a query has no data, or other labels than the panel groups by, or one for what a simulated GPU does not
+    answer has some; or memory and holders are not those of slices and claims; only with `observability.prometheus`.
+    """
+    absent = {"mig_multiprocessors"}
+    if monitored.settings.gpu.source == "simulated":
+        absent |= {*INVENTED, XID}
+    if "04" not in monitored.settings.modules or Daemon(monitored).by_claim:
+        absent |= {"mps_clients", "mps_up"}
+    with part_of_a_gpu(monitored) as ((node, _), exactly), monitored.playground() as playground:
+        manifests = pod_with_claim(monitored, playground.namespace, "holder", exactly, node)
+        monitored.kubectl("create", "-f", "-", stdin=manifests)
+        playground.wait_running("holder")
+        answers = dashboard.wait_for_answers(monitored, frozenset(absent))
+        memory = dashboard.memory_mib(answers)
+        assert memory == sum(quantity_mib(values["memory"]) for values in gpus(monitored).values())
+
+        def same() -> bool:
+            told, expected = dashboard.holders(monitored), allocated_holders(monitored)
+            assert playground.namespace in {holder.namespace for holder in expected}
+            # NVIDIA's exporter tells of those who look on as well.
+            return told == expected or (monitored.settings.observability.exporter == "dcgm" and told > expected)
+
+        wait_for("Prometheus and the API name the same holders", same)
+    empty = sorted({query.panel for query, series in answers.items() if not series})
+    observed(f"{len(answers)} queries; without data: {', '.join(empty) or 'none'}; {memory:.0f} MiB")
+
+
 def test_grafana_has_the_dashboard(monitored: LiveStack, observed: Callable[[str], None]) -> None:
     """Fails if the dashboard is not there, or somebody is let in as more than a viewer; only with
-    `observability.prometheus`.
+    `observability.grafana`.
     """
-    entries = ask(monitored, prometheus.GRAFANA, prometheus.GRAFANA_PORT, "api/search?type=dash-db")
-    (dashboard,) = [entry for entry in entries if entry["uid"] == "dra-workshop-gpus"]
+    if not monitored.settings.observability.grafana:
+        pytest.skip("observability.grafana is off; set it to true where the nodes can pull its image")
+    entries = dashboard.ask(monitored, prometheus.GRAFANA, prometheus.GRAFANA_PORT, "api/search?type=dash-db")
+    (found,) = [entry for entry in entries if entry["uid"] == "dra-workshop-gpus"]
     # Nobody is let in as more than a viewer.
     where = f"services/{prometheus.GRAFANA}:{prometheus.GRAFANA_PORT}/proxy/api/org/users"
     message = monitored.kubectl_fails("get", "--raw", f"/api/v1/namespaces/{prometheus.NAMESPACE}/{where}")
     assert "forbidden" in message.lower()
-    observed(dashboard["title"])
+    observed(found["title"])

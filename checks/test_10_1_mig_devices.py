@@ -72,14 +72,21 @@ def test_exactly_the_layout_is_published(stack: LiveStack, observed: Callable[[s
 
 
 def test_partitioned_gpu_is_not_offered(stack: LiveStack, observed: Callable[[str], None]) -> None:
-    """Fails if a GPU in MIG mode is published, or a whole one is not."""
+    """Fails if a GPU in MIG mode is published, or a whole one is not, or a GPU with one MIG device is more or less than
+    one device.
+    """
     published = stack.devices()
     for node in stack.settings.gpu_nodes:
         whole = {name for (where, name), values in published.items() if (where, values["type"]) == (node.node, "gpu")}
         assert whole == {f"gpu-{index}" for index in node.whole_gpus}
     parents = {values["parentUUID"] for values in published.values() if values["type"] == "mig"}
     assert not parents & {values["uuid"] for values in published.values()}
-    observed(f"{len(parents)} partitioned GPUs are no devices, {len(published)} devices in all")
+    # One MIG device in place of the GPU leaves the number of devices as it was.
+    single = [group for group in mig.by_gpu(stack.settings.all_mig_slices).values() if len(group) == 1]
+    for (slice_,) in single:
+        of_gpu = [name for node, name in published if node == slice_.node and name.split("-")[1] == str(slice_.gpu)]
+        assert of_gpu == [slice_.device_name]
+    observed(f"{len(parents)} partitioned GPUs are no devices, {len(published)} devices in all; {len(single)} have one")
 
 
 def test_one_pod_has_any_mig_device(playground: Playground, observed: Callable[[str], None]) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from checks import faults, mig, trace
+from checks import dashboard, faults, metrics, mig, trace
 from checks.live import LiveStack, Playground, wait_for
 from components.manifests import load
+from gpus.quantity import quantity_mib
 
 FOLDER = "10.5-mig-trace"
+FB_TOTAL, SMS = "DCGM_FI_DEV_FB_TOTAL", "mig_multiprocessors"
 # A folder of the node, which the kubelet's socket is in, is what no stricter level lets a pod mount.
 PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"}
 
@@ -147,6 +149,66 @@ def test_row_follows_a_pod_that_starts_again(stack: LiveStack, observed: Callabl
     observed(f"{before.holder.pod}, then {after.holder.pod}: {after.device}, {after.uuid}")
 
 
+def series(stack: LiveStack, node: str, device_uuid: str, name: str = FB_TOTAL) -> list[metrics.Sample]:
+    """Series of a MIG device that the exporter of its node tells."""
+    return metrics.select(metrics.exporter_samples(stack, node), name, dra_mig_device_uuid=device_uuid)
+
+
+def expected_labels(row: trace.MigRow) -> dict[str, str]:
+    """Labels of a series by what the other witnesses say of the device and its container."""
+    namespace, _, pod = row.holder.pod.partition("/") if row.holder else ("", "", "")
+    claim_namespace, _, claim = row.holder.claim.partition("/") if row.holder else ("", "", "")
+    return {
+        "gpu": str(row.gpu),
+        "UUID": row.values["parentUUID"],
+        "device": f"nvidia{row.gpu}",
+        "modelName": row.values["productName"],
+        "GPU_I_PROFILE": row.values["profile"],
+        # Of a device that nobody has no file tells the exporter which instance it is.
+        "GPU_I_ID": str(row.instances[0]) if row.holder else "",
+        "Hostname": row.node,
+        "namespace": namespace,
+        "pod": pod,
+        "container": row.holder.container if row.holder else "",
+        "dra_claim_namespace": claim_namespace,
+        "dra_claim_name": claim,
+        "dra_device_name": row.device if row.holder else "",
+        "dra_mig_profile": row.values["profile"],
+        "dra_mig_device_uuid": row.uuid,
+    }
+
+
+def different_rows(stack: LiveStack, rows: list[trace.MigRow]) -> list[trace.MigRow]:
+    """Rows of which the exporter of their node has not exactly one series with these labels and figures."""
+    told = {node: metrics.exporter_samples(stack, node) for node in {row.node for row in rows}}
+    different = []
+    for row in rows:
+        for name, number in ((FB_TOTAL, quantity_mib(row.values["memory"])), (SMS, int(row.values["multiprocessors"]))):
+            if [one.value for one in metrics.select(told[row.node], name, **expected_labels(row))] != [number]:
+                different.append(row)
+    return different
+
+
+def test_exporter_has_a_series_for_every_row(stack: LiveStack, observed: Callable[[str], None]) -> None:
+    """Fails if a MIG device or a container that has one is missing, or labels, memory or SMs are not those of the table
+    and the slice, or there is a figure that no slice says.
+    """
+    # A pod that has just started or gone is in the API before or after it is in the kubelet's list.
+    wait_for("table and exporters say the same", lambda: not different_rows(stack, trace.rows(stack)), 30)
+    rows = trace.rows(stack)
+    held = [row for row in rows if row.holder]
+    assert held
+    samples = metrics.all_exporter_samples(stack)
+    for name in (FB_TOTAL, SMS):
+        of_mig = [one for one in metrics.select(samples, name) if one.labels["GPU_I_PROFILE"]]
+        assert len(of_mig) == len(rows), name
+    assert {sample.name for sample in samples if sample.name.startswith("DCGM_")} == {FB_TOTAL}
+    simulated = stack.settings.gpu.source == "simulated"
+    marked = {sample.labels["UUID"] for sample in metrics.select(samples, "gpu_simulated")}
+    assert {row.values["parentUUID"] for row in rows} <= marked if simulated else not marked
+    observed(f"{len(rows)} series, {len(held)} of containers; {held[0].device}: GPU_I_ID {held[0].instances[0]}")
+
+
 def test_idle_mig_device_has_a_row_without_a_pod(playground: Playground, observed: Callable[[str], None]) -> None:
     """Fails if it has a pod, or keeps one that has gone."""
     stack, slice_ = playground.stack, playground.stack.settings.all_mig_slices[0]
@@ -166,3 +228,54 @@ def test_idle_mig_device_has_a_row_without_a_pod(playground: Playground, observe
     playground.wait_gone(pod)
     wait_for("the row has no pod", lambda: row() == idle)
     observed(f"{idle.device}: no pod, {pod}, no pod; GPU instance {idle.instances[0]}, {idle.uuid}")
+
+
+def test_series_of_the_exporter_follow_a_pod(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if a MIG device that nobody has lacks a series or names a pod, or one that a pod has does not name it."""
+    stack, slice_ = playground.stack, playground.stack.settings.all_mig_slices[0]
+    uuid = stack.devices()[slice_.node, slice_.device_name]["uuid"]
+
+    def pods() -> list[str]:
+        return [one.labels["pod"] for one in series(stack, slice_.node, uuid)]
+
+    wait_for("the series has no pod", lambda: pods() == [""])
+    pod = mig.create(playground, "for-a-while", slice_)
+    playground.wait_running(pod)
+    wait_for("the series names the pod", lambda: pods() == [pod])
+    (row,) = [row for row in trace.rows(stack) if row.uuid == uuid]
+    (held,) = series(stack, slice_.node, uuid)
+    assert expected_labels(row).items() <= held.labels.items() and held.value == slice_.profile.memory_mib
+    playground.delete_pod(pod)
+    playground.wait_gone(pod)
+    wait_for("the series has no pod again", lambda: pods() == [""])
+    instance = held.labels["GPU_I_ID"]
+    observed(f"{slice_.device_name}: no pod, {pod} with GPU_I_ID {instance}, no pod; {held.value:.0f} MiB")
+
+
+def test_every_query_of_the_dashboard_has_its_answer(playground: Playground, observed: Callable[[str], None]) -> None:
+    """Fails if a query has no data or other labels than the panel groups by, or one for what no slice says has some; or
+    memory, SMs and holders are not those of slices and claims; only with `observability.prometheus`.
+    """
+    stack = playground.stack
+    if not stack.settings.observability.prometheus:
+        pytest.skip("observability.prometheus is off; set it to true where the nodes have or can pull its image")
+    dashboard.wait_for_targets(stack)
+    asked = frozenset(metric for query in dashboard.queries() for metric in query.metrics)
+    absent = {metric for metric in asked if metric.startswith(("DCGM_", "mps_"))} - {FB_TOTAL}
+    slice_ = stack.settings.all_mig_slices[0]
+    playground.wait_running(mig.create(playground, "holder", slice_))
+    answers = dashboard.wait_for_answers(stack, frozenset(absent))
+    devices = stack.devices().values()
+    assert dashboard.memory_mib(answers) == sum(quantity_mib(values["memory"]) for values in devices)
+    (table,) = [found for query, found in answers.items() if query.panel == "MIG devices"]
+    sms = {one.labels["dra_mig_device_uuid"]: one.value for one in table}
+    assert sms == {one["uuid"]: int(one["multiprocessors"]) for one in devices if one["type"] == "mig"}
+
+    def same() -> bool:
+        expected = metrics.allocated_holders(stack)
+        assert playground.namespace in {holder.namespace for holder in expected}
+        return dashboard.holders(stack) == expected
+
+    wait_for("Prometheus and the API name the same holders", same)
+    empty = sorted({query.panel for query, found in answers.items() if not found})
+    observed(f"{len(answers)} queries; without data: {', '.join(empty)}; {len(sms)} MIG devices")

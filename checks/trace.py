@@ -13,11 +13,11 @@ import kr8s
 import yaml
 
 from checks.live import DRIVER, LiveStack, NotThisStack
+from machine import nvidia_driver
 from machine.gpus import driver_root
 from toolchain.paths import CHECKOUT
 
 CLAIMS = "resourceclaims.v1.resource.k8s.io"
-CAPABILITIES = "/proc/driver/nvidia/capabilities"
 CAPABILITY = "/dev/nvidia-caps/nvidia-cap"
 COLUMNS = ("NODE", "GPU", "DEVICE", "PROFILE", "GI", "CI", "UUID", "NVIDIA-CAPS", "CLAIM", "POD", "CONTAINER")
 NONE = "-"
@@ -102,8 +102,7 @@ def _instances(stack: LiveStack, node: str) -> dict[tuple[int, str, int], tuple[
 
 def capabilities_folder(stack: LiveStack) -> str:
     """Folder of a node in which NVIDIA's kernel module shows the capability files of its GPUs."""
-    simulated = stack.settings.gpu.source == "simulated"
-    return f"{driver_root(stack.settings)}/sim/proc-driver/nvidia/capabilities" if simulated else CAPABILITIES
+    return nvidia_driver.capabilities_folder(stack.settings.gpu.source == "simulated")
 
 
 def _cells(table: str) -> Iterator[list[str]]:

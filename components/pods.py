@@ -78,6 +78,12 @@ def remove_volume(pod: dict[str, Any], name: str) -> None:
         container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != name]
 
 
+def set_volume_path(pod: dict[str, Any], name: str, path: str) -> None:
+    """Set the folder of the node that a volume of a pod is."""
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == name]
+    volume["hostPath"]["path"] = path
+
+
 def merged(items: Iterable[dict[str, Any]], others: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """List of named items in which `others` stand in place of those of the same name, or after all."""
     by_name = {item["name"]: item for item in items}

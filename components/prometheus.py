@@ -30,7 +30,8 @@ CONFIG_ANNOTATION = "dra-workshop/config"
 
 
 class Prometheus(pulumi.ComponentResource):
-    """Owns a Prometheus that scrapes the exporter, NVIDIA's driver and the kubelets, and a Grafana with a dashboard.
+    """Owns a Prometheus that scrapes the exporter, NVIDIA's driver and the kubelets, and on request a Grafana with a
+    dashboard.
 
     For a workshop: one replica of each, what they keep is gone with their pods, and there is no alert.
     """
@@ -41,6 +42,7 @@ class Prometheus(pulumi.ComponentResource):
         *,
         site: Site,
         exporter: GpuExporter,
+        grafana: bool,
         opts: ResourceOptions | None = None,
     ) -> None:
         """Raises `ValueError` if the dashboard is none."""
@@ -48,16 +50,18 @@ class Prometheus(pulumi.ComponentResource):
         check_dashboard(dashboard)
         super().__init__("dra-workshop:monitoring:Prometheus", name, None, opts)
         self._name, self._site = name, site
-        prometheus, grafana = by_kind(manifest("prometheus.yaml")), by_kind(manifest("grafana.yaml"))
+        prometheus = by_kind(manifest("prometheus.yaml"))
         # The exporter's namespace is one of those that Prometheus is let into.
         self.namespace = register(
             prometheus["Namespace"], f"{name}-namespace", site.inside(self, [exporter.daemon_set])
         )
         account = register(prometheus["ServiceAccount"], f"{name}-account", site.inside(self, [self.namespace]))
         self._serve(PROMETHEUS, prometheus, self._access(account))
-        grafana["ConfigMap"]["data"]["gpus.json"] = dashboard
-        self._serve(GRAFANA, grafana)
-        self.register_outputs({"prometheus": PROMETHEUS_PORT, "grafana": GRAFANA_PORT})
+        if grafana:
+            documents = by_kind(manifest("grafana.yaml"))
+            documents["ConfigMap"]["data"]["gpus.json"] = dashboard
+            self._serve(GRAFANA, documents)
+        self.register_outputs({"prometheus": PROMETHEUS_PORT, "grafana": GRAFANA_PORT if grafana else None})
 
     def _access(self, account: Resource) -> list[Resource]:
         """Register the roles of Prometheus; returns their bindings, each of which comes after its role in the file."""

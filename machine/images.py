@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from machine.gpus import gpu_model
 from settings import Settings
-from toolchain.paths import IMAGES_FILE
+from toolchain.paths import IMAGES_FILE, SOURCE_FILE
 from toolchain.versions import OPTIONAL_IMAGES, of_driver
 
 INDEX = IMAGES_FILE
@@ -52,7 +52,7 @@ class Images:
 
 
 def images_of(settings: Settings) -> Images:
-    """Images of a stack: the config's, upstream's, or those that `make setup` recorded. Raises `ImagesMissing`."""
+    """Images of a stack: the config's, those that set-up recorded, or upstream's. Raises `ImagesMissing`."""
     index, version = read_index(), settings.driver.version
     references, missing = {}, set()
     for name, image in settings.images_used.items():
@@ -60,7 +60,9 @@ def images_of(settings: Settings) -> Images:
         by_capability = image.by_compute_capability(settings)
         model = gpu_model(settings) if by_capability else None
         reference = by_capability.get(model.cuda_compute_capability) if model else None
-        reference = reference or settings.images.get(name) or image.upstream or index.get(recorded)
+        reference = reference or settings.images.get(name) or index.get(recorded)
+        if reference is None and not (name in OPTIONAL_IMAGES and everything_is_built()):
+            reference = image.upstream
         if reference is None:
             missing.add(recorded)
         else:
@@ -76,6 +78,12 @@ def images_of(settings: Settings) -> Images:
         again = f'`make setup WITH="{" ".join(sorted(optional))}"`' if optional else "`make setup` again"
         raise ImagesMissing(f"images: {INDEX} does not name {names}; run {again}", optional)
     return Images(index["node"], references, frozenset(index.values()))
+
+
+def everything_is_built() -> bool:
+    """True where set-up makes everything itself, since upstream's sites do not answer or somebody chose so."""
+    source = INDEX.with_name(SOURCE_FILE.name)
+    return source.exists() and json.loads(source.read_text())["way"] == "built"
 
 
 def read_index() -> dict[str, str]:

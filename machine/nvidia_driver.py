@@ -19,6 +19,9 @@ NODE_DRIVER_ROOT = "/driver"
 # Root of the simulated driver: on the node's disk, not below /run, so that it outlives a restart of the node.
 SIMULATED_DRIVER_FOLDER = "/var/lib/gpu-sim"
 SIMULATED_DRIVER_ROOT = f"{SIMULATED_DRIVER_FOLDER}/driver"
+# Folder of a node in which NVIDIA's kernel module shows the capability files of its GPUs, and the simulated one's.
+CAPABILITIES = "/proc/driver/nvidia/capabilities"
+SIMULATED_CAPABILITIES = f"{SIMULATED_DRIVER_ROOT}/sim/proc-driver/nvidia/capabilities"
 # Folder on the LD_LIBRARY_PATH of NVIDIA's MPS daemon (mode claim) below a root without a shell; the CDI generator does
 # not look there. https://github.com/kubernetes-sigs/dra-driver-nvidia-gpu, templates/mps-control-daemon.tmpl.yaml.
 NODE_MPS_LIBRARIES = f"{NODE_DRIVER_ROOT}/lib"
@@ -56,6 +59,11 @@ def run(argv: tuple[str, ...], env: Mapping[str, str]) -> Answer:
     except (OSError, subprocess.TimeoutExpired) as error:
         return 127, "", str(error)
     return done.returncode, done.stdout, done.stderr
+
+
+def capabilities_folder(simulated: bool) -> str:
+    """Folder of a node with the capability files of its GPUs."""
+    return SIMULATED_CAPABILITIES if simulated else CAPABILITIES
 
 
 @dataclass(frozen=True)

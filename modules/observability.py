@@ -19,9 +19,9 @@ def build(module: Module, settings: Settings, context: Context) -> None:
         daemon=shared_gpu.daemon if shared_gpu else None,
     )
     if observability.prometheus:
-        Prometheus(
-            "prometheus",
-            site=site,
-            exporter=exporter,
-        )
-    context.outputs["observability"] = {"exporter": observability.exporter, "prometheus": observability.prometheus}
+        Prometheus("prometheus", site=site, exporter=exporter, grafana=observability.grafana)
+    context.outputs["observability"] = {
+        "exporter": observability.exporter,
+        "prometheus": observability.prometheus,
+        "grafana": observability.grafana,
+    }

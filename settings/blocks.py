@@ -185,10 +185,11 @@ class ConsumableCapacity(Block):
 
 
 class Observability(Block):
-    """Metrics of GPUs: the exporter, and whether Prometheus and Grafana come with it."""
+    """Metrics of GPUs: the exporter, and whether Prometheus comes with it, and Grafana with Prometheus."""
 
     exporter: Literal["nvml", "dcgm"] = "nvml"
     prometheus: bool = False
+    grafana: bool = False
 
 
 class Fleet(Block):

@@ -190,6 +190,10 @@ def _prometheus(blocks: Blocks) -> bool:
     return blocks.block(Observability).prometheus
 
 
+def _grafana(blocks: Blocks) -> bool:
+    return blocks.block(Observability).grafana
+
+
 def _limits_of_vllm(blocks: Blocks) -> Limits:
     vllm = blocks.block(Vllm)
     memory = vllm.pinned_device_memory_limit or blocks.block(Mps).effective_memory_limit
@@ -201,6 +205,8 @@ def _shares_by_choice(blocks: Blocks) -> bool:
 
 
 GPU_AGENTS = "gpu-agents"
+PROMETHEUS = Image("prometheus", PROMETHEUS_IMAGE, used=_prometheus)
+GRAFANA = Image("grafana", GRAFANA_IMAGE, used=_grafana)
 # Versions: pkg/features/kube_features.go of Kubernetes 1.37.2, and that of k8s.io/apiserver.
 CONSUMABLE_SHARES = ApiFeature(
     "DRAConsumableCapacity",
@@ -359,8 +365,8 @@ OBSERVABILITY = Module(
     images=(
         Image(GPU_AGENTS, used=_nvml_exporter),
         Image("dcgm-exporter", DCGM_EXPORTER_IMAGE, used=_dcgm_exporter),
-        Image("prometheus", PROMETHEUS_IMAGE, used=_prometheus),
-        Image("grafana", GRAFANA_IMAGE, used=_prometheus),
+        PROMETHEUS,
+        GRAFANA,
     ),
     blocks={"observability": Observability},
     mps_pipe_namespaces=("gpu-metrics",),
@@ -447,13 +453,15 @@ MIG_TRACE = Module(
     number="10.5",
     slug="mig-trace",
     title="From a MIG device to its container",
-    sets_up="nothing that lasts; `make trace` prints the table",
-    proves="slice, claim, CDI file, capability files, kubelet and `nvidia-smi` name one device; what is idle, shared, "
-    "or started again",
+    sets_up="an exporter of MIG devices with DCGM's labels, Prometheus and Grafana on request; `make trace` prints a "
+    "table",
+    proves="slice, claim, CDI file, capability files, kubelet, `nvidia-smi` and exporter name one device; what is "
+    "idle, shared, or started again",
     minutes=20,
     requires=("01", "02", "10.1"),
     needs_mig=True,
-    images=(Image(GPU_AGENTS),),
+    images=(Image(GPU_AGENTS), PROMETHEUS, GRAFANA),
+    blocks={"observability": Observability},
 )
 
 DYNAMIC_MIG = Module(

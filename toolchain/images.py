@@ -319,6 +319,16 @@ def gpu_agents(python: Step) -> Step:
     return image_step("gpu-agents", "v1", fill, (python,), expected_seconds=30)
 
 
+def prometheus(go: Go) -> Step:
+    """Step of the image of Prometheus, from its Go module: its API, without the pages that npm makes."""
+    program = programs.PROMETHEUS.step(go)
+
+    def fill(work: Work, context: Path) -> None:
+        _copy([work.need(program.name) / "prometheus"], context)
+
+    return image_step("prometheus", f"v{versions.PROMETHEUS}", fill, (program,), expected_seconds=5)
+
+
 def vllm() -> Step:
     """Step of the image of vLLM from wheels, with CUDA's libraries as wheels too, and Triton's C compiler. 8 GB."""
     base = debian.root_filesystem("rootfs-vllm", debian.VLLM_PACKAGES, expected_seconds=60, only_extract=True)

@@ -65,6 +65,7 @@ def built(go: Go) -> Plan:
             images.mps_daemon(go),
             images.gpu_agents(images.python()),
             images.kwok(go),
+            images.prometheus(go),
         ),
         charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )

@@ -267,6 +267,17 @@ KWOK = Program(
     expected_seconds=60,
 )
 
+# Runs in the cluster. Of the ways to find what to scrape it has the one that its configuration uses; the others bring
+# the clients of a dozen clouds. Debian's package has no such program: it lacks that one.
+PROMETHEUS = Program(
+    "prometheus-program",
+    PINS / "prometheus",
+    ("github.com/prometheus/prometheus/cmd/prometheus",),
+    {"github.com/prometheus/common/version.Version": versions.PROMETHEUS},
+    tags="remove_all_sd,enable_kubernetes_sd",
+    expected_seconds=120,
+)
+
 RUNC_BOUNDED = Program("runc-bounded", PROGRAMS / "runc-bounded", expected_seconds=3)
 
 # Travels beside the bundle, for machines without zstd.

@@ -101,7 +101,8 @@ VLLM_IMAGE = f"docker.io/vllm/vllm-openai:{VLLM}"
 # https://github.com/NVIDIA/dcgm-exporter/issues/590
 DCGM_EXPORTER_IMAGE = "nvcr.io/nvidia/k8s/dcgm-exporter:4.6.1-4.8.4-distroless"
 # The long-term line of Prometheus, and Grafana as Open Source.
-PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.13.5"
+PROMETHEUS = "3.13.5"  # v0.313.5 as a Go module
+PROMETHEUS_IMAGE = f"docker.io/prom/prometheus:v{PROMETHEUS}"
 GRAFANA_IMAGE = "docker.io/grafana/grafana:13.2.3"
 
 # The stock way. The node image is the one that this version of kind was released with.
@@ -123,5 +124,6 @@ def of_driver(name: str, version: str) -> str:
     return name if version == DRA_DRIVER else f"{name}-{version}"
 
 
-# Images that only some stacks run: set-up makes them when it is asked to (WITH=...).
-OPTIONAL_IMAGES = (of_driver("dra-driver", DRA_DRIVER_BEFORE), "kwok")
+# Images that only some stacks run: set-up makes them when it is asked to (WITH=...). With source stock nodes pull
+# upstream's Prometheus, and set-up makes none.
+OPTIONAL_IMAGES = (of_driver("dra-driver", DRA_DRIVER_BEFORE), "kwok", "prometheus")

@@ -16,6 +16,8 @@ from toolchain.paths import CHECKOUT
 
 STACK = "second"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase2.yaml").read_text())["config"]
+# Set-up makes its image where no registry is asked for one.
+CONFIG |= {f"{PROJECT}:observability": {"prometheus": True}}
 
 
 def config(**blocks: object) -> str:

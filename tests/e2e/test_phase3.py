@@ -16,6 +16,7 @@ from toolchain.paths import CHECKOUT
 
 STACK = "third"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase3.yaml").read_text())["config"]
+CONFIG |= {f"{PROJECT}:observability": {"prometheus": True}}
 # The tenant's MIG device becomes a smaller one.
 LAYOUT = ["2g.10gb@4", "4g.20gb@0"]
 

@@ -150,7 +150,7 @@ def test_broken_links_are_reported(tmp_path: Path):
 
 # What a page may leave out around its example: other modules of the stack, and the reader's own kubeconfig.
 LEFT_OUT = re.compile(
-    r"is set, but the module that uses it is off|is for whole GPUs, and gpu\.mig|is not a file; name the"
+    r"is set, but (the|no) module that uses it is o|is for whole GPUs, and gpu\.mig|is not a file; name the"
 )
 
 

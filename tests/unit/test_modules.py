@@ -39,7 +39,7 @@ BRINGS = {
     "10.2": set(),
     "10.3": {"taint-keeper"},
     "10.4": {"mig-clients"},
-    "10.5": set(),
+    "10.5": {"gpu-exporter"},
     "10.6": {"dynamic-mig"},
     "11.1": set(),
     "11.2": set(),
@@ -222,12 +222,28 @@ def test_outputs_tell_how_claims_share_and_who_holds_them_to_it(
     assert list(told["requests"]) == ["large", "medium", "small", "waiting"]
 
 
-@pytest.mark.parametrize("prometheus", [False, True])
-def test_outputs_tell_what_measures(prometheus: bool):
-    recording = record(("01", "02", "08"), observability={"prometheus": prometheus})
+@pytest.mark.parametrize(("prometheus", "grafana"), [(False, False), (True, False), (True, True)])
+def test_outputs_tell_what_measures(prometheus: bool, grafana: bool):
+    recording = record(("01", "02", "08"), observability={"prometheus": prometheus, "grafana": grafana})
     told = recording.outputs["dra-workshop-test"]["observability"]
-    assert told == {"exporter": "nvml", "prometheus": prometheus}
-    assert ("prometheus" in recording.resources) is prometheus
+    assert told == {"exporter": "nvml", "prometheus": prometheus, "grafana": grafana}
+    assert ("prometheus" in recording.resources, "prometheus-grafana" in recording.resources) == (prometheus, grafana)
+
+
+def test_mig_devices_are_measured_without_a_claim():
+    numbers = (*MODULES["10.5"].requires, "10.5")
+    recording = record(numbers, gpu=MIG_GPU, observability={"prometheus": True})
+    assert "prometheus-prometheus" in recording.resources and "gpu-exporter-gpus-claim" not in recording.resources
+    spec = recording.resources["gpu-exporter-daemonset"].inputs["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    settings = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (settings["DEVICE_SOURCE"], settings["GPU_SIMULATED"]) == ("slices", "true")
+    assert "resourceClaims" not in spec and "claims" not in container["resources"]
+    folders = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    assert folders["capabilities"] == "/var/lib/gpu-sim/driver/sim/proc-driver/nvidia/capabilities"
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    namespace = recording.resources["gpu-exporter-namespace"].inputs["metadata"]["labels"]
+    assert "resource.kubernetes.io/admin-access" not in namespace
 
 
 @pytest.mark.parametrize(("stack", "line"), [("phase1", "make verify"), ("mine", "make verify STACK=mine")])
@@ -400,7 +416,7 @@ def test_only_images_that_something_runs_are_loaded(
 
 def test_images_of_upstream_are_those_that_the_stack_chooses():
     upstream = {"prometheus": "registry.example.com/p:1", "grafana": "registry.example.com/g:1"}
-    recording = record(("01", "02", "08"), observability={"prometheus": True}, images=upstream)
+    recording = record(("01", "02", "08"), observability={"prometheus": True, "grafana": True}, images=upstream)
     for name, image in upstream.items():
         (container,) = recording.resources[f"prometheus-{name}"].inputs["spec"]["template"]["spec"]["containers"]
         assert container["image"] == image

@@ -77,13 +77,21 @@ def agents() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def exported(agents: Any) -> dict[str, set[str]]:
     """Metric -> labels, as the exporter's own code has them."""
-    collector, gpus, pods = (agents(f"gpu_agents.{name}") for name in ("collector", "gpus", "pods"))
+    names = ("collector", "gpus", "pods", "slices")
+    collector, gpus, pods, slices = (agents(f"gpu_agents.{name}") for name in names)
     gpu = gpus.Gpu(handle=None, index=0, minor=0, uuid="GPU-0", pci_bus_id="0", model="a GPU")
     holder = pods.Holder("namespace", "pod", "container", "namespace", "claim", "node", "gpu-0")
     made = collector.GpuCollector(hostname="node", pod_resources="", mps_pipe=False, simulated=False)
     labels = set(made._labels(gpu, holder))
     assert labels == set(made._labels(gpu, None))
-    return {**dict.fromkeys([*(reading.name for reading in gpus.READINGS), gpus.XID], labels), **OURS}
+    folders = {"cdi_folder": "", "capabilities_folder": ""}
+    without_gpu = collector.SliceCollector(hostname="node", pod_resources="", simulated=False, **folders)
+    device = slices.Device("gpu-0-mig-1g10gb-19-0", "node", 0, "GPU-0", "MIG-0", "1g.10gb", "a GPU", "", "", 9984, 16)
+    of_mig = set(without_gpu._labels(device, holder, "7"))
+    # A whole GPU has the same beside a MIG device's own.
+    assert labels < of_mig == set(without_gpu._labels(device, None, ""))
+    both = {collector.FB_TOTAL.name: of_mig, "mig_multiprocessors": of_mig}
+    return {**dict.fromkeys([*(reading.name for reading in gpus.READINGS), gpus.XID], labels), **OURS, **both}
 
 
 def record(
@@ -117,7 +125,7 @@ def record(
         made = GpuExporter("gpu-exporter", site=site, exporter=exporter, daemon=daemon if mps else None)
         AdminAccess("admin-access", site=site)
         TaintKeeper("taint-keeper", site=site, divided_gpus=divided)
-        Prometheus("prometheus", site=site, exporter=made)
+        Prometheus("prometheus", site=site, exporter=made, grafana=True)
 
     return run(program, "test")
 

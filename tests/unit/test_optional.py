@@ -25,7 +25,9 @@ from toolchain.versions import OPTIONAL_IMAGES
 def test_image_and_its_chart_are_made_only_when_asked_for(make: Callable[[Go], plan.Plan]):
     whole = make(Go(Path("go"), "go1.26.6"))
     small = optional.without(whole, frozenset())
-    assert {step.name for step in whole.images} - {step.name for step in small.images} == set(OPTIONAL_IMAGES)
+    # Of Prometheus nodes pull upstream's image where upstream's tools and images are used.
+    expected = set(OPTIONAL_IMAGES) - ({"prometheus"} if make is plan.stock else set())
+    assert {step.name for step in whole.images} - {step.name for step in small.images} == expected
     assert list(small.charts) == ["0.5.0"]
     assert list(optional.without(whole, frozenset({"dra-driver-0.4.1"})).charts) == ["0.5.0", "0.4.1"]
     assert optional.without(whole, frozenset(OPTIONAL_IMAGES)) == whole
@@ -91,6 +93,36 @@ def test_stack_says_what_only_it_needs(
     index = tmp_path / "images.json"
     index.write_text(json.dumps({name: f"{name}:v1" for name in made}))
     monkeypatch.setattr(images, "INDEX", index)
+    monkeypatch.setattr(needed, "Settings", SimpleNamespace(of_stack=lambda stack: Settings.of_stack(stack, tmp_path)))
+    needed.main(["--stack", "one"])
+    assert capsys.readouterr().out.strip() == printed
+
+
+@pytest.mark.parametrize(
+    ("way", "made", "chosen", "printed"),
+    [
+        ("built", MADE, {}, "prometheus"),
+        ("built", (*MADE, "prometheus"), {}, ""),
+        ("built", MADE, {"images": {"prometheus": "mine:1"}}, ""),
+        ("stock", MADE, {}, ""),
+    ],
+)
+def test_prometheus_is_made_where_no_registry_of_upstream_is_used(
+    way: str,
+    made: tuple[str, ...],
+    chosen: dict[str, object],
+    printed: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    keys = {"modules": ["01", "02", "08"], "observability": {"prometheus": True}, **chosen}
+    (tmp_path / "stacks").mkdir()
+    config = {"config": {f"dra-workshop:{key}": value for key, value in keys.items()}}
+    (tmp_path / "stacks" / "Pulumi.one.yaml").write_text(json.dumps(config))
+    (tmp_path / "images.json").write_text(json.dumps({name: f"{name}:v1" for name in made}))
+    (tmp_path / "source.json").write_text(json.dumps({"way": way, "reason": "a test"}))
+    monkeypatch.setattr(images, "INDEX", tmp_path / "images.json")
     monkeypatch.setattr(needed, "Settings", SimpleNamespace(of_stack=lambda stack: Settings.of_stack(stack, tmp_path)))
     needed.main(["--stack", "one"])
     assert capsys.readouterr().out.strip() == printed

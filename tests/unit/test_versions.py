@@ -92,6 +92,8 @@ def test_pin_is_known_by_its_looks(source: str, pin: str | None):
         (PINS / "cni-plugins", "github.com/containernetworking/plugins", versions.CNI_PLUGINS),
         (PINS / "cri-tools", "sigs.k8s.io/cri-tools", versions.CRICTL),
         (PINS / "kwok", "sigs.k8s.io/kwok", versions.KWOK),
+        # As a module its first number is 0, and the second has the first two: v0.313.5 is 3.13.5.
+        (PINS / "prometheus", "github.com/prometheus/prometheus", f"0.{versions.PROMETHEUS.replace('.', '', 1)}"),
         (CHECKOUT / "images/node/coredns", "github.com/coredns/coredns", versions.COREDNS),
     ],
     ids=lambda value: value.name if isinstance(value, Path) else "",

@@ -77,6 +77,14 @@ SHAPE = (
         "set observability.exporter to that or",
     ),
     Wrong(
+        "Grafana without Prometheus",
+        on("08", observability={"grafana": True}),
+        "observability.grafana",
+        True,
+        "needs Prometheus, whose metrics it shows",
+        "set observability.prometheus to true, or drop it",
+    ),
+    Wrong(
         "prometheus that is a text",
         on("08", observability={"prometheus": "yes"}),
         "observability.prometheus",
@@ -207,7 +215,7 @@ USE = (
         {"observability": {"prometheus": True}},
         "observability",
         {"prometheus": True},
-        "is set, but the module that uses it is off",
+        "is set, but no module that uses it is on",
         'add "08" to modules or drop observability',
     ),
     Wrong(

@@ -1,5 +1,6 @@
 """How often each source of the exporter has failed."""
 
+from collections.abc import Iterable
 from threading import Lock
 
 from gpu_agents import log
@@ -10,9 +11,9 @@ SOURCES = ("nvml", "pod-resources", "mps", "api")
 class Failures:
     """Counts by source since the start. The same failure again is counted, but not logged again."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Iterable[str] = SOURCES) -> None:
         self._lock = Lock()
-        self._counts = dict.fromkeys(SOURCES, 0)
+        self._counts = dict.fromkeys(sources, 0)
         self._last: dict[str, str] = {}
 
     def add(self, source: str, reason: object, **fields: object) -> None:
