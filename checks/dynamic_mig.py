@@ -57,6 +57,11 @@ class Gpu:
         self.smi("-i", str(self.index), "-mig", "1")
         self.smi("mig", "-i", str(self.index), "-cgi", profile, "-C")
 
+    def unmake(self) -> None:
+        """Destroy all its MIG devices by hand, which an administrator made."""
+        self.smi("mig", "-i", str(self.index), "-dci")
+        self.smi("mig", "-i", str(self.index), "-dgi")
+
 
 def gpus_of(stack: LiveStack, node: NodeGpus) -> list[Gpu]:
     """GPUs of a node."""

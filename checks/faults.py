@@ -466,6 +466,27 @@ def reported_xid(stack: LiveStack, node: str, device: str, number: int) -> Itera
         delete_rules(stack, node, [device])
 
 
+@contextmanager
+def mended_with_rules(stack: LiveStack, node: str, devices: Sequence[str]) -> Iterator[None]:
+    """Block that ends with all of a node mended as a person does it: the plugin first, then the keeper's rules."""
+    try:
+        yield
+    finally:
+        renew_plugin(stack, node)
+        wait_for(
+            "the driver has forgotten the taints",
+            lambda: not any(taints(stack, node, device) for device in devices),
+            START_SECONDS,
+        )
+        delete_rules(stack, node, devices)
+
+
+def wait_rule(stack: LiveStack, node: str, device: str) -> dict[str, Any]:
+    """Rule of the keeper for a device, once it is there."""
+    (rule,) = wait_for(f"the keeper has a rule for {device}", lambda: rules_of(stack, node, device), NOTICE_SECONDS)
+    return rule
+
+
 def report_xids(stack: LiveStack, node: str, lines: Sequence[str]) -> None:
     """Simulated GPUs report XIDs, in that order: a line is GPU_INDEX XID, and GPU and compute instance if of one."""
     words = ("sh", "-c", 'printf "%s\\n" "$@" >"$0"', f"{driver_root(stack.settings)}/run/xid", *lines)

@@ -304,7 +304,8 @@ class Playground:
             assert pod["status"]["phase"] == "Pending", f"{name} is {pod['status']['phase']}, not Pending"
             for condition in pod["status"].get("conditions", []):
                 if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-                    return condition["message"]
+                    # Behind it follows, for each node once more, that evicting others would not help.
+                    return condition["message"].partition(" preemption: ")[0].rstrip(".")
             return None
 
         return wait_for(f"the scheduler refused pod {name}", reason)

@@ -4,9 +4,9 @@
     make measure STACKS="gpu-mps"         some of them
     make measure MEASURE="--modules 05"   options of this program
 
-What is done is kept in results/measure/<stack>, so that a run that was interrupted goes on where it was. The end is
-results/<gpu>-<date>.json and .html. Ends with 0 if every stack came up, passed its checks and went, 1 if not, 2 if
-there is nothing to measure, 130 after Ctrl-C.
+What is done is kept in results/measure/<stack>, each check as it ends, so that a run that was interrupted or killed
+goes on where it was: with the checks that are missing. The end is results/<gpu>-<date>.json and .html. Ends with 0 if
+every stack came up, passed its checks and went, 1 if not, 2 if there is nothing to measure, 130 after Ctrl-C.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import kr8s
 import yaml
 
 from checks.live import DRIVER, LiveStack
-from checks.measured import Gpu, Machine, Measurement, Run, StackTimes
-from checks.results import ReportError, Results
+from checks.measured import Gpu, Machine, Measurement, Run, StackTimes, missing
+from checks.results import CheckName, ReportError, Results, title_of
 from gpus.quantity import quantity_mib
 from settings import PROJECT
 from toolchain.paths import CHECKOUT
@@ -38,6 +38,7 @@ STEPS = ("up", "verify", "down")
 ALL = "all"  # the name of the part that is every check
 MEASURED = Path("results", "measure")
 INTERRUPTED = 130
+NAMED = 5  # of the checks that are missing
 POINTS = ("csv", "json")  # how module 06.5 writes its points
 
 
@@ -93,7 +94,12 @@ class Folder:
             return True
         runs = list(_read(self))
         checked = {module.number for results in runs for module in results.modules}
-        return part == ALL and bool(runs) and checked >= set(runs[0].not_checked)
+        return part == ALL and bool(runs) and checked >= set(runs[0].not_checked) and not missing(runs)
+
+    def missing(self, part: str) -> tuple[CheckName, ...]:
+        """Checks that runs of this part which did not end have left to do."""
+        left = {(name.module, name.name) for results in _read(self, f"{part}~*") for name in results.not_run or ()}
+        return tuple(name for name in missing(_read(self)) if (name.module, name.name) in left)
 
     @property
     def machine(self) -> Machine | None:
@@ -120,10 +126,21 @@ class Folder:
     def keep_gpus(self, gpus: Sequence[Gpu]) -> None:
         self._write("gpus.json", [gpu.model_dump() for gpu in gpus])
 
-    def keep_results(self, results: Path, part: str) -> None:
-        """Keep what `make verify` wrote of all checks, or of some."""
+    def unended(self, part: str) -> Path:
+        """New file for a run of checks that has not ended: what is in it stays, whatever becomes of the run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / f"verify-{part}.json").write_text(results.read_text())
+        numbers = [int(file.stem.rpartition("~")[2]) for file in self.results(f"{part}~*")]
+        return self.path / f"verify-{part}~{max(numbers, default=0) + 1}.json"
+
+    def settle(self, kept: Path, part: str) -> None:
+        """The run of that file is over: where every check has ended, it is the result of its part."""
+        if not kept.exists():
+            return
+        results = Results.read(kept, self.stack)
+        if not results.checks:
+            kept.unlink()  # it ended before its first check did, and nothing is known by it
+        elif results.whole:
+            kept.replace(self.path / f"verify-{part}.json")
 
     def keep_points(self, points: Path) -> None:
         """Keep every point of vLLM's experiment as it wrote them, where there was one."""
@@ -131,8 +148,9 @@ class Folder:
             if (points / f"points.{kind}").exists():
                 shutil.copy(points / f"points.{kind}", self.path / f"vllm.{kind}")
 
-    def results(self) -> list[Path]:
-        return sorted(self.path.glob("verify-*.json"))
+    def results(self, part: str = "*") -> list[Path]:
+        """Files of checks: of all parts, or of those whose names match the pattern."""
+        return sorted(self.path.glob(f"verify-{part}.json"))
 
     def begin(self) -> None:
         """No step is done; what was measured is kept."""
@@ -241,7 +259,9 @@ def measure_stack(folder: Folder, chosen: Selection, checkout: Path) -> list[str
         say(f"  {step}: begins at {at:%H:%M:%S} UTC")
         if step == "verify":
             folder.keep_machine(machine())
-        code = {"up": up, "verify": verify, "down": down}[step](stack, chosen, checkout)
+            code = verify(folder, chosen, checkout)
+        else:
+            code = {"up": up, "down": down}[step](stack, checkout)
         seconds = time.monotonic() - began
         say(f"  {step}: {'done' if code == 0 else f'ended with {code}'} after {duration(seconds)}")
         if code:
@@ -254,27 +274,35 @@ def measure_stack(folder: Folder, chosen: Selection, checkout: Path) -> list[str
             times = {"up": seconds} | ({} if first is None else {"first_gpu_pod": first})
             folder.keep(step, times if new else {})
         elif step == "verify":
-            written = checkout / "results" / stack / "verify.json"
-            if written.exists() and written.stat().st_mtime >= at.timestamp():
-                folder.keep_results(written, chosen.part)
-                folder.keep_points(checkout / "results" / f"{stack}-vllm")
+            folder.keep_points(checkout / "results" / f"{stack}-vllm")
         elif step == "down" and code == 0:
             folder.keep(step, {"down": seconds})
     return failed
 
 
-def up(stack: str, chosen: Selection, checkout: Path) -> int:
+def up(stack: str, checkout: Path) -> int:
     select = run(["pulumi", "stack", "select", "--create", stack], checkout)
     return select or run(["pulumi", "up", "--yes", "--skip-preview", "--stack", stack], checkout)
 
 
-def verify(stack: str, chosen: Selection, checkout: Path) -> int:
-    only = [word for module in chosen.modules for word in ("--module", module)]
-    only += [word for check in chosen.checks for word in ("--check", check)]
-    return run([sys.executable, "-m", "checks.verify", "--stack", stack, *only], checkout)
+def verify(folder: Folder, chosen: Selection, checkout: Path) -> int:
+    """Run the checks that were asked for; of those that an interrupted run began with, only what it left to do."""
+    modules, checks = chosen.modules, chosen.checks
+    if left := folder.missing(chosen.part):
+        modules = tuple(sorted({name.module for name in left}))
+        # Without the parameters of a check, which pytest's -k does not take in every case.
+        checks = tuple(dict.fromkeys(name.name.partition("[")[0] for name in left))
+        say(f"  verify: {len(left)} checks are missing, the others were kept")
+    only = [word for module in modules for word in ("--module", module)]
+    only += [word for check in checks for word in ("--check", check)]
+    kept = folder.unended(chosen.part)
+    words = [sys.executable, "-m", "checks.verify", "--stack", folder.stack, "--keep", str(kept), *only]
+    code = run(words, checkout)
+    folder.settle(kept, chosen.part)
+    return code
 
 
-def down(stack: str, chosen: Selection, checkout: Path) -> int:
+def down(stack: str, checkout: Path) -> int:
     return run(["pulumi", "destroy", "--yes", "--skip-preview", "--stack", stack], checkout)
 
 
@@ -377,14 +405,30 @@ def merge(folders: Sequence[Folder], checkout: Path) -> int:
         shutil.copy(file, copy)
     for file in (measurement.write(checkout / "results"), page, *copies):
         say(str(file.relative_to(checkout)))
+    for folder, run in ((folder, run) for folder in folders for run in runs if run.stack == folder.stack):
+        for words in left_to_do(folder, run):
+            say(f"missing: {folder.stack}: {words}")
     failed = [check for check in merged.checks if check.result == "failed"]
     stacks = ", ".join(run.stack for run in runs)
     say(f"{len(merged.checks)} checks of {stacks}, {len(failed)} failed; `rm -r {MEASURED}` starts afresh")
     return 1 if failed or not merged.complete else 0
 
 
-def _read(folder: Folder) -> Iterator[Results]:
-    return (Results.read(file, folder.stack) for file in folder.results())
+def left_to_do(folder: Folder, run: Run) -> Iterator[str]:
+    """What a stack's measurement lacks, for whoever runs it again."""
+    checked = {module.number for results in run.results for module in results.modules}
+    if never := sorted({number for results in run.results for number in results.not_checked} - checked):
+        yield f"modules {', '.join(never)} were not checked"
+    if left := run.missing:
+        names = ", ".join(f"{name.module} {title_of(name.name)}" for name in left[:NAMED])
+        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        yield f"{len(left)} checks did not run, since their run did not end: {names}{more}; the same command makes them"
+    if yet := [step for step in ("up", "down") if step not in folder.steps]:
+        yield f"pulumi {' and '.join(yet)} did not end well, so their times are not known"
+
+
+def _read(folder: Folder, part: str = "*") -> Iterator[Results]:
+    return (Results.read(file, folder.stack) for file in folder.results(part))
 
 
 if __name__ == "__main__":

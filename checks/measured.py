@@ -11,7 +11,19 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from checks.results import Check, ModuleTitle, Plot, Record, ReportError, Results, Table, Text, Words, read
+from checks.results import (
+    Check,
+    CheckName,
+    ModuleTitle,
+    Plot,
+    Record,
+    ReportError,
+    Results,
+    Table,
+    Text,
+    Words,
+    read,
+)
 from gpus import models as gpu_models
 from gpus.models import GpuModel
 
@@ -76,6 +88,14 @@ VLLM_TENANTS = Sheet(
     "vLLM beside a busy neighbour",
     ("own/neighbour's percentage", *_LOAD, *_WAITS, "of the throughput alone", "TPOT to that alone"),
 )
+VLLM_CHAT = Sheet(
+    "A chat beside a busy neighbour",
+    (
+        *("own limit", "neighbour's limit", "SMs", "repeats", "TTFT p50 ms", "TTFT p99 ms", "TTFT least", "TTFT most"),
+        *("TPOT p50 ms", "ITL p99 ms", "ITL least", "ITL most", "neighbour's tokens/s"),
+    ),
+)
+NO_MPS = "no MPS"
 VLLM_MODULE = "06.5"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -125,6 +145,11 @@ class Run(_Part):
     timeline: StackTimes
     gpus: tuple[Gpu, ...]
     results: Annotated[tuple[Results, ...], Field(min_length=1)]
+
+    @property
+    def missing(self) -> tuple[CheckName, ...]:
+        """Checks that a run which did not end was asked for, and that no other run of the stack has made."""
+        return missing(self.results)
 
 
 class Measurement(_Part):
@@ -211,7 +236,8 @@ class Measurement(_Part):
             simulated=self.simulated,
             finished=self.finished,
             seconds=sum(results.seconds for _, results in parts),
-            complete=all(results.complete for _, results in parts),
+            complete=all(results.whole or results.not_run is not None for _, results in parts)
+            and not any(run.missing for run in self.runs),
             kubernetes=", ".join(dict.fromkeys(results.kubernetes for _, results in parts)),
             containerRuntimes=_once(name for _, results in parts for name in results.container_runtimes),
             driverVersion=first.driver_version,
@@ -238,6 +264,14 @@ class Measurement(_Part):
         return read(
             cls, file, SCHEMA, writer="make measure", missing="", needed=f"schema {SCHEMA} is needed", remedy=remedy
         )
+
+
+def missing(runs: Iterable[Results]) -> tuple[CheckName, ...]:
+    """Checks that have not run in some of these runs, and have ended in none."""
+    runs = list(runs)
+    ended = {(check.module, check.name) for results in runs for check in results.checks}
+    names = dict.fromkeys((name.module, name.name) for results in runs for name in results.not_run or ())
+    return tuple(CheckName(module=module, name=name) for module, name in names if (module, name) not in ended)
 
 
 def newest(folder: Path) -> Path | None:

@@ -139,7 +139,14 @@ def claim(
 ) -> str:
     """Claim of that name for a MIG device, and others beside it, which pods can share."""
     others = [request(other, f"beside-{number}") for number, other in enumerate(beside)]
-    devices: dict[str, Any] = {"requests": [request(slice_), *others]}
+    return create_claim(playground, name, [request(slice_), *others], config)
+
+
+def create_claim(
+    playground: Playground, name: str, requests: Sequence[Mapping[str, Any]], config: Mapping[str, Any] | None = None
+) -> str:
+    """Claim of that name with these requests, which pods can share."""
+    devices: dict[str, Any] = {"requests": list(requests)}
     if config:
         devices["config"] = [config]
     document = {
@@ -183,6 +190,12 @@ class ClaimDaemon(Daemon):
         pods = self.stack.get("pods", namespace=DRIVER_NAMESPACE)
         alive = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return [name for name in alive if name.startswith(f"mps-control-daemon-{self.uid}")]
+
+    def names_made(self) -> set[str]:
+        """Names of all pods that were made for it, of which some may be gone."""
+        events = self.stack.get("events", namespace=DRIVER_NAMESPACE, field_selector="reason=SuccessfulCreate")
+        words = [event["message"].rpartition(" ")[2] for event in events]
+        return {word for word in words if word.startswith(f"mps-control-daemon-{self.uid}")}
 
     @property
     def pod(self) -> tuple[str, str]:

@@ -112,8 +112,18 @@ class ModuleTitle(Record):
     title: str
 
 
+class CheckName(Record):
+    """A check that was asked for."""
+
+    module: str
+    name: str
+
+
 class Results(Record):
-    """One run of `make verify`: `seconds` it took, and `complete` unless pytest could not run it to its end."""
+    """One run of `make verify`: `seconds` it took, and `complete` unless pytest could not run it to its end.
+
+    `not_run` are the checks that had not ended when this was written; None where nobody knows which were asked for.
+    """
 
     schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     stack: str
@@ -133,6 +143,12 @@ class Results(Record):
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...]
     faults: tuple[Fault, ...]
+    not_run: tuple[CheckName, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True if every check that was asked for has ended; also of a run that was killed after the last one."""
+        return self.complete or self.not_run == ()
 
     @model_validator(mode="after")
     def _everything_is_of_a_check(self) -> "Results":

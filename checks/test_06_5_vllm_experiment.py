@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from checks.live import LiveStack
-from checks.measured import VLLM, VLLM_SERVER, VLLM_TENANTS
+from checks.measured import NO_MPS, NOBODY, VLLM, VLLM_CHAT, VLLM_SERVER, VLLM_TENANTS
 from checks.mps import Daemon
 from checks.vllm_server import MORE_SECONDS, Job, command, python, ready_pod, remove_left_over_jobs, server_like_job
 from gpus import vllm as vllm_memory
 from gpus.mps import granted_multiprocessors
 from gpus.quantity import mps_memory, quantity_mib
-from images.loadgen.plan import PROFILES, Plan
+from images.loadgen.plan import PROFILES, WHOLE, Plan
 from images.loadgen.points import Points, Summary
 from machine.gpus import gpu_model
 from toolchain.paths import CHECKOUT
@@ -22,13 +23,16 @@ from toolchain.paths import CHECKOUT
 pytestmark = pytest.mark.gpu
 
 RESULTS = CHECKOUT / "results"
+CHAT = ("closed", 1)  # one caller, who asks again when he has his answer
 # Two servers in one pod need the machine's memory twice.
 TENANTS = 2
 
 
 def plan_of(stack: LiveStack) -> Plan:
     sweep = stack.settings.vllm.sweep
-    return PROFILES[sweep.profile].of(sweep.percentages, sweep.repeats)
+    plan = PROFILES[sweep.profile].of(sweep.percentages, sweep.repeats)
+    # NVIDIA's driver makes the GPU exclusive to one process for a claim with MPS, so nobody runs beside its server.
+    return replace(plan, time_sliced=plan.time_sliced and stack.settings.mps.mode == "daemon")
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +232,26 @@ def test_less_of_the_gpu_serves_less_at_saturation(
     )
 
 
+def chat_rows(summaries: Sequence[Summary]) -> list[list[str | float]]:
+    """Rows of `VLLM_CHAT`: one caller at a time, alone and beside a neighbour that is busy."""
+
+    def limits(one: Summary) -> tuple[str, str]:
+        if not one.mps:
+            return NO_MPS, NO_MPS
+        return f"{one.percentage} %", NOBODY if one.neighbour is None else f"{one.neighbour} %"
+
+    return [
+        [
+            *(*limits(one), one.multiprocessors, one.repeats, round(one.ttft_p50, 2)),
+            *(round(value, 2) for value in (one.ttft_p99, *one.ttft_p99_spread)),
+            *(round(value, 2) for value in (one.tpot_p50, one.itl_p99, *one.itl_p99_spread)),
+            "-" if math.isnan(one.neighbour_tokens_per_second) else round(one.neighbour_tokens_per_second, 1),
+        ]
+        for one in summaries
+        if (one.loop, one.level) == CHAT and not math.isnan(one.ttft_p50)
+    ]
+
+
 def ordered(lines: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
     """Lines sorted by x; without points that a load had no answer for."""
     kept = {name: sorted(point for point in line if not math.isnan(point[1])) for name, line in lines.items()}
@@ -246,9 +270,12 @@ def test_busy_neighbour_is_compared_with_none(
         base = without[one.percentage, one.loop, one.level]
         kept = one.tokens_per_second[0] / base.tokens_per_second[0]
         slower = one.tpot_p50 / base.tpot_p50
-        rows.append([f"{one.percentage}/{one.neighbour}", *row(one), round(kept, 3), round(slower, 3)])
+        name = f"{one.percentage}/{one.neighbour}" if one.mps else NO_MPS
+        rows.append([name, *row(one), round(kept, 3), round(slower, 3)])
         load = f"{one.loop} {one.level:g}"
-        sentences.append(f"{one.percentage}/{one.neighbour}, {load}: {kept:.0%} of the throughput, TPOT x {slower:.2f}")
+        sentences.append(f"{name}, {load}: {kept:.0%} of the throughput, TPOT x {slower:.2f}")
+        if not one.mps:
+            continue  # the plot is by the own percentage
         lines.setdefault(f"{load}, alone", []).append((one.percentage, base.tpot_p50))
         lines.setdefault(f"{load}, beside a busy one", []).append((one.percentage, one.tpot_p50))
     assert rows, "no tenants were measured; the profile has none"
@@ -258,3 +285,30 @@ def test_busy_neighbour_is_compared_with_none(
     title = "Time per output token beside a busy neighbour"
     plot(title, "own thread percentage in %", "p50 in ms", ordered(lines))
     observed("; ".join(sentences))
+
+
+def test_neighbour_of_a_chat_is_what_has_to_be_limited(
+    measured: Points, table: Callable, observed: Callable[[str], None]
+) -> None:
+    """Fails if the longest waits between its tokens are not shorter beside a batch of 90 % than beside one of 100 %."""
+    chats = {
+        (one.percentage, one.neighbour, one.mps): one
+        for one in measured.summaries()
+        if (one.loop, one.level) == CHAT and not math.isnan(one.itl_p99)
+    }
+    unlimited, limited = chats.get((WHOLE, WHOLE, True)), chats.get((WHOLE, 90, True))
+    if unlimited is None or limited is None:
+        pytest.skip("the profile has no chat beside a batch of 100 and of 90 %; `standard` has")
+    table(*VLLM_CHAT, chat_rows(list(chats.values())))
+    assert limited.itl_p99_spread[1] < unlimited.itl_p99_spread[0], (
+        f"p99 between two tokens was {limited.itl_p99:.1f} ms beside a batch of 90 %, "
+        f"{unlimited.itl_p99:.1f} without a limit"
+    )
+    observed(
+        "p99 between two tokens: "
+        + ", ".join(
+            f"{one.itl_p99:.1f} ms {'without MPS' if not mps else f'{own} % beside {other} %'}"
+            for (own, other, mps), one in chats.items()
+            if other is not None
+        )
+    )

@@ -665,7 +665,7 @@ def test_xid_taints_the_gpu_and_the_taint_outlives_the_plugin(
         pods.delete_pod("tolerates")
         wait_for("tolerates is gone", lambda: site.pod_is_gone("tolerates"), faults.START_SECONDS)
 
-        (rule,) = wait_for("the keeper has a rule", lambda: faults.rules_of(stack, node, device), faults.NOTICE_SECONDS)
+        rule = faults.wait_rule(stack, node, device)
         name = rule["metadata"]["name"]
         assert name.startswith("xid-")
         assert rule["spec"]["taint"]["effect"] == "NoSchedule"

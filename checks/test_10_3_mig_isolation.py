@@ -161,6 +161,20 @@ def skip_unless_simulated(stack: LiveStack) -> None:
         pytest.skip("an XID is put into a simulated GPU only: a real one has to break")
 
 
+def taint(xid: int) -> dict[str, str]:
+    """Taint for an XID, of the driver's and of the keeper's rule alike."""
+    return {"key": faults.XID_KEY, "value": str(xid), "effect": "NoSchedule"}
+
+
+def taint_of(rule: dict[str, Any]) -> dict[str, str]:
+    """Taint of a rule, without the time that Kubernetes sets."""
+    return without_time(rule["spec"]["taint"])
+
+
+def without_time(published: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in published.items() if key != "timeAdded"}
+
+
 def tainted(stack: LiveStack, node: str) -> set[str]:
     """Devices of a node that the driver has tainted."""
     return {device for where, device in stack.devices() if where == node and faults.taints(stack, node, device)}
@@ -176,19 +190,21 @@ def test_fault_of_one_gpu_instance_taints_that_mig_device_only(
     skip_unless_simulated(stack)
     left, right = pair(stack)
     instance, compute = gpu_instance(stack, left)
-    with faults.mended(stack, left.node, [slice_.device_name for slice_ in pair(stack)]):
+    with faults.mended_with_rules(stack, left.node, [slice_.device_name for slice_ in pair(stack)]):
         began = time.monotonic()
         faults.report_xids(stack, left.node, [f"{left.gpu} {CONTAINED} {instance} {compute}"])
         wait_for("the driver taints a MIG device", lambda: tainted(stack, left.node), TAINT_SECONDS)
         seconds = time.monotonic() - began
         assert tainted(stack, left.node) == {left.device_name}
-        (taint,) = faults.taints(stack, left.node, left.device_name)
-        assert (taint["key"], taint["value"], taint["effect"]) == (faults.XID_KEY, str(CONTAINED), "NoSchedule")
+        (published,) = faults.taints(stack, left.node, left.device_name)
+        assert without_time(published) == taint(CONTAINED)
         waiting = mig.client(playground, mig.claim(playground, "left", left), *mig.HOLD)
         reason = playground.wait_unschedulable(waiting.name)
         assert "cannot allocate all claims" in reason
         running = mig.client(playground, mig.claim(playground, "right", right), *mig.HOLD)
         running.wait_line("holding")
+        assert taint_of(faults.wait_rule(stack, left.node, left.device_name)) == taint(CONTAINED)
+        assert not faults.rules_of(stack, right.node, right.device_name)
     waiting.wait_line("holding")
     observed(f"XID {CONTAINED} of GPU instance {instance}: {left.device_name} tainted after {seconds:.1f} s; {reason}")
 
@@ -205,22 +221,74 @@ def test_fault_of_a_partitioned_gpu_taints_nothing(stack: LiveStack, observed: C
     left = slices[0]
     instance, compute = gpu_instance(stack, left)
     whole = [(node.node, f"gpu-{index}") for node in stack.settings.gpu_nodes for index in node.whole_gpus]
-    with faults.mended(stack, left.node, [slice_.device_name for slice_ in slices]):
+    with faults.mended_with_rules(stack, left.node, [slice_.device_name for slice_ in slices]):
         lines = [f"{left.gpu} {FELL_OFF}", f"{left.gpu} {CONTAINED} {instance} {compute}"]
         faults.report_xids(stack, left.node, lines)
         wait_for("the driver taints for the second XID", lambda: tainted(stack, left.node), TAINT_SECONDS)
         assert tainted(stack, left.node) == {left.device_name}
-        (taint,) = faults.taints(stack, left.node, left.device_name)
-        assert taint["value"] == str(CONTAINED)
+        (published,) = faults.taints(stack, left.node, left.device_name)
+        assert published["value"] == str(CONTAINED)
+        for slice_ in slices:
+            faults.wait_rule(stack, slice_.node, slice_.device_name)
     seen = f"XID {FELL_OFF} of GPU {left.gpu}, which MIG divides: no taint"
     if whole:
         node, device = whole[0]
-        with faults.mended(stack, node, [device]):
+        with faults.mended_with_rules(stack, node, [device]):
             faults.report_xids(stack, node, [f"{device.removeprefix('gpu-')} {FELL_OFF}"])
             wait_for("the driver taints a whole GPU", lambda: tainted(stack, node), TAINT_SECONDS)
             assert tainted(stack, node) == {device}
+            faults.wait_rule(stack, node, device)
         seen += f"; of {node} {device}, which is whole: tainted"
     observed(seen)
+
+
+def test_keeper_taints_every_mig_device_of_a_gpu_that_failed(
+    playground: Playground, observed: Callable[[str], None]
+) -> None:
+    """Fails if XID 79 of a divided GPU has no rule of the keeper for one of its MIG devices, or one for another device;
+    a new claim gets one of them, a pod on one ends, or a rule goes with the plugin and not with the person's command.
+    """
+    stack = playground.stack
+    skip_unless_simulated(stack)
+    slices = pair(stack)
+    left, right = slices
+    of_gpu = [one for one in stack.settings.all_mig_slices if (one.node, one.gpu) == (left.node, left.gpu)]
+    names = [slice_.device_name for slice_ in of_gpu]
+    ready = mig.client(playground, mig.claim(playground, "ready", right), *mig.HOLD)
+    holding = ready.wait_line("holding")
+    with faults.mended_with_rules(stack, left.node, names):
+        began = time.monotonic()
+        faults.report_xids(stack, left.node, [f"{left.gpu} {FELL_OFF}"])
+        rules = {name: faults.wait_rule(stack, left.node, name) for name in names}
+        seconds = time.monotonic() - began
+        assert not tainted(stack, left.node), "the driver taints by itself: its defect is mended"
+        assert {name: rule["metadata"]["name"] for name, rule in rules.items()} == {
+            name: f"xid-{left.node}-{name}" for name in names
+        }
+        assert [taint_of(rule) for rule in rules.values()] == [taint(FELL_OFF)] * len(names)
+        assert {rule["metadata"]["name"] for rule in stack.get(faults.RULES)} == {
+            rule["metadata"]["name"] for rule in rules.values()
+        }
+        assert_untouched(ready, holding)
+        waiting = mig.client(playground, mig.claim(playground, "left", left), *mig.HOLD)
+        reason = playground.wait_unschedulable(waiting.name)
+        assert "cannot allocate all claims" in reason
+        # Only the rule keeps it off: one that tolerates it gets the MIG device.
+        tolerating = mig.request(left)
+        tolerating["exactly"]["tolerations"] = [{"key": faults.XID_KEY, "operator": "Exists", "effect": "NoSchedule"}]
+        mig.create_claim(playground, "tolerates", [tolerating])
+        looking = mig.client(playground, "tolerates", *mig.HOLD)
+        assert looking.wait_line("holding")["total_mib"] == left.profile.memory_mib
+        looking.remove()
+        faults.renew_plugin(stack, left.node)
+        assert all(faults.rules_of(stack, left.node, name) for name in names)
+        playground.wait_unschedulable(waiting.name)
+    waiting.wait_line("holding")
+    assert_untouched(ready, holding)
+    observed(
+        f"XID {FELL_OFF} of GPU {left.gpu}: the driver taints none, the keeper {len(names)} after {seconds:.1f} s: "
+        f"{', '.join(rule['metadata']['name'] for rule in rules.values())}; {reason}"
+    )
 
 
 def test_rules_of_a_person_keep_claims_from_a_partitioned_gpu(

@@ -1,5 +1,6 @@
 """Checks of module 10.6: MIG devices that NVIDIA's driver makes when a claim has them, and destroys afterwards."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from checks import dynamic_mig, faults, mig
 from checks.dynamic_mig import Gpu, of_gpu, profile_cel, request, run, start
 from checks.live import LiveStack, Playground, wait_for
 from gpus.mig import smallest_profile
+from gpus.mps import context_mib
 from gpus.quantity import quantity_mib
 
 # As NVIDIA's own tests ask of MIG devices that are not there yet: those of module 10.1's, and no UUID.
@@ -27,6 +29,14 @@ PARTITIONS, MEMORY_SLICES, MOST = 25, 8, 7
 LARGEST_MIB = 81152
 ADMIN = {"resource.kubernetes.io/admin-access": "true", "pod-security.kubernetes.io/enforce": "restricted"}
 NO_ROOM = "cannot allocate all claims"
+# What NVIDIA's driver says where NVML has no room for a GPU instance.
+NOT_MADE = "error creating GPU instance"
+# A daemon of MPS in a pod runs as root, without any capability.
+BASELINE = {"pod-security.kubernetes.io/enforce": "baseline"}
+THREE_SMS, OWN_SMS, OWN_MIB = 60, 30, 4096
+# Two of these fit into a MIG device of half an H100, and three do not: its memory is the bound.
+SHARE = "16Gi"
+SHARE_OF_THE_REST = {"multiprocessors": "20", "copyEngines": "1", "decoders": "1", "jpegEngines": "1"}
 NO_PARENT = "could not get device handle by UUID"
 
 
@@ -298,12 +308,119 @@ def test_mps_is_refused_and_its_pod_has_to_be_deleted_by_force(
     log = ("sh", "-c", 'journalctl -u kubelet --no-pager | grep "$1" | grep "$2" || [ $? = 1 ]', "sh", uid, NO_PARENT)
     wait_for("the kubelet says why the pod stays", lambda: stack.in_node(gpu.node, *log), dynamic_mig.GONE_SECONDS)
     assert "deletionTimestamp" in playground.pod(pod)["metadata"]
-    stack.kubectl("delete", "pod", "-n", playground.namespace, pod, "--force", "--grace-period=0")
-    wait_for("the claim is let go of", lambda: not stack.allocations(playground.namespace))
+    let_go_by_force(playground, pod)
     again = run(playground, "again", request(profile_cel(SMALL), of_gpu(gpu)))
     assert list(gpu.made()) == again.uuids
     words = refusal[refusal.rindex('"MPS"') :]
     observed(f"{words}; the kubelet: {NO_PARENT}; with the pod deleted by force, another one has such a part")
+
+
+def test_partition_that_could_not_be_made_is_not_made_later_for_that_pod(
+    playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
+) -> None:
+    """Fails if the pod runs although somebody has its place, does not say why not, or runs once the place is free: then
+    the driver is mended; or if another one does not run there.
+
+    The same defect of NVIDIA's driver v0.5.0: it cannot take back what it has begun, and so does not begin again.
+    """
+    gpu = gpus[0]
+    gpu.make(FOUR)  # as an administrator does, of whom the scheduler knows nothing
+    (foreign,) = gpu.made()
+    pod = start(playground, "waits", request(profile_cel(FOUR), of_gpu(gpu)))
+    refusal = mig.wait_event(playground, pod, NOT_MADE)
+    assert list(gpu.made()) == [foreign]
+    gpu.unmake()
+    before = refusals(playground, pod)
+    wait_for("the kubelet has asked twice again", lambda: refusals(playground, pod) > before + 1)
+    assert playground.pod(pod)["status"]["phase"] == "Pending" and not gpu.made()
+    let_go_by_force(playground, pod)
+    again = run(playground, "again", request(profile_cel(FOUR), of_gpu(gpu)))
+    assert list(gpu.made().values()) == [FOUR] and list(gpu.made()) == again.uuids != [foreign]
+    observed(
+        f"{refusal[refusal.rindex(NOT_MADE) :]}; with its place free: {NO_PARENT}; "
+        f"with the pod deleted by force, another one has {again.device}"
+    )
+
+
+def refusals(playground: Playground, pod: str) -> int:
+    """Number of times that the kubelet told of a claim which NVIDIA's driver could not take back."""
+    field = f"involvedObject.name={pod}"
+    found = playground.stack.get("events", namespace=playground.namespace, field_selector=field)
+    return sum(event.get("count") or 1 for event in found if NO_PARENT in (event.get("message") or ""))
+
+
+def let_go_by_force(playground: Playground, pod: str) -> None:
+    """Delete a pod whose claim NVIDIA's driver cannot let go of; returns once the API has."""
+    playground.stack.kubectl("delete", "pod", "-n", playground.namespace, pod, "--force", "--grace-period=0")
+    wait_for("the claim is let go of", lambda: not playground.stack.allocations(playground.namespace))
+
+
+def test_pod_brings_its_own_mps_to_a_partition(
+    stack: LiveStack, tenant_away: None, gpus: list[Gpu], observed: Callable[[str], None]
+) -> None:
+    """Fails if its clients have other SMs than half of their MIG device, more memory than the limit, or no client shows
+    in the daemon.
+    """
+    with stack.playground(BASELINE) as playground:
+        image = "localhost/dra-workshop/mps-daemon:v1"
+        (pod,) = playground.create(
+            "10.6-dynamic-mig/own-mps", **{image: stack.settings.images.get("mps-daemon") or image}
+        )
+        playground.wait_running(pod)
+        (device,) = playground.allocated(pod)
+        assert (device["profile"], device["multiprocessors"]) == (THREE, str(THREE_SMS))
+        inside = ("gpu-probe", "info", "--context")
+        for container in ("probe", "second"):
+            lines = [json.loads(line) for line in mig.in_pod(playground, pod, *inside, container=container)]
+            (context,) = [line for line in lines if "sms" in line]
+            assert context["sms"] == OWN_SMS
+            assert context["free_mib"] == OWN_MIB - context_mib(OWN_SMS)
+        status = json.loads("".join(mig.in_pod(playground, pod, "mps-daemon", "status", container="mps-daemon")))
+        (server,) = status["servers"]
+        assert server["clients"]
+    dynamic_mig.wait_nothing_made(stack)
+    of_all = f"{OWN_SMS} of {THREE_SMS} SMs, {context['free_mib']} of {device['memory']} free"
+    observed(f"{device['device']}: two clients, each with {of_all}")
+
+
+def test_claims_share_a_partition_until_the_last_one_has_gone(
+    playground: Playground, gpus: list[Gpu], observed: Callable[[str], None]
+) -> None:
+    """Fails if two claims that fit have two parts, a third that does not fit has the same, or the part goes before its
+    last claim; or if claims that request memory alone share one: then the driver is mended.
+
+    NVIDIA's driver v0.5.0 has a policy for requests of memory only. Of every other capacity a claim that requests none
+    consumes all there is, so nobody has the part beside it.
+    """
+    stack, gpu = playground.stack, gpus[0]
+    if stack.settings.consumable_shares != "memory":
+        pytest.skip("driver.consumableShares is not memory, so each claim has a part of its own")
+    alone, beside = (run(playground, name, share(gpu, SHARE)) for name in ("alone", "beside"))
+    assert alone.device != beside.device
+    alone.remove()
+    beside.remove()
+    dynamic_mig.wait_nothing_made(stack)
+    wanted = share(gpu, SHARE, **SHARE_OF_THE_REST)
+    first, second, third = (run(playground, name, wanted) for name in ("first", "second", "third"))
+    assert first.device == second.device != third.device
+    assert first.uuids == second.uuids != third.uuids
+    shared, last, devices = first.uuids, third.uuids, (first.device, third.device)
+    assert sorted(gpu.made()) == sorted(shared + last)
+    first.remove()
+    assert second.uuids == shared and sorted(gpu.made()) == sorted(shared + last)
+    second.remove()
+    wait_for("it is destroyed", lambda: list(gpu.made()) == last, dynamic_mig.GONE_SECONDS)
+    observed(
+        f"two claims of {SHARE} and a part of all else on {devices[0]}, a third on {devices[1]}; the part is destroyed "
+        "after its last claim. Claims of memory alone have one each"
+    )
+
+
+def share(gpu: Gpu, memory: str, **more: str) -> dict[str, Any]:
+    """Request for a part of a MIG device of half a GPU."""
+    wanted = request(profile_cel(THREE), of_gpu(gpu))
+    wanted["exactly"]["capacity"] = {"requests": {"memory": memory, **more}}
+    return wanted
 
 
 def test_time_slicing_is_accepted_and_changes_nothing(

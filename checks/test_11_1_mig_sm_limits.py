@@ -77,17 +77,19 @@ def test_client_asks_for_less(unlimited: list[mig.Shared], observed: Callable[[s
 
 
 def test_curve_is_that_of_the_rule(
-    unlimited: list[mig.Shared], table: Callable[..., None], observed: Callable[[str], None]
+    unlimited: list[mig.Shared], plot: Callable[..., None], observed: Callable[[str], None]
 ) -> None:
     """Fails if at one of 12 percentages on one of the profiles the SMs are not the rule's."""
-    rows = []
+    curves: dict[str, list[int]] = {}
     for one in unlimited:
+        curve = curves.setdefault(one.slice_.profile.name, [])
         for percentage in CURVE:
             sms = one.context(percentage=percentage)["sms"]
             assert sms == expected(one.slice_, percentage), f"{one.slice_.device_name} at {percentage} %"
-            rows.append((one.slice_.profile.name, percentage, sms))
-    table("SMs that a client of a MIG device is granted", ("profile", "percentage", "SMs"), rows)
-    observed(f"{len(rows)} of {len(rows)} as the rule says, at {len(CURVE)} percentages")
+            curve.append(sms)
+    lines = {profile: list(zip(CURVE, curve, strict=True)) for profile, curve in curves.items()}
+    plot("SMs that a client of a MIG device is granted", "thread percentage in %", "SMs", lines)
+    observed(f"{len(CURVE) * len(curves)} as the rule says, at {len(CURVE)} percentages of {', '.join(curves)}")
 
 
 def test_client_can_only_lower_what_the_claim_gives(shared: list[mig.Shared], observed: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """Checks of module 11.3: several MIG devices in one pod, with and without MPS.
 
-How many devices CUDA sees without MPS follows what NVIDIA documents of driver R570 and later; it was not measured.
+How many devices CUDA sees without MPS follows what NVIDIA documents of driver R570 and later; it was not measured. A
+client of two daemons cannot choose between their pipes here: NVIDIA's driver mounts that of every claim at one place.
 """
 
 import json

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from rich.markup import escape
 
 from checks import leftovers
 from checks.live import LiveStack, NotThisStack
-from checks.results import Check, Fault, ModuleTitle, Plot, Results, Table, check_of
+from checks.results import Check, CheckName, Fault, ModuleTitle, Plot, Results, Table, check_of
 from settings import Settings, catalog
 from toolchain import versions
 from toolchain.paths import CHECKOUT, SOURCE_FILE
@@ -50,9 +51,20 @@ class Recorder:
         self.plots: list[Plot] = []
         self.faults: list[Fault] = []
         self.chosen = 0
+        self._names: list[CheckName] | None = None
+
+    @property
+    def not_run(self) -> tuple[CheckName, ...] | None:
+        """The checks that have not ended; None before it is known which there are."""
+        if self._names is None:
+            return None
+        ended = {(check.module, check.name) for check in self.checks}
+        return tuple(name for name in self._names if (name.module, name.name) not in ended)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.chosen = len(session.items)
+        names = (check_of(item.nodeid) for item in session.items)
+        self._names = [CheckName(module=module, name=name) for module, name in names]
         self.console.print(f"{self.chosen} checks")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -113,6 +125,7 @@ def main() -> int:
         help="only checks whose name has one of these words, or fits them with and, or, not and parentheses as in -k "
         "of pytest; more than once: or",
     )
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="write verify.json there too, after each check")
     chosen = parser.parse_args()
     # Of this moment: pytest's log takes the place of sys.stdout below, and progress is for a person.
     console = Console(file=sys.stdout, highlight=False)
@@ -166,8 +179,10 @@ def main() -> int:
             tables=tuple(recorder.tables),
             plots=tuple(recorder.plots),
             faults=tuple(recorder.faults),
+            notRun=recorder.not_run,
         )
-        results_so_far.write(results / "verify.json")
+        for file in filter(None, (results / "verify.json", chosen.keep)):
+            results_so_far.write(file)
         return results_so_far
 
     # Checks run one at a time and in their order.
@@ -272,7 +287,7 @@ def _about(live: LiveStack, numbers: Sequence[str]) -> dict[str, Any]:
         "containerRuntimes": tuple(sorted(runtimes)),
         "driverVersion": live.settings.driver.version,
         "substitutions": _substitutions(live.settings),
-        "gpus": tuple(live.outputs.get("gpus", ())),
+        "gpus": (*live.outputs.get("gpus", ()), *live.outputs.get("migDevices", ())),
         "modules": tuple(ModuleTitle(number=number, title=catalog.MODULES[number].title) for number in numbers),
         "notChecked": tuple(number for number in live.settings.modules if number not in numbers),
     }

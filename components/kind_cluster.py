@@ -38,10 +38,19 @@ class KindOptions:
     workers: int
     gpu_nodes: Sequence[str]
     node_image: str
+    pods_anywhere: bool = False
+    """True where pods of the workshop may run on a control plane beside workers, in spite of its taint."""
     mounts: Sequence[Mount] = ()
     """Folders of the host for the GPU nodes."""
     hidden_devices: Sequence[str] = ()
     """Device files of the host that the GPU nodes must not have: Docker gives a privileged container all of them."""
+
+    @property
+    def image_nodes(self) -> Sequence[str]:
+        """Names of the nodes that get the workshop's images."""
+        control_plane = f"{self.name}-control-plane"
+        beside = self.pods_anywhere and control_plane not in self.gpu_nodes
+        return [control_plane, *self.gpu_nodes] if beside else self.gpu_nodes
 
 
 class KindCluster(Cluster):
@@ -107,7 +116,7 @@ class KindCluster(Cluster):
         if load_images:
             loaded = local.Command(
                 f"{name}-images",
-                create=_load_command(cluster_name, load_images),
+                create=_load_command(cluster_name, options.image_nodes, load_images),
                 triggers=[incarnation],
                 # A dozen lines a node, and none that a person needs; a failure shows them all the same.
                 logging=local.Logging.NONE,
@@ -123,8 +132,10 @@ class KindCluster(Cluster):
         return options
 
 
-def _load_command(cluster_name: str, refs: Sequence[str]) -> str:
-    """Load images into every node, ours also under the plain tag v1 that the manifests name for `kubectl apply`.
+def _load_command(cluster_name: str, nodes: Sequence[str], refs: Sequence[str]) -> str:
+    """Load images into nodes, ours also under the plain tag v1 that the manifests name for `kubectl apply`.
+
+    Not into those that do not need them: all nodes unpack on the same cores.
 
     `kind load docker-image` saves without a platform. From Docker's containerd store that is the whole index of an
     image of several platforms, of which only this one's content is there, and the node's containerd refuses it
@@ -132,18 +143,16 @@ def _load_command(cluster_name: str, refs: Sequence[str]) -> str:
     """
     names = " ".join(refs)
     save = f'docker save --platform {PLATFORM} -o "$archive" {names} 2>/dev/null || docker save -o "$archive" {names}'
-    load = f'kind load image-archive --name {cluster_name} "$archive"'
+    load = f'kind load image-archive --name {cluster_name} --nodes {",".join(nodes)} "$archive"'
     command = f"archive=$(mktemp) && trap 'rm -f \"$archive\"' EXIT && {{ {save}; }} && {load}"
     tags = " && ".join(
-        f"docker exec $node ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1"
+        f"ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1"
         for ref in refs
         if ref.startswith(LOCAL)
     )
-    return (
-        f"{command} && for node in $(kind get nodes --name {cluster_name}); do {tags} || exit 1; done"
-        if tags
-        else command
-    )
+    if not tags:
+        return command
+    return f"{command} && for node in {' '.join(nodes)}; do docker exec $node sh -c '{tags}' || exit 1; done"
 
 
 def kind_config(

@@ -20,6 +20,8 @@ LIMITS_ANNOTATION = "dra-workshop/mps-limits"
 # Every program that has the GPU comes after these words. The policy of module 05 asks for them.
 WAIT_FOLDER = "/run/dra-workshop/wait"
 WAIT_FIRST = (f"{WAIT_FOLDER}/mps-daemon", "wait", "--")
+# Limits that the wait has to see announced, as `limits_name` has them: images/mps-daemon/src/ready.go reads it.
+WANTED_VARIABLE = "MPS_DAEMON_LIMITS"
 LEVEL_LABEL = "pod-security.kubernetes.io/enforce"
 
 
@@ -31,6 +33,11 @@ class NodeDaemon:
     gpus_digest: str | None
     ready: Sequence[Resource] = ()
     """Resources that must exist before a client does."""
+    limits_name: str = ""
+    """Limits that each client waits for, as the daemon announces them; empty where it waits for a daemon only.
+
+    With them a client may be made while they are being set in the daemons: none of its programs starts before.
+    """
 
     def admit(self, namespace: Document) -> None:
         """Let the namespace have clients: the pipe is a folder of the node, which no stricter level lets a pod mount.
@@ -45,7 +52,7 @@ class NodeDaemon:
         Other GPUs restart the daemon, which ends its clients: new pods wait for the next one.
         """
         annotate_gpus(deployment, self.gpus_digest)
-        add_to_pod(pod_of(deployment), self.image)
+        add_to_pod(pod_of(deployment), self.image, self.limits_name)
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,10 @@ def limit(pod: dict[str, Any], percentage: str, memory: Input[str]) -> None:
         )
 
 
-def add_to_pod(pod: dict[str, Any], image: str) -> None:
+def add_to_pod(pod: dict[str, Any], image: str, limits_name: str = "") -> None:
     """Give a pod what makes it a client of the node's daemon, of `image`; mps-client.yaml says why.
+
+    `limits_name` are the limits that it waits for, empty for any.
 
     Every container that has the GPU waits for the daemon itself, however it comes to start. Raises `ValueError` where
     one leaves its program to the image, which then could not be started by the wait.
@@ -146,6 +155,7 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
     (template,) = manifest("mps-client.yaml")
     model = pod_of(template)
     (client,), (install,) = model["containers"], model["initContainers"]
+    wanted = [{"name": WANTED_VARIABLE, "value": limits_name}] if limits_name else []
     for container in client_containers(pod):
         if not container.get("command"):
             raise ValueError(
@@ -153,13 +163,18 @@ def add_to_pod(pod: dict[str, Any], image: str) -> None:
                 "when the daemon is ready; add the image's entrypoint as command"
             )
         container["command"] = [*client["command"], *container["command"]]
-        container["env"] = [*copied(client["env"]), *container.get("env", [])]
+        container["env"] = [*copied(client["env"]), *copied(wanted), *container.get("env", [])]
         container["volumeMounts"] = [*container.get("volumeMounts", []), *copied(client["volumeMounts"])]
     install["image"] = image
     # Of the pod's own user: the policy lets no client be root.
     install["securityContext"] = copied(pod["containers"][0].get("securityContext", install["securityContext"]))
     pod["initContainers"] = [install, *pod.get("initContainers", [])]
     pod["volumes"] = [*pod.get("volumes", []), *model["volumes"]]
+
+
+def limits_name(percentage: str, memory: str) -> str:
+    """Name of limits as MPS writes them, by which the daemon announces them and clients wait for them."""
+    return f"{percentage}/{memory}"
 
 
 def client_containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pulumi_command import local
 
 from components.claims import request_least_memory
 from components.manifests import by_kind, manifest
-from components.mps_clients import MpsByDaemon, NodeDaemon
+from components.mps_clients import MpsByDaemon, NodeDaemon, limits_name
 from components.objects import register
 from components.pods import annotate_gpus, set_image
 from components.site import Site
@@ -83,11 +83,19 @@ class MpsDaemon(pulumi.ComponentResource):
             opts=ResourceOptions(parent=self, depends_on=[daemon_set], deleted_with=site.inside(self).deleted_with),
         )
         self.ready: list[Resource] = [applied]
-        """Resources that must exist before a client does."""
+        """Resources that exist once the daemons have their limits."""
+        # Where all clients have the daemon's limits, each waits itself until they are set, and starts meanwhile. Those
+        # with limits of their own would all start again when the limits of one change.
+        all_alike = options.most_memory is None
         self.clients = MpsByDaemon(
             limits=options.limits,
             classes=options.classes,
-            daemon=NodeDaemon(site.images["mps-daemon"], site.gpus_digest, self.ready),
+            daemon=NodeDaemon(
+                site.images["mps-daemon"],
+                site.gpus_digest,
+                [config, daemon_set] if all_alike else self.ready,
+                limits_name(percentage, memory) if all_alike else "",
+            ),
             clients_carry_limits=options.most_memory is not None,
             claimed_memory=options.claimed_memory,
         )

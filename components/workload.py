@@ -1,11 +1,13 @@
 """Workloads that use GPUs, from the plain YAML in `manifests/`."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import pulumi
 from pulumi import Input, Resource, ResourceOptions
+from pulumi_command import local
 
 from components.claims import CLAIM_KINDS, MigDevice, select_gpu, select_mig_device
 from components.manifests import Document, copied
@@ -13,6 +15,7 @@ from components.objects import register
 from components.pods import annotate_gpus, pod_of, set_image, set_node, tolerate
 from components.sharing import Sharing, shared
 from components.site import Site
+from toolchain.paths import CHECKOUT
 
 # Kinds that a workload is made of, in their order.
 ORDER = {"Namespace": 0, **dict.fromkeys(CLAIM_KINDS, 1), "Deployment": 2}
@@ -89,6 +92,35 @@ class Workload(pulumi.ComponentResource):
             needed = self.claims if _waits(document) else _claims_of(document)
             options.replace_with = [self.claims[claim] for claim in needed]
         self.objects.append(register(document, resource_name, options))
+        recreated = kind == "Deployment" and document["spec"].get("strategy", {}).get("type") == "Recreate"
+        if recreated and not _waits(document):
+            self.objects.append(self._rolled_out(document, resource_name, self.objects[-1]))
+
+    def _rolled_out(self, document: Document, name: str, deployment: Resource) -> Resource:
+        """Wait for a Deployment's new pods; the provider's own ends when the old ones are gone.
+
+        What comes later waits for it: where all users of a claim are gone at once, Kubernetes takes its device away,
+        and the scheduler lets pods that meet that wait for ten seconds and more (measured).
+        """
+        cluster, revision = self._site.cluster, pulumi.Output.json_dumps(document["spec"])
+        return local.Command(
+            f"{name}-rollout",
+            create="python -m components.commands.rollout",
+            update="python -m components.commands.rollout",
+            dir=str(CHECKOUT),
+            environment={
+                "KUBECONFIG": str(cluster.kubeconfig_file),
+                "KUBE_CONTEXT": cluster.context,
+                "NAMESPACE": document["metadata"]["namespace"],
+                "DEPLOYMENT": document["metadata"]["name"],
+                "REVISION": revision.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]),
+                "WAIT_SECONDS": str(self._site.timeout_seconds),
+            },
+            logging=local.Logging.STDERR,
+            opts=ResourceOptions(
+                parent=self, depends_on=[deployment], deleted_with=self._site.inside(self).deleted_with
+            ),
+        )
 
 
 def placed(document: Document, site: Site, gpu: Input[str] | MigDevice | None, sharing: Sharing | None) -> Document:

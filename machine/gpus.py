@@ -1,7 +1,8 @@
 """GPUs of this machine as nvidia-smi reports them, and which of them a stack may use."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from gpus.models import GpuModel, model_of
@@ -12,6 +13,11 @@ from settings.catalog import Module
 
 # Exit code of nvidia-smi for "infoROM is corrupted" (its manual page, RETURN VALUE); it answers the query all the same.
 INFO_ROM_EXIT = 14
+# Folder of the device files that let a program use a MIG device.
+CAPABILITY_DEVICES = "/dev/nvidia-caps"
+# Lines of `nvidia-smi -L`, and of `nvidia-smi mig -lgi`: GPU, profile, its ID, the instance's ID, START:SIZE.
+GPU_LINE, MIG_LINE = re.compile(r"^GPU (\d+): "), re.compile(r"^\s+MIG (\S+)\s+Device\s+\d+: ")
+INSTANCE_LINE = re.compile(r"^\|\s+(\d+)\s+MIG (\S+)\s+\d+\s+\d+\s+(\d+):\d+\s+\|$")
 # Fields of `nvidia-smi --query-gpu`; `nvidia-smi --help-query-gpu` describes them.
 FIELDS = (
     *("index", "uuid", "name", "memory.total"),
@@ -39,6 +45,8 @@ class HostGpu:
     persistence_mode: str
     mig_mode: str
     minor: int | None
+    mig_instances: tuple[str, ...] = ()
+    """GPU instances, PROFILE@START, or PROFILE where nobody may list their places."""
 
     @property
     def has_mig(self) -> bool:
@@ -64,6 +72,8 @@ class HostGpus:
     warnings: tuple[str, ...] = ()
     error: str = ""
     """Reason why nvidia-smi reported no GPU; empty where it did."""
+    has_capability_devices: bool = False
+    """Whether the machine has the folder of the device files of MIG devices."""
 
     @property
     def chosen(self) -> tuple[HostGpu, ...]:
@@ -93,9 +103,20 @@ class HostGpus:
     @property
     def mounts(self) -> tuple[Mount, ...]:
         """Mounts that give a Kind node the driver and the chosen GPUs."""
+        mounts = self.driver.mounts
         if self.driver.toolkit and self.devices:
-            return tuple(Mount("/dev/null", f"{nvidia_driver.TOOLKIT_DEVICES}/{gpu.uuid}") for gpu in self.chosen)
-        return self.driver.mounts
+            mounts = tuple(Mount("/dev/null", f"{nvidia_driver.TOOLKIT_DEVICES}/{gpu.uuid}") for gpu in self.chosen)
+        return (*mounts, *self.capability_mounts)
+
+    @property
+    def capability_mounts(self) -> tuple[Mount, ...]:
+        """Mount of the folder of device files of MIG devices, if a chosen GPU is divided.
+
+        Docker copies the files that are there when the node is made; a mount shows those as well that come later. What
+        belongs to them in /proc/driver/nvidia is the same for every container, and runc would mount nothing there.
+        """
+        divided = self.has_capability_devices and any(gpu.has_mig for gpu in self.chosen)
+        return (Mount(CAPABILITY_DEVICES, CAPABILITY_DEVICES),) if divided else ()
 
     def require(self) -> None:
         """Check before nodes are created, which get the driver and the chosen GPUs only.
@@ -146,17 +167,46 @@ def discover(
         return HostGpus(driver, (), devices, error="nvidia-smi was not found")
     query = (str(program.path), f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
     folders = ":".join([*map(str, driver.library_folders), *filter(None, [machine.library_path])])
-    code, out, err = machine.run(query, {"LD_LIBRARY_PATH": folders} if folders else {})
+    env = {"LD_LIBRARY_PATH": folders} if folders else {}
+    code, out, err = machine.run(query, env)
     rows = [[cell.strip() for cell in line.split(", ")] for line in out.splitlines()]
     gpus = tuple(_gpu(row, machine) for row in rows if len(row) == len(FIELDS) and row[0].isdigit())
     messages = [
         line for line in (*out.splitlines(), *err.splitlines()) if line.strip() and line.count(", ") < len(FIELDS) - 1
     ]
-    if code == INFO_ROM_EXIT:
-        return HostGpus(driver, gpus, devices, tuple(messages) or ("infoROM is corrupted",))
-    if code or not gpus:
+    if code not in (0, INFO_ROM_EXIT) or (code == 0 and not gpus):
         return HostGpus(driver, (), devices, error=f"exit {code}: {' '.join(messages) or 'no GPU'}")
-    return HostGpus(driver, gpus, devices, tuple(messages))
+    if code == INFO_ROM_EXIT and not messages:
+        messages = ["infoROM is corrupted"]
+    if any(gpu.has_mig for gpu in gpus):
+        listed, placed = (machine.run((str(program.path), *words), env)[1] for words in (("-L",), ("mig", "-lgi")))
+        found = mig_instances(listed, placed)
+        gpus = tuple(replace(gpu, mig_instances=found.get(gpu.index, ())) for gpu in gpus)
+    has_devices = machine.at(CAPABILITY_DEVICES).is_dir()
+    return HostGpus(driver, gpus, devices, tuple(messages), has_capability_devices=has_devices)
+
+
+def mig_instances(listed: str, placed: str) -> dict[int, tuple[str, ...]]:
+    """GPU instances by the index of their GPU, from what `nvidia-smi -L` and `nvidia-smi mig -lgi` print.
+
+    The latter, which needs root on some machines, has places and also instances without a compute instance.
+    """
+    instances: dict[int, list[str]] = {}
+    for line in placed.splitlines():
+        if row := INSTANCE_LINE.match(line):
+            instances.setdefault(int(row[1]), []).append(f"{row[2]}@{row[3]}")
+    names: dict[int, list[str]] = {}
+    index = -1
+    for line in listed.splitlines():
+        if gpu := GPU_LINE.match(line):
+            index = int(gpu[1])
+        elif device := MIG_LINE.match(line):
+            names.setdefault(index, []).append(device[1])
+    for gpu_index, profiles in names.items():
+        # Several compute instances of one GPU instance are as many lines here, and one there.
+        if gpu_index not in instances:
+            instances[gpu_index] = [profile.partition("c.")[2] or profile for profile in profiles]
+    return {gpu_index: tuple(sorted(found)) for gpu_index, found in instances.items()}
 
 
 def _gpu(row: Sequence[str], machine: Machine) -> HostGpu:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from machine import host_mig
 from machine.findings import Finding
 from machine.gpus import HostGpu, HostGpus, names_of
 from machine.nvidia_driver import ARCHITECTURES, LIBRARIES, PROGRAMS, THIS_MACHINE, Machine, default_runtime
@@ -32,6 +33,7 @@ def look(settings: Settings, host: HostGpus, machine: Machine = THIS_MACHINE) ->
     yield from _gpus(settings, host)
     for gpu in host.chosen:
         yield from _gpu_modes(gpu, settings)
+    yield from host_mig.look(settings.gpu.mig, host, machine)
     yield _mps(settings, machine)
     yield _runtime(host, machine)
 
@@ -88,7 +90,8 @@ def _gpus(settings: Settings, host: HostGpus) -> Iterator[Finding]:
                 "without it the nodes cannot be kept from it: drop gpu.devices, or make /proc/driver/nvidia readable"
             )
             yield Finding("gpus", f"{gpu} is not to be touched, and its device file is not known", False, remedy)
-    needed = settings.gpus_used
+    # Where no module uses a whole GPU, one that MIG divides will do.
+    needed = settings.gpus_used if any(row.needs_whole_gpu for row in settings.rows) else 0
     observed = "; ".join(map(str, host.published)) or "no whole GPU"
     remedy = (
         f"the modules use {needed}: switch some off, or name more in gpu.devices; "

@@ -22,6 +22,7 @@ from machine import kind as kind_cluster
 from machine.cluster_prerequisites import DRA_SINCE
 from machine.findings import Finding
 from machine.images import LOCAL, Images
+from machine.proved import Proof
 from machine.releases import is_at_least
 from settings import Settings
 from toolchain import versions
@@ -51,12 +52,21 @@ class PrerequisiteError(Exception):
         super().__init__(f"{count} not met:\n" + "\n".join(lines))
 
 
-def require(settings: Settings, images: Images) -> list[Finding]:
-    """Warnings of a machine that can run the stack. Raises `PrerequisiteError` with every finding that is not met."""
+def require(settings: Settings, images: Images, *, keep: bool = False) -> list[Finding]:
+    """Warnings of a machine that can run the stack. Raises `PrerequisiteError` with every finding that is not met.
+
+    Looks at nothing where the stack's cluster runs on what was met before; `keep` notes that it is met now.
+    """
+    proof = Proof.of(settings, images)
+    if proof and proof.holds():
+        return []
     findings = list(look(settings, images))
     if failed := [finding for finding in findings if not finding.ok]:
         raise PrerequisiteError(failed)
-    return [finding for finding in findings if finding.warning]
+    warnings = [finding for finding in findings if finding.warning]
+    if proof and keep and not warnings:
+        proof.keep()
+    return warnings
 
 
 def look(settings: Settings, images: Images | None) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
                 name=settings.cluster_name,
                 workers=settings.cluster.workers,
                 gpu_nodes=[node.node for node in nodes],
+                pods_anywhere=bool(settings.gpu.tolerations),
                 node_image=settings.cluster.node_image or context.images.node,
                 mounts=[*(host_gpus.mounts if host_gpus else ()), *folders],
                 hidden_devices=host_gpus.hidden_devices if host_gpus else (),

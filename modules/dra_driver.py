@@ -24,7 +24,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
             image=context.images["dra-driver"],
             driver_root=driver_root(settings),
             feature_gates=settings.feature_gates,
-            log_verbosity=settings.driver.log_verbosity,
+            log_verbosity=settings.log_verbosity,
             timeout_seconds=settings.timeouts.driver,
             version=settings.driver.version,
             consumable_shares=None if settings.consumable_shares == DISABLED else settings.consumable_shares,

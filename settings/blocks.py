@@ -138,13 +138,13 @@ def _version(value: str) -> str:
 class Driver(Block):
     """NVIDIA's DRA driver: version, feature gates, way in which claims share a GPU, log verbosity (0 to 10).
 
-    `consumable_shares` is the chart's value of that name; None leaves it to the modules that are on.
+    `consumable_shares` is the chart's value of that name. None leaves it, or the verbosity, to the modules that are on.
     """
 
     version: Annotated[str, AfterValidator(_version)] = DRA_DRIVER
     feature_gates: dict[str, bool] = {}
     consumable_shares: Annotated[Any, AfterValidator(_shares)] = None
-    log_verbosity: Annotated[int, Field(ge=0, le=10)] = 4
+    log_verbosity: Annotated[int, Field(ge=0, le=10)] | None = None
 
 
 class Mps(Limits):
@@ -245,7 +245,7 @@ class VllmModel(Block):
 class VllmSweep(Block):
     """Sweep over thread percentages; a value that is empty or None is the profile's."""
 
-    profile: Literal["quick", "full"] = "quick"
+    profile: Literal["quick", "standard", "full"] = "quick"
     percentages: tuple[Percentage, ...] = ()
     repeats: Annotated[int, Field(ge=1, le=20)] | None = None
 

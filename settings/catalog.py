@@ -134,6 +134,8 @@ class Module:
     consumable_shares: str | None = None
     """Value of driver.consumableShares that is the default where the module is on."""
     gates: tuple[Gate, ...] = ()
+    log_verbosity: int = 0
+    """Least verbosity of the log of NVIDIA's driver, where the module reads it."""
     api_features: tuple[ApiFeature, ...] = ()
     """Features of Kubernetes that are off or missing in a version that the workshop runs on, 1.34 and later."""
     images: tuple[Image, ...] = ()
@@ -412,14 +414,17 @@ MIG_ISOLATION = Module(
     number="10.3",
     slug="mig-isolation",
     title="Isolation of MIG devices",
-    sets_up="nothing that lasts",
+    sets_up="the keeper of taints, which closes a gap of the driver",
     proves="memory stops at the MIG device; a neighbour that is refused memory, fills its own or is killed touches "
-    "nobody; a fault of one taints that one, and a fault of the whole GPU none",
+    "nobody; a fault of one taints that one; a fault of the whole GPU, for which the driver taints none, all of them",
     minutes=25,
     requires=("01", "02", "10.1"),
     needs_mig=True,
     gates=RESILIENCE.gates,
+    # From 6 on the driver says of which GPU an event was that it ignores. Source: device_health.go of v0.5.0.
+    log_verbosity=6,
     api_features=RESILIENCE.api_features,
+    images=(Image(GPU_AGENTS),),
 )
 
 MIG_MPS = Module(
@@ -467,6 +472,8 @@ DYNAMIC_MIG = Module(
         Gate("DynamicMIG", what="MIG devices on demand", without="the driver publishes those only that are there"),
         Gate("TimeSlicingSettings", _simulated),
     ),
+    # For the pod that brings its own MPS, which is all that a MIG device made on demand can have.
+    images=(Image("mps-daemon"),),
 )
 
 MIG_SM_LIMITS = Module(

@@ -13,6 +13,8 @@ from settings.catalog import GpuUse
 
 # Value of driver.consumableShares by which a claim has its GPU alone.
 DISABLED = "disabled"
+# That of the driver's chart, where no module asks for more.
+LOG_VERBOSITY = 4
 
 
 def consumable_shares(driver: Driver, modules: Iterable[str]) -> str:
@@ -20,6 +22,13 @@ def consumable_shares(driver: Driver, modules: Iterable[str]) -> str:
     if driver.consumable_shares is not None:
         return str(driver.consumable_shares)
     return next((row.consumable_shares for row in catalog.rows(modules) if row.consumable_shares), DISABLED)
+
+
+def log_verbosity(driver: Driver, modules: Iterable[str]) -> int:
+    """Verbosity of the log of NVIDIA's driver, from 0 to 10."""
+    if driver.log_verbosity is not None:
+        return driver.log_verbosity
+    return max(LOG_VERBOSITY, *(row.log_verbosity for row in catalog.rows(modules)))
 
 
 def gpu_index_by_module(modules: Iterable[str], shares: str) -> dict[str, int]:

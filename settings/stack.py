@@ -221,6 +221,11 @@ class Settings(Blocks):
         return self.cluster.context or f"kind-{self.cluster_name}"
 
     @property
+    def log_verbosity(self) -> int:
+        """Verbosity of the log of NVIDIA's driver."""
+        return plan.log_verbosity(self.driver, self.modules)
+
+    @property
     def consumable_shares(self) -> str:
         """Way in which claims share a GPU: memory, unlimited, disabled or a number of shares."""
         return plan.consumable_shares(self.driver, self.modules)

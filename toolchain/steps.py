@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,6 +116,9 @@ class Work:
     scratch: Path
     log: IO[bytes]
     runner: "Runner"
+    cpu_seconds: float = 0
+    """Time that the processor spent on the commands that have ended, user and system together. What Docker's engine
+    does for a command is its own, and not in it."""
 
     def need(self, name: str) -> Path:
         """Finished folder of a step that this one needs."""
@@ -132,18 +136,26 @@ class Work:
         words = [str(word) for word in argv]
         self.log.write(f"\n$ {' '.join(words)}\n".encode())
         self.log.flush()
-        process = subprocess.Popen(
-            words,
-            cwd=cwd or self.scratch,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            # A group of its own, so that ending it ends the compilers below it as well.
-            start_new_session=True,
-        )
-        with self.runner.watching(process):
-            output, _ = process.communicate(stdin)
+        with tempfile.TemporaryFile() as written, tempfile.TemporaryFile() as given:
+            given.write(stdin)
+            given.seek(0)
+            process = subprocess.Popen(
+                words,
+                cwd=cwd or self.scratch,
+                env={**os.environ, **(env or {})},
+                stdin=given,
+                # A file, so that the wait can be one that tells what the command took of the processor.
+                stdout=written,
+                stderr=self.log,
+                # A group of its own, so that ending it ends the compilers below it as well.
+                start_new_session=True,
+            )
+            with self.runner.watching(process):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            self.cpu_seconds += usage.ru_utime + usage.ru_stime
+            written.seek(0)
+            output = written.read()
         self.log.write(output)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, words)
@@ -224,7 +236,7 @@ class Runner:
             # Another checkout may be making the same thing: wait for it instead of doing it twice.
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.progress.start(step.name)
-            started = time.monotonic()
+            started, cpu_seconds = time.monotonic(), 0.0
             if not self.store.has(step):
                 temporary = self.store.root / f".making-{step.name}"
                 _remove(temporary)
@@ -232,7 +244,9 @@ class Runner:
                 try:
                     out.mkdir(parents=True)
                     scratch.mkdir()
-                    step.build(Work(step, self.store, out, scratch, log, self))
+                    work = Work(step, self.store, out, scratch, log, self)
+                    step.build(work)
+                    cpu_seconds = work.cpu_seconds
                     _remove(final)
                     out.rename(final)
                 except (subprocess.CalledProcessError, OSError) as error:
@@ -241,7 +255,7 @@ class Runner:
                     raise StepError(self._explain(step, error, log_path)) from error
                 finally:
                     _remove(temporary)
-            self.progress.done(step.name, time.monotonic() - started)
+            self.progress.done(step.name, time.monotonic() - started, cpu_seconds)
 
     def _explain(self, step: Step, error: Exception, log_path: Path) -> str:
         text = log_path.read_bytes().decode(errors="replace")

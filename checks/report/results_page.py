@@ -23,6 +23,15 @@ NOTHING = (
     "**No measurement is committed yet.** `make measure` on a machine with a GPU makes one; "
     "[how](#how-it-is-measured) is above."
 )
+ORIGIN = "What was measured on"
+# Of a section whose figures are of some tables only; the others are of everything that was measured.
+SHEETS_OF_SECTION = {
+    "Throughput": (sheets.TOGETHER, sheets.THROTTLE),
+    "Limits": (sheets.MEMORY, sheets.NEIGHBOUR, sheets.LIVE, sheets.USERS),
+    "Consumable capacity with MPS": (sheets.CAPACITY,),
+    "Metrics": (sheets.BESIDE_SMI,),
+    "vLLM": (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS, sheets.VLLM_CHAT),
+}
 # TFLOPS of the original workshop, by its own page, on an RTX 4090.
 ORIGINAL_GPU = "RTX 4090"
 ORIGINAL_WHOLE, ORIGINAL_HUNDREDTH, ORIGINAL_FIFTHS = 5.29, 0.078, 0.86
@@ -92,8 +101,27 @@ def generated(measurement: Measurement | None, source: str = "") -> list[str]:
         _times(measurement),
         _checks(measurement),
     )
-    lines = [line for section in sections for line in ["", *section] if section]
+    lines = [line for section in sections for line in ["", *_dated(measurement, section)] if section]
     return lines[1:]
+
+
+def _dated(measurement: Measurement, section: Sequence[str]) -> Sequence[str]:
+    """The section, below its heading the card, its driver and the days on which the figures of the section came.
+
+    The first section says it in a table, with everything else that they were measured on.
+    """
+    title = section[0].removeprefix("## ") if section else ORIGIN
+    if title == ORIGIN:
+        return section
+    recorded = {sheet.title for sheet in SHEETS_OF_SECTION.get(title, ())}
+    parts = [
+        (run, results)
+        for run, results in measurement.parts
+        if not recorded or recorded & {table.title for table in results.tables}
+    ]
+    cards = dict.fromkeys(f"{gpu.product_name}, driver {gpu.driver_version}" for run, _ in parts for gpu in run.gpus)
+    days = dict.fromkeys(day(finished).partition(",")[0] for finished in sorted(r.finished for _, r in parts))
+    return [section[0], "", f"On {'; '.join(cards)}; {', '.join(days)}.", *section[1:]]
 
 
 def drawings(measurement: Measurement) -> dict[str, str]:
@@ -155,7 +183,7 @@ def _origin(measurement: Measurement, source: str) -> list[str]:
         ("end of the measurement", day(measurement.finished)),
         ("file", f"[{source}](../../{source})"),
     )
-    return ["## What was measured on", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
+    return [f"## {ORIGIN}", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
 
 
 def _machine(measurement: Measurement, machine: Machine) -> str:
@@ -313,7 +341,7 @@ def _faults(measurement: Measurement) -> list[str]:
 def _vllm(measurement: Measurement) -> list[str]:
     """Section on module 06.5: every load, and the plots of the checks."""
     lines: list[str] = []
-    for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS):
+    for sheet in (sheets.VLLM_SERVER, sheets.VLLM, sheets.VLLM_TENANTS, sheets.VLLM_CHAT):
         lines += _sheet(measurement, sheet)
     if not lines:
         return []

@@ -2,8 +2,9 @@
 
 Environment: KUBECONFIG and KUBE_CONTEXT; DRA_WORKSHOP_STACK, the stack; FLEET, a JSON list of objects with `template`
 (the node whose ResourceSlice is copied), `nodes` (how many copies) and `gpus` (how many of its GPUs each has), in the
-order of the nodes' numbers; WAIT_SECONDS. Nodes that are there and not asked for go, with `--delete` all of them. Ends
-when each node is ready and has no taint but the fleet's; on a time-out it says which are not.
+order of the nodes' numbers; WAIT_SECONDS. Nodes of the stack that are there and not asked for go, with `--delete` all
+of them; another stack's stay, and one of the same name ends it. Ends when each node is ready and has no taint but the
+fleet's; on a time-out it says which are not.
 
 A copy has the GPUs of its template as NVIDIA's driver published them, attribute by attribute. Only their UUIDs are
 others: those that a simulated node of that name would have.
@@ -28,10 +29,15 @@ from machine.ownership import OWNER_ANNOTATION
 SLICES = "resourceslices.v1.resource.k8s.io"
 ResourceSlice: Any = new_class("ResourceSlice", version="resource.k8s.io/v1", namespaced=False)
 LISTED = 5
+STACK = "DRA_WORKSHOP_STACK"
 
 
 class NoTemplateError(Exception):
     """A node that is to be copied publishes no GPUs, or too few."""
+
+
+class ForeignNodeError(Exception):
+    """A node that is to be made is there already, and another stack made it, or nobody of the workshop."""
 
 
 def node_document(number: int, stack: str) -> dict[str, Any]:
@@ -99,11 +105,37 @@ def specs(groups: Sequence[Mapping[str, Any]], slices: Sequence[Mapping[str, Any
     return wanted
 
 
+def nodes_of(api: Any, stack: str) -> dict[str, Any]:
+    """Nodes of a stack's fleet, by name."""
+    nodes = api.get("nodes", label_selector={LABEL: "true"})
+    return {node.name: node for node in nodes if owner_of(node) == stack}
+
+
+def owner_of(node: Any) -> str | None:
+    """Stack that made a node."""
+    return node.raw["metadata"].get("annotations", {}).get(OWNER_ANNOTATION)
+
+
+def refuse_foreign(api: Any, names: Sequence[str], stack: str) -> None:
+    """Raise `ForeignNodeError` where a node of one of these names is not the stack's."""
+    for node in api.get("nodes"):
+        if node.name in names and owner_of(node) != stack:
+            whose = f"stack {owner_of(node)}" if owner_of(node) else "somebody else"
+            raise ForeignNodeError(
+                f"{node.name}: is a node that {whose} made, and a cluster has one fleet; take that one down first, or "
+                "use another cluster"
+            )
+
+
 def make(api: Any, groups: Sequence[Mapping[str, Any]], stack: str) -> None:
-    """Make what is missing, change what is otherwise, remove what is not asked for. Raises `NoTemplateError`."""
+    """Make what is missing, change what is otherwise, remove what is not asked for; only what the stack made.
+
+    Raises `NoTemplateError` and `ForeignNodeError` before anything is changed.
+    """
     slices = list(api.get(SLICES))
     wanted = specs(groups, [slice_.raw for slice_ in slices])
-    nodes = {node.name: node for node in api.get("nodes", label_selector={LABEL: "true"})}
+    refuse_foreign(api, list(wanted), stack)
+    nodes = nodes_of(api, stack)
     # By the node's uid: the slice of one that has gone, and is made anew, is about to be collected.
     by_owner = {
         slice_.raw["metadata"]["ownerReferences"][0]["uid"]: slice_
@@ -128,27 +160,27 @@ def make(api: Any, groups: Sequence[Mapping[str, Any]], stack: str) -> None:
         ResourceSlice(document, api=api).create()
 
 
-def remove(api: Any) -> None:
-    """Remove the fleet's nodes; what they own, and what was to run on them, follows."""
-    for node in api.get("nodes", label_selector={LABEL: "true"}):
+def remove(api: Any, stack: str) -> None:
+    """Remove the nodes of a stack's fleet; what they own, and what was to run on them, follows."""
+    for node in nodes_of(api, stack).values():
         node.delete()
 
 
 def main() -> int:
     api = connect(os.environ["KUBECONFIG"], os.environ["KUBE_CONTEXT"])
     if "--delete" in sys.argv[1:]:
-        remove(api)
+        remove(api, os.environ[STACK])
         return 0
-    groups, seconds = json.loads(os.environ["FLEET"]), int(os.environ["WAIT_SECONDS"])
+    groups, seconds, stack = json.loads(os.environ["FLEET"]), int(os.environ["WAIT_SECONDS"]), os.environ[STACK]
     count = sum(group["nodes"] for group in groups)
     try:
-        make(api, groups, os.environ["DRA_WORKSHOP_STACK"])
-    except NoTemplateError as error:
+        make(api, groups, stack)
+    except (NoTemplateError, ForeignNodeError) as error:
         print(error, file=sys.stderr)
         return 1
 
     def missing() -> list[str]:
-        nodes = [node.raw for node in api.get("nodes", label_selector={LABEL: "true"})]
+        nodes = [node.raw for node in nodes_of(api, stack).values()]
         lines = list(not_ready(nodes))
         return lines if len(nodes) == count else [*lines, f"{len(nodes)} of {count} nodes are there"]
 

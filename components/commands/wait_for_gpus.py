@@ -1,7 +1,7 @@
 """Command that waits until NVIDIA's driver has published every expected GPU, and prints them as JSON.
 
-Environment: KUBECONFIG and KUBE_CONTEXT; DRIVER_NAMESPACE; EXPECTED_GPUS, a JSON object of node name to
-count of whole GPUs, where 0 asks for at least one; EXPECTED_MIG, a JSON object of node name to the names of its MIG
+Environment: KUBECONFIG and KUBE_CONTEXT; DRIVER_NAMESPACE; EXPECTED_GPUS, a JSON object of node name to count of whole
+GPUs, where 0 asks for at least one GPU or MIG device; EXPECTED_MIG, a JSON object of node name to the names of its MIG
 devices, with which 0 whole GPUs are none; ONLY_GPUS, a JSON list of the UUIDs that may be published, if not all may;
 WAIT_SECONDS. On a time-out it says what is there, what is missing and the end of the plugin's log, and ends with 1; a
 GPU that may not be published ends it at once.
@@ -49,7 +49,8 @@ def missing_gpus(expected: Mapping[str, int], mig: Mapping[str, list[str]], devi
     lines = []
     for node, count in expected.items():
         published = sum(gpu["node"] == node for gpu in of_type("gpu", devices))
-        if (published != count) if count or node in mig else not published:
+        # A host's GPUs that are all divided are none here.
+        if (published != count) if count or node in mig else not any(device["node"] == node for device in devices):
             wanted = count if count or node in mig else "at least 1"
             lines.append(f"{node}: {published} GPUs published, {wanted} expected")
     for node, names in mig.items():

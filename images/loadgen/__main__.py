@@ -11,7 +11,7 @@ import time
 import aiohttp
 
 from . import sweep
-from .client import ask, completion, prompt
+from .client import Answer, ask, completion, prompt
 
 
 async def complete(url: str, model: str, prompt_tokens: int, output_tokens: int) -> None:
@@ -21,7 +21,7 @@ async def complete(url: str, model: str, prompt_tokens: int, output_tokens: int)
         body = completion(model, tokens, output_tokens, stream=False)
         async with session.post(f"{url}/v1/completions", json=body) as response:
             sweep.say({"status": response.status, "reply": await response.json()})
-        answer = await ask(session, url, completion(model, tokens, output_tokens), time.perf_counter())
+        answer = await ask(session, url, completion(model, tokens, output_tokens), Answer(due=time.perf_counter()))
         streamed = {"tokens": answer.count, "deliveries": len(answer.tokens), "failure": answer.failure}
         sweep.say({"streamed": streamed, "countedBy": answer.counted_by})
 

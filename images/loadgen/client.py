@@ -61,9 +61,9 @@ def completion(model: str, prompt_: list[int], output_tokens: int, *, stream: bo
     return body
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], due: float) -> Answer:
+async def ask(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], answer: Answer) -> Answer:
     """Send a streaming request and keep when its tokens come. A failure is the answer's; nothing is raised for it."""
-    answer = Answer(due=due, sent=time.perf_counter())
+    answer.sent = time.perf_counter()
     try:
         async with session.post(f"{url}/v1/completions", json=body) as response:
             if response.status != 200:

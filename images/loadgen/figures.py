@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +46,12 @@ def between_tokens(answer: Answer) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
+def tokens_per_second(answers: Iterable[Answer], window: Window) -> float:
+    """Tokens that came within the window, of whichever request, by its seconds."""
+    came = sum(number for answer in answers for time, number in answer.tokens if window.begin <= time < window.end)
+    return round(came / (window.end - window.begin), 1)
+
+
 def figures(window: Window) -> dict[str, Any]:
     """What a load showed.
 
@@ -55,7 +61,6 @@ def figures(window: Window) -> dict[str, Any]:
     """
     seconds = window.end - window.begin
     done = [answer for answer in window.answers if answer.failure is None]
-    came = sum(number for answer in window.all for time, number in answer.tokens if window.begin <= time < window.end)
     failures = sorted({answer.failure for answer in window.answers if answer.failure})
     return {
         "seconds": round(seconds, 3),
@@ -64,7 +69,7 @@ def figures(window: Window) -> dict[str, Any]:
         "unfinished": window.unfinished,
         "failures": failures[:3],
         "countedBy": "/".join(sorted({answer.counted_by for answer in done})),
-        "outputTokensPerSecond": round(came / seconds, 1),
+        "outputTokensPerSecond": tokens_per_second(window.all, window),
         "requestsPerSecond": round(len(done) / seconds, 3),
         "ttft": spread([answer.first - answer.sent for answer in done]),
         "ttftFromDue": spread([answer.first - answer.due for answer in done]),

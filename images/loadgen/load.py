@@ -26,6 +26,14 @@ class Window:
     unfinished: int = 0
 
 
+@dataclass
+class Noise:
+    """What a neighbour was asked for: all requests that were begun, and those of them that were answered."""
+
+    begun: list[Answer] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Load:
     """Who is asked for what."""
@@ -79,18 +87,21 @@ async def opened(load: Load, rate: float, warmup: float, seconds: float, drain: 
 
 
 @asynccontextmanager
-async def noise(load: Load, concurrency: int) -> AsyncIterator[list[Answer]]:
+async def noise(load: Load, concurrency: int) -> AsyncIterator[Noise]:
     """Callers of another server for as long as the block lasts; yields their answers, which grow meanwhile."""
-    body, answers = load.bodies(), []
+    body, made = load.bodies(), Noise()
 
     async def caller() -> None:
         while True:
-            answers.append(await ask(http, load.url, body(), time.perf_counter()))
+            answer = Answer(due=time.perf_counter())
+            # Its tokens count as they come, also those of a request that the end of the block cuts off.
+            made.begun.append(answer)
+            made.answers.append(await ask(http, load.url, body(), answer))
 
     async with session() as http:
         callers = [asyncio.create_task(caller()) for _ in range(concurrency)]
         try:
-            yield answers
+            yield made
         finally:
             await _cancelled(callers)
 
@@ -103,7 +114,7 @@ def _window(warmup: float, seconds: float) -> Window:
 async def _one(http: aiohttp.ClientSession, load: Load, body: dict, due: float, window: Window) -> None:
     counts = window.begin <= due < window.end
     window.unfinished += counts
-    answer = await ask(http, load.url, body, due)
+    answer = await ask(http, load.url, body, Answer(due=due))
     window.unfinished -= counts
     window.all.append(answer)
     if counts:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ from typing import Any
 
 LATENCIES, PARTS = ("ttft", "ttftFromDue", "tpot", "itl", "late"), ("mean", "p50", "p99", "max", "deviation")
 PLAIN = (
-    *("percentage", "neighbour", "loop", "level", "repeat", "multiprocessors", "neighbourMultiprocessors"),
+    *("percentage", "neighbour", "mps", "loop", "level", "repeat", "multiprocessors", "neighbourMultiprocessors"),
     *("seconds", "requests", "failed", "unfinished", "outputTokensPerSecond", "requestsPerSecond", "startSeconds"),
+    "neighbourOutputTokensPerSecond",
 )
+
+
+# Columns that points of an earlier version of this program do not have, and what held for them.
+OLDER = {"mps": True}
 
 
 class OtherMeasurement(Exception):
@@ -25,6 +31,8 @@ class Summary:
 
     percentage: int
     neighbour: int | None
+    mps: bool
+    """False where both had the whole GPU in turns."""
     loop: str
     level: float
     multiprocessors: int
@@ -37,6 +45,11 @@ class Summary:
     tpot_p99: float
     itl_p99: float
     unfinished: int
+    ttft_p99_spread: tuple[float, float]
+    """Least and most of the repeats, as of the others."""
+    itl_p99_spread: tuple[float, float]
+    neighbour_tokens_per_second: float
+    """NaN without a neighbour."""
 
 
 class Points:
@@ -91,35 +104,48 @@ class Points:
             writer.writerow(columns)
             for point in points:
                 times = [(point[latency] or {}).get(part) for latency in LATENCIES for part in PARTS]
-                writer.writerow([*(point[name] for name in PLAIN), *times])
+                writer.writerow([*(point.get(name, OLDER.get(name)) for name in PLAIN), *times])
 
     def summaries(self) -> Iterator[Summary]:
         """Each load on each server, in the order in which they were first measured."""
         groups: dict[tuple, list[dict[str, Any]]] = {}
         for point in self.all:
-            key = (point["percentage"], point["neighbour"], point["loop"], point["level"])
+            key = (point["percentage"], point["neighbour"], point.get("mps", True), point["loop"], point["level"])
             groups.setdefault(key, []).append(point)
-        for (percentage, neighbour, loop, level), points in groups.items():
+        for (percentage, neighbour, mps, loop, level), points in groups.items():
             tokens = [point["outputTokensPerSecond"] for point in points]
+            # In an open loop a caller waits from when it was due.
+            ttft = "ttft" if loop == "closed" else "ttftFromDue"
+            beside = [rate for point in points if (rate := point.get("neighbourOutputTokensPerSecond")) is not None]
             yield Summary(
                 percentage=percentage,
                 neighbour=neighbour,
+                mps=mps,
                 loop=loop,
                 level=level,
                 multiprocessors=points[0]["multiprocessors"],
                 repeats=len(points),
                 tokens_per_second=(statistics.fmean(tokens), min(tokens), max(tokens)),
-                # In an open loop a caller waits from when it was due.
-                ttft_p50=_mean(points, "ttft" if loop == "closed" else "ttftFromDue", "p50"),
-                ttft_p99=_mean(points, "ttft" if loop == "closed" else "ttftFromDue", "p99"),
-                tpot_p50=_mean(points, "tpot", "p50"),
-                tpot_p99=_mean(points, "tpot", "p99"),
-                itl_p99=_mean(points, "itl", "p99"),
+                ttft_p50=_mean(_of(points, ttft, "p50")),
+                ttft_p99=_mean(_of(points, ttft, "p99")),
+                tpot_p50=_mean(_of(points, "tpot", "p50")),
+                tpot_p99=_mean(_of(points, "tpot", "p99")),
+                itl_p99=_mean(_of(points, "itl", "p99")),
                 unfinished=sum(point["unfinished"] for point in points),
+                ttft_p99_spread=_least_and_most(_of(points, ttft, "p99")),
+                itl_p99_spread=_least_and_most(_of(points, "itl", "p99")),
+                neighbour_tokens_per_second=_mean(beside),
             )
 
 
-def _mean(points: list[dict[str, Any]], latency: str, part: str) -> float:
-    """Over the repeats that have it; a server that answered nothing in time has none."""
-    found = [point[latency][part] for point in points if point[latency]]
-    return statistics.fmean(found) if found else float("nan")
+def _of(points: list[dict[str, Any]], latency: str, part: str) -> list[float]:
+    """Of the repeats that have it; a server that answered nothing in time has none."""
+    return [point[latency][part] for point in points if point[latency]]
+
+
+def _mean(found: list[float]) -> float:
+    return statistics.fmean(found) if found else math.nan
+
+
+def _least_and_most(found: list[float]) -> tuple[float, float]:
+    return (min(found), max(found)) if found else (math.nan, math.nan)

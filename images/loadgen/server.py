@@ -7,12 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 PERCENTAGE, MEMORY = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+PIPE = "CUDA_MPS_PIPE_DIRECTORY"
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 60
 EXTENSION = ("--worker-extension-cls=loadgen.granted.Granted", "--host=127.0.0.1", "--no-enable-prefix-caching")
@@ -36,12 +38,20 @@ def cause(log: str) -> str:
     return found[1].strip()[:500] if found else " / ".join(lines[-3:])[:500]
 
 
-class Server:
-    """Owns the process group of one server, and its log."""
+@dataclass(frozen=True)
+class Limits:
+    """What a client of MPS asks for: a percentage of the threads, and memory as MPS writes it."""
 
-    def __init__(self, command: Sequence[str], percentage: int, memory: str, port: int, folder: Path) -> None:
-        self.command, self.percentage, self.memory, self.port = command, percentage, memory, port
-        self.log = folder / f"server-{percentage}-{port}.log"
+    percentage: int
+    memory: str
+
+
+class Server:
+    """Owns the process group of one server, and its log. Without limits it is no client of MPS."""
+
+    def __init__(self, command: Sequence[str], limits: Limits | None, port: int, folder: Path) -> None:
+        self.command, self.limits, self.port, self.folder = command, limits, port, folder
+        self.log = folder / f"server-{limits.percentage if limits else 'time-sliced'}-{port}.log"
         self.process: subprocess.Popen | None = None
         self.multiprocessors = 0
         self.start_seconds = 0.0
@@ -53,8 +63,13 @@ class Server:
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
         """`own` with this server's limits, and vLLM's questions to its workers allowed: it listens here only."""
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), own.get("PYTHONPATH"))))
-        limits = {PERCENTAGE: str(self.percentage), MEMORY: f"0={self.memory}"}
-        return {**own, **limits, "PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"}
+        kept = {name: value for name, value in own.items() if name not in (PERCENTAGE, MEMORY)}
+        if self.limits:
+            mps = {PERCENTAGE: str(self.limits.percentage), MEMORY: f"0={self.limits.memory}"}
+        else:
+            # CUDA looks for a daemon's pipe there, and in a folder of its own choice where the variable is not set.
+            mps = {PIPE: str(self.folder / "no-mps")}
+        return {**kept, **mps, "PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1"}
 
     async def start(self, seconds: float) -> None:
         """Start it and wait until it answers. Raises `ServerFailed` with the cause."""

@@ -6,13 +6,14 @@ import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .figures import figures
-from .load import Load, closed, noise, opened
+from .figures import figures, tokens_per_second
+from .load import Load, Noise, closed, noise, opened
 from .plan import Plan, Point
-from .server import Server, ServerFailed
+from .server import Limits, Server, ServerFailed
 
 PORT, NEIGHBOURS_PORT = 8100, 8200
 
@@ -29,14 +30,16 @@ async def sweep(
     A server that does not start is said with its cause, and the others are measured all the same.
     """
     known, failed = set(done), 0
-    for percentage, neighbour in plan.servers:
-        points = [point for point in plan.points(percentage, neighbour) if point.key not in known]
+    for chosen in plan.servers:
+        points = [point for point in plan.points(chosen) if point.key not in known]
         if not points:
             continue
         async with AsyncExitStack() as stack:
-            servers = [Server(command, percentage, memory, PORT, folder)]
-            if neighbour is not None:
-                servers.append(Server(command, neighbour, memory, NEIGHBOURS_PORT, folder))
+            limits = [chosen.percentage] if chosen.neighbour is None else [chosen.percentage, chosen.neighbour]
+            servers = [
+                Server(command, Limits(percentage, memory) if chosen.mps else None, port, folder)
+                for percentage, port in zip(limits, (PORT, NEIGHBOURS_PORT), strict=False)
+            ]
             for server in servers:
                 stack.push_async_callback(server.stop)
             try:
@@ -44,7 +47,7 @@ async def sweep(
                 await asyncio.gather(*(server.start(start_seconds) for server in servers))
             except ServerFailed as error:
                 failed += 1
-                say({"percentage": percentage, "neighbour": neighbour, "error": str(error)})
+                say({**asdict(chosen), "error": str(error)})
                 continue
             for point in points:
                 say(await measure(plan, point, servers, model))
@@ -58,7 +61,7 @@ async def measure(plan: Plan, point: Point, servers: Sequence[Server], model: st
     load = Load(servers[0].url, model, plan.prompt_tokens, plan.output_tokens, seed)
     times = (plan.warmup_seconds, plan.seconds, plan.drain_seconds)
     async with AsyncExitStack() as stack:
-        noisy = []
+        noisy = Noise()
         if len(servers) > 1:
             other = Load(servers[1].url, model, plan.prompt_tokens, plan.output_tokens, seed + 1)
             noisy = await stack.enter_async_context(noise(other, plan.noise))
@@ -67,6 +70,7 @@ async def measure(plan: Plan, point: Point, servers: Sequence[Server], model: st
         else:
             window = await opened(load, point.level, *times)
     first = servers[0]
+    beside = len(servers) > 1
     return {
         "key": point.key,
         "percentage": point.percentage,
@@ -75,9 +79,11 @@ async def measure(plan: Plan, point: Point, servers: Sequence[Server], model: st
         "level": point.level,
         "repeat": point.repeat,
         "multiprocessors": first.multiprocessors,
-        "neighbourMultiprocessors": servers[1].multiprocessors if len(servers) > 1 else None,
+        "mps": point.mps,
+        "neighbourMultiprocessors": servers[1].multiprocessors if beside else None,
         "startSeconds": first.start_seconds,
-        "neighbourRequests": sum(answer.failure is None for answer in noisy),
+        "neighbourRequests": sum(answer.failure is None for answer in noisy.answers),
+        "neighbourOutputTokensPerSecond": tokens_per_second(noisy.begun, window) if beside else None,
         **figures(window),
     }
 

@@ -23,6 +23,12 @@ def driver_rules(draft: Draft) -> Iterator[Problem]:
         return
     yield from _gate_rules(draft.driver)
     for row in catalog.rows(draft.modules or ()):
+        verbosity = draft.driver.log_verbosity
+        if verbosity is not None and verbosity < row.log_verbosity:
+            rule = f'is too low for module "{row.number}", which reads in the log what the driver says from '
+            rule += f"{row.log_verbosity} on"
+            remedy = f'set it to {row.log_verbosity}, or drop it or "{row.number}"'
+            yield Problem("driver.logVerbosity", verbosity, rule, remedy)
         for gate in row.gates:
             if gate.needed is catalog.always:
                 yield from _needed_gate_rules(draft.driver, row, gate)

@@ -1,13 +1,13 @@
 """Rules of MIG layouts: what a GPU can be divided into, what NVIDIA's driver makes of it, and what modules need."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from gpus.mig import EMPTY, Slice, mig_line, slices
 from gpus.models import GPU_MODELS, ModelError
 from settings import catalog, plan
-from settings.blocks import Draft, Gpu, GpuNode, Layouts
+from settings.blocks import Cluster, Draft, Gpu, GpuNode, Layouts
 from settings.problems import Problem
 
 GATE = "DynamicMIG"
@@ -17,6 +17,8 @@ TAINTED_DEVICES = 64
 HEALTH_GATE = "NVMLDeviceHealthCheck"
 # Of newer GPUs NVIDIA's driver switches MIG mode itself. Source: nvlib.go of its v0.5.0.
 AMPERE = "Ampere"
+# Form of one GPU instance of a layout. Which profiles and places there are depends on a model, which module 00 sees.
+ENTRY = re.compile(r"[1-9]\d*g\.\d+gb(\+[a-z0-9.]+)?(@\d{1,2})?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def mig_rules(draft: Draft) -> Iterator[Problem]:
     if draft.gpu is None:
         return
     if draft.gpu.source == "host":
-        yield from _host_rules(draft.gpu, draft.modules or ())
+        yield from _host_rules(draft.gpu, draft.cluster, draft.modules or ())
         return
     nodes = _nodes(draft.gpu)
     for node in nodes:
@@ -73,17 +75,25 @@ def _node(gpu: Gpu, index: int | None, node: GpuNode) -> _Node:
     return _Node(key, node.model or gpu.model, node.count or gpu.count, node.mig if node.mig is not None else gpu.mig)
 
 
-def _host_rules(gpu: Gpu, modules: tuple[str, ...]) -> Iterator[Problem]:
-    layouts: list[tuple[str, Any]] = [("gpu.mig", gpu.mig)] if gpu.mig else []
-    layouts += [(f"gpu.nodes[{index}].mig", node.mig) for index, node in enumerate(gpu.nodes) if node.mig]
-    for key, value in layouts:
-        rule = "is for simulated GPUs: MIG devices of the host are its administrator's"
-        yield Problem(key, value, rule, "drop it or set gpu.source to simulated")
+def _host_rules(gpu: Gpu, cluster: Cluster | None, modules: tuple[str, ...]) -> Iterator[Problem]:
+    """Problems with the host's GPUs, whose layouts are demanded and never made: module 00 compares them."""
+    if gpu.mig and cluster and cluster.provider == "existing":
+        rule = "is compared with the GPUs of this machine, and on an existing cluster they are elsewhere"
+        yield Problem("gpu.mig", gpu.mig, rule, "drop it")
+    for index, node in enumerate(gpu.nodes):
+        if node.mig:
+            rule = "is for simulated GPUs: the host's are those of one node"
+            yield Problem(f"gpu.nodes[{index}].mig", node.mig, rule, "drop it, and set gpu.mig")
+    for index, layout in enumerate(gpu.mig):
+        for entry in () if layout == EMPTY else layout:
+            if not ENTRY.fullmatch(entry):
+                rule = "has an entry that is no GPU instance"
+                yield Problem(f"gpu.mig[{index}]", layout, rule, f"write {entry!r} as PROFILE or PROFILE@START")
     for row in catalog.rows(modules):
         if row.needs_mig or row.makes_mig:
             rule = "needs a driver that may switch MIG mode and destroy MIG devices: simulated GPUs only"
             if row.needs_mig:
-                rule = "needs MIG layouts, which are for simulated GPUs"
+                rule = "needs simulated GPUs: which MIG devices it gets follows from a layout that the stack makes"
             yield Problem("modules", row.number, rule, f'set gpu.source to simulated or drop "{row.number}"')
 
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.bench
 STACK = "limits"
 PERCENTAGES = ((45, 40), (35, 30), (49, 44))  # by pulumi, by hand; each grants other SMs than the one before
 MEMORY = "8192M"
-# A defect on any machine; how near it is to 1 is for a person to judge, on a quiet one.
-MOST_RATIO = 2.0
+# The aim is for a person to judge, on a quiet machine; what is above the other is a defect on any.
+AIM_RATIO, MOST_RATIO = 1.3, 1.7
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,10 @@ def first_client(stack: LiveStack, sms: int) -> Callable[[], bool]:
     def look() -> bool:
         for pod in deployment_pods(stack, "clients"):
             if pod["status"]["phase"] == "Running" and all(s["ready"] for s in pod["status"]["containerStatuses"]):
-                lines = Client(stack, pod["metadata"]["name"]).lines()
+                try:
+                    lines = Client(stack, pod["metadata"]["name"]).lines()
+                except subprocess.CalledProcessError:
+                    continue  # it went since it was listed
                 if any(line.get("holding") and line["sms"] == sms for line in lines):
                     return True
         return False
@@ -76,12 +79,18 @@ def test_a_changed_limit_reaches_a_client_soon(live: tuple[Workspace, LiveStack]
         process = by_pulumi(workspace, first)
         wait_for("a client has the new limit", first_client(stack, granted_multiprocessors(model, first)))
         pulumi.append(round(time.monotonic() - started, 1))
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        for deployment in stack.get("deployments.apps", namespace=CLIENTS):
+            status, replicas = deployment["status"], deployment["spec"]["replicas"]
+            assert [status.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "replicas")] == [replicas] * 3
         started = time.monotonic()
         by_hand(stack, second)
         wait_for("a client has the new limit", first_client(stack, granted_multiprocessors(model, second)))
         hand.append(round(time.monotonic() - started, 1))
+        for name in ("clients", "limited"):  # or the next change would find some of them on their way
+            stack.wait_deployed(CLIENTS, name)
     ratio = statistics.median(pulumi) / statistics.median(hand)
-    print(f"\nchanged limit to first client: pulumi up {pulumi} s, kubectl {hand} s, ratio of medians {ratio:.2f}")
+    figures = f"pulumi up {pulumi} s, kubectl {hand} s, ratio of medians {ratio:.2f}, aim {AIM_RATIO}"
+    print(f"\nchanged limit to first client: {figures}")
     assert ratio <= MOST_RATIO

@@ -43,7 +43,7 @@ def inputs_by_hand(folder: Path, settings: Settings, images: Images) -> None:
     (folder / "kind.yaml").write_text(yaml.safe_dump(config))
     (folder / "images").write_text("\n".join(images.to_load) + "\n")
     (folder / "chart").symlink_to(CHECKOUT / CHART)
-    values = chart_values(images["dra-driver"], DRIVER_ROOT, {}, settings.driver.log_verbosity, "by-hand")
+    values = chart_values(images["dra-driver"], DRIVER_ROOT, {}, settings.log_verbosity, "by-hand")
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     configs = {
         f"{node.node}.ini": render_node_config(node.node, load_models()[node.model or ""], node.count or 0)

@@ -116,6 +116,24 @@ class ForeignCluster:
         path.write_text(yaml.safe_dump(content))
         return path
 
+    @property
+    def kubeconfig_with_a_program(self) -> Path:
+        """Kubeconfig whose user's credentials a program beside it prints, as those of cloud providers are got."""
+        relative = self.relative_kubeconfig
+        path, program = relative.with_name("program"), relative.with_name("login")
+        content = yaml.safe_load(relative.read_text())
+        api = "client.authentication.k8s.io/v1"
+        content["users"][0]["user"] = {
+            "exec": {"apiVersion": api, "command": f"./{program.name}", "interactiveMode": "Never"}
+        }
+        path.write_text(yaml.safe_dump(content))
+        keys = {"clientCertificateData": "client-certificate", "clientKeyData": "client-key"}
+        status = {key: path.with_name(file).read_text() for key, file in keys.items()}
+        credential = {"apiVersion": api, "kind": "ExecCredential", "status": status}
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(credential)}\nEND\n")
+        program.chmod(0o700)
+        return path
+
     @contextmanager
     def second_api_server(self) -> Iterator[Path]:
         """Kubeconfig for an API server of this cluster without a feature; it is taken away again."""
@@ -283,7 +301,7 @@ def blocks(kubeconfig: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def workspace(foreign_cluster: ForeignCluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("guest"))
-    settings = blocks(foreign_cluster.relative_kubeconfig)
+    settings = blocks(foreign_cluster.kubeconfig_with_a_program)
     # As JSON, which is YAML too: PyYAML writes 08 without quotes, and Pulumi reads a number.
     copy.write_stack(
         STACK, json.dumps({"config": {f"dra-workshop:{key}": value for key, value in settings.items()}}, indent=2)

@@ -22,7 +22,7 @@ STACK = "life"
 CLUSTER = f"dra-workshop-{STACK}"
 RESTART_SECONDS = 180
 KIND_LABEL = '{{.Names}}\t{{.Label "io.x-k8s.kind.cluster"}}'
-RESOURCES = 45
+RESOURCES = 48
 CONFIG = """\
 config:
   dra-workshop:modules: ["00", "01", "02", "03", "04", "05"]
@@ -152,6 +152,7 @@ def test_changed_gpu_count_shows_in_the_preview_as_what_depends_on_it(workspace:
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed_resources(output) == {
         *("mps-daemon-daemonset", "shared-gpu-clients", "limited-client-limited"),
+        *("shared-gpu-clients-rollout", "limited-client-limited-rollout"),
         "simulated-gpus-config",
         "simulated-gpus-daemonset",
         "dra-driver-release",
@@ -170,10 +171,15 @@ def test_changed_mps_limit_shows_and_reaches_every_client(workspace: Workspace) 
     assert changed_resources(output) == {
         *("mps-daemon-config", "mps-daemon-limits", "mps-policy-class-default"),
         *("shared-gpu-clients", "limited-client-limited"),
+        *("shared-gpu-clients-rollout", "limited-client-limited-rollout"),
     }
     assert "thread percentage: 50 -> 30" in output
     assert "SMs granted: 70 of 142 (l40s) -> 42 of 142 (l40s)" in output
     up(workspace)
+    # At once: the update itself waits for the new clients, and for all of them.
+    for deployment in live.get("deployments.apps", namespace="mps"):
+        status, replicas = deployment["status"], deployment["spec"]["replicas"]
+        assert [status.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "replicas")] == [replicas] * 3
     for pod in deployment_pods(live, "clients"):
         assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 42
     assert [pod["metadata"]["uid"] for pod in live.get("pods", namespace="mps-system")] == daemons
@@ -239,6 +245,7 @@ def test_changed_limit_of_a_claim_replaces_it_with_its_clients(workspace: Worksp
     output = workspace.pulumi("preview", "--diff", "--stack", STACK)
     assert changed_resources(output) == {
         *("shared-gpu-shared-gpu-claim", "shared-gpu-clients", "limited-client-limited"),
+        *("shared-gpu-clients-rollout", "limited-client-limited-rollout"),
         "mps-policy-class-default",
     }
     assert "the claim that clients share cannot be changed" in output

@@ -14,6 +14,8 @@ from tests.golden.stacks import FOLDER, load, record
 
 FILES = FOLDER / "diffs"
 CLIENTS, LIMITED, CLAIM = "shared-gpu-clients", "limited-client-limited", "shared-gpu-shared-gpu-claim"
+# The update waits for the new pods itself.
+ROLLOUTS = dict.fromkeys((f"{CLIENTS}-rollout", f"{LIMITED}-rollout"), "updated")
 DEFAULT_CLASS, SMALL_CLASS = "mps-policy-class-default", "mps-policy-class-small"
 STACK = "dra-workshop-phase1"
 GUARD = "destroy-guard-look"  # depends on everything
@@ -27,17 +29,17 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "daemon-percentage": (
         {},
         {"activeThreadPercentage": 30},
-        {**DAEMONS_LIMITS, **dict.fromkeys((CLIENTS, LIMITED, DEFAULT_CLASS), UPDATED), STACK: "outputs"},
+        {**DAEMONS_LIMITS, **ROLLOUTS, **dict.fromkeys((CLIENTS, LIMITED, DEFAULT_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-memory": (
         {},
         {"pinnedDeviceMemoryLimit": "4Gi"},
-        {**DAEMONS_LIMITS, **dict.fromkeys((CLIENTS, LIMITED, DEFAULT_CLASS), UPDATED), STACK: "outputs"},
+        {**DAEMONS_LIMITS, **ROLLOUTS, **dict.fromkeys((CLIENTS, LIMITED, DEFAULT_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-class": (
         {},
         {"classes": {"small": {"activeThreadPercentage": 10, "pinnedDeviceMemoryLimit": "512Mi"}}},
-        {**dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED), STACK: "outputs"},
+        {**dict.fromkeys((LIMITED, f"{LIMITED}-rollout", SMALL_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-new-class": (
         {},
@@ -53,12 +55,12 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "claim-percentage": (
         {"mode": "claim"},
         {"mode": "claim", "activeThreadPercentage": 30},
-        {**CLAIM_AND_CLIENTS, DEFAULT_CLASS: UPDATED, STACK: "outputs"},
+        {**CLAIM_AND_CLIENTS, **ROLLOUTS, DEFAULT_CLASS: UPDATED, STACK: "outputs"},
     ),
     "claim-class": (
         {"mode": "claim"},
         {"mode": "claim", "classes": {"small": {"activeThreadPercentage": 10}}},
-        {**dict.fromkeys((LIMITED, SMALL_CLASS), UPDATED), STACK: "outputs"},
+        {**dict.fromkeys((LIMITED, f"{LIMITED}-rollout", SMALL_CLASS), UPDATED), STACK: "outputs"},
     ),
     "daemon-to-claim": (
         {},
@@ -66,7 +68,7 @@ MPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
         {
             **{f"mps-daemon{part}": "deleted" for part in ("", "-namespace", "-config", "-gpus-claim", "-daemonset")},
             "mps-daemon-limits": "deleted",
-            **{**CLAIM_AND_CLIENTS, STACK: "outputs", GUARD: "state only"},
+            **{**CLAIM_AND_CLIENTS, **ROLLOUTS, STACK: "outputs", GUARD: "state only"},
             **dict.fromkeys(("dra-driver-release", "shared-gpu-mps", DEFAULT_CLASS, SMALL_CLASS), UPDATED),
             # The daemon's image is no longer one of those that the nodes need.
             "cluster-images": UPDATED,
@@ -108,7 +110,9 @@ CAPACITY: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             **{f"{name}-claim": "state only" for name in (*RUNNING, WAITING)},
             # Nobody gets more than module 04's limits any more, so its clients need not ask for them.
             **DAEMONS_MOST,
-            CLIENTS: UPDATED,
+            **dict.fromkeys((CLIENTS, f"{CLIENTS}-rollout"), UPDATED),
+            # And so they may be made before the daemon has its limits, for which they wait then.
+            **dict.fromkeys(("shared-gpu-mps", CLAIM), "state only"),
             PHASE2: "outputs",
         },
     ),
@@ -121,7 +125,7 @@ CAPACITY: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {
             # What module 04's clients no longer need is divided among those of module 07.
             **anew(*RUNNING, WAITING),
-            **{CLAIM: REPLACED, CLIENTS: f"replaced with {CLAIM}"},
+            **{CLAIM: REPLACED, CLIENTS: f"replaced with {CLAIM}", f"{CLIENTS}-rollout": UPDATED},
             WAITING: f"replaced with {CLAIM}",
             **{"mps-daemon": "state only", **DAEMONS_MOST},
             PHASE2: "outputs",
@@ -141,6 +145,7 @@ MIG: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             **dict.fromkeys(("dra-driver-release", "dra-driver-gpus"), UPDATED),
             # Of the MIG device beside it: it stays, but the driver of a node starts again.
             "mig-clients-clients": UPDATED,
+            **dict.fromkeys(("mig-clients-clients-rollout", "mig-tenant-tenant-rollout"), UPDATED),
             "mig-tenant-one-slice-claim": REPLACED,
             "mig-tenant-tenant": "replaced with mig-tenant-one-slice-claim",
             "dra-workshop-phase3": "outputs",

@@ -15,7 +15,7 @@ async def healthy(_request: web.Request) -> web.Response:
 
 
 async def granted(_request: web.Request) -> web.Response:
-    return web.json_response({"results": [os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"]]})
+    return web.json_response({"results": [os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "0")]})
 
 
 async def serve(port: int) -> None:

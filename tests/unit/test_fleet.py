@@ -120,8 +120,9 @@ class Cluster:
 
     def get(self, kind: str, label_selector: Mapping[str, str] | None = None) -> list["Thing"]:
         if kind == "nodes":
-            assert label_selector == {LABEL: "true"}
-            return [Thing(raw, self, "node") for raw in list(self.nodes.values())]
+            wanted = (label_selector or {}).items()
+            nodes = [raw for raw in self.nodes.values() if wanted <= raw["metadata"].get("labels", {}).items()]
+            return [Thing(raw, self, "node") for raw in nodes]
         assert kind == fleet.SLICES
         return [Thing(raw, self, "slice") for raw in list(self.slices.values())]
 
@@ -209,6 +210,38 @@ def test_slice_of_a_node_that_was_made_anew_is_made_anew(cluster: Cluster, monke
     cluster.done.clear()
     assert ask(monkeypatch, ("worker", 1, 2)) == 0
     assert cluster.done == ["create slice fleet-0000-y"]
+
+
+def test_another_stacks_fleet_in_the_same_cluster_is_left_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    theirs = fleet.node_document(7, "theirs")
+    theirs["metadata"]["uid"] = "theirs"
+    cluster.nodes["fleet-0007"] = theirs
+    assert ask(monkeypatch, ("worker", 2, 1)) == 0
+    assert capsys.readouterr().out.startswith("2 nodes with 2 GPUs")
+    assert ask(monkeypatch, ("worker", 1, 1)) == 0
+    assert set(cluster.nodes) == {"fleet-0000", "fleet-0007"}
+    cluster.done.clear()
+    capsys.readouterr()
+    assert ask(monkeypatch, ("worker", 8, 1)) == 1
+    assert capsys.readouterr().err == (
+        "fleet-0007: is a node that stack theirs made, and a cluster has one fleet; take that one down first, or use "
+        "another cluster\n"
+    )
+    assert cluster.done == []
+    monkeypatch.setattr("sys.argv", ["fleet", "--delete"])
+    assert fleet.main() == 0
+    assert cluster.nodes == {"fleet-0007": theirs}
+
+
+def test_a_node_of_somebody_with_the_name_of_one_of_a_fleet_is_left_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    cluster.nodes["fleet-0001"] = {"metadata": {"name": "fleet-0001", "uid": "1"}, "spec": {}, "status": {}}
+    assert ask(monkeypatch, ("worker", 2, 1)) == 1
+    assert capsys.readouterr().err.startswith("fleet-0001: is a node that somebody else made")
+    assert cluster.done == [] and set(cluster.nodes) == {"fleet-0001"}
 
 
 def test_what_cannot_be_copied_is_told_before_anything_is_made(

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ import pytest
 
 from images.loadgen import sweep as sweeping
 from images.loadgen.client import TOKENS, Answer, ask, completion, prompt
-from images.loadgen.figures import between_tokens, figures, percentile, spread, time_of_a_token
+from images.loadgen.figures import between_tokens, figures, percentile, spread, time_of_a_token, tokens_per_second
 from images.loadgen.load import Load, Window, closed, noise, opened, session
-from images.loadgen.plan import PROFILES, Plan, Point
+from images.loadgen.plan import PROFILES, Plan, Point, Servers
 from images.loadgen.points import OtherMeasurement, Points
-from images.loadgen.server import MEMORY, PERCENTAGE, STOP_SECONDS, Server, ServerFailed, cause
+from images.loadgen.server import MEMORY, PERCENTAGE, PIPE, STOP_SECONDS, Limits, Server, ServerFailed, cause
 from tests.unit.fake_openai import FakeServer
 from toolchain.paths import CHECKOUT
 
@@ -35,7 +37,7 @@ def fake_finds_its_modules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def answer_of(server: FakeServer, output_tokens: int = 5) -> Answer:
     async with server.serving(), session() as http:
-        return await ask(http, server.url, completion("m", [1], output_tokens), time.perf_counter())
+        return await ask(http, server.url, completion("m", [1], output_tokens), Answer(due=time.perf_counter()))
 
 
 def test_tokens_are_timed_as_they_come():
@@ -70,7 +72,7 @@ def test_failure_is_the_answers(server: FakeServer, words: str):
 def test_server_that_is_not_there_is_a_failure_of_the_answer():
     async def run() -> Answer:
         async with session() as http:
-            return await ask(http, "http://127.0.0.1:9", completion("m", [1], 1), 0)
+            return await ask(http, "http://127.0.0.1:9", completion("m", [1], 1), Answer(due=0))
 
     assert "ClientConnector" in (asyncio.run(run()).failure or "")
 
@@ -137,17 +139,34 @@ def test_noise_lasts_as_long_as_its_block():
 
     async def run() -> int:
         async with server.serving():
-            async with noise(Load(server.url, "m", 8, 2), 3) as answers:
+            async with noise(Load(server.url, "m", 8, 2), 3) as made:
                 async with asyncio.timeout(30):
-                    while len(answers) <= 3:
+                    while len(made.answers) <= 3:
                         await asyncio.sleep(0.05)
             await asyncio.sleep(0.1)  # what was on its way when the block ended
             begun = len(server.bodies)
             await asyncio.sleep(0.1)
             assert len(server.bodies) == begun
-            return sum(answer.failure is None for answer in answers)
+            assert len(made.begun) == begun
+            return sum(answer.failure is None for answer in made.answers)
 
     assert asyncio.run(run()) > 3
+
+
+def test_tokens_of_a_neighbours_request_count_before_it_is_answered():
+    server = FakeServer(first=0.01, between=0.01)
+
+    async def run() -> tuple[int, float]:
+        async with server.serving():
+            began = time.perf_counter()
+            async with noise(Load(server.url, "m", 8, 10_000), 2) as made:
+                async with asyncio.timeout(30):
+                    while sum(answer.count for answer in made.begun) < 4:
+                        await asyncio.sleep(0.05)
+            return len(made.answers), tokens_per_second(made.begun, Window(began, time.perf_counter()))
+
+    answered_, rate = asyncio.run(run())
+    assert answered_ == 0 and rate > 0
 
 
 def test_percentiles_lie_between_their_neighbours():
@@ -191,7 +210,30 @@ def test_plan_survives_its_journey_and_names_each_point_once(profile: str):
 
 
 def test_plan_has_the_splits_between_two_tenants():
-    assert all(plan.tenants == ((50, 50), (30, 70), (20, 80)) for plan in PROFILES.values())
+    assert all(PROFILES[name].tenants == ((50, 50), (30, 70), (20, 80)) for name in ("quick", "full"))
+
+
+def test_standard_profile_asks_whom_to_limit_in_twenty_minutes():
+    plan = PROFILES["standard"]
+    servers = list(plan.servers)
+    # A chat beside a batch: in turns, with no limit, one of the chat's, one of the neighbour's, one of each.
+    assert Servers(100, 100, mps=False) in servers
+    assert {Servers(100, 100), Servers(10, 90), Servers(100, 90), Servers(50, 50)} <= set(servers)
+    assert plan.repeats >= 3 and plan.seconds >= 10
+    loads = {(point.loop, point.level) for point in plan.points(Servers(100))}
+    assert len(loads) == 3
+    # On an H100 the first server answered after 138 s, the others, which find what it compiled, after 59 to 76.
+    seconds = 138 + 70 * (len(servers) - 1) + len(plan.all_points) * (plan.seconds + plan.warmup_seconds)
+    assert seconds <= 21.5 * 60
+
+
+def test_time_slicing_is_measured_without_mps():
+    plan = replace(TINY, time_sliced=True)
+    assert list(plan.servers) == [
+        *(Servers(50), Servers(100)),
+        *(Servers(100, 100, mps=False), Servers(50, 50)),
+    ]
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_plan_takes_other_percentages_and_repeats():
@@ -203,6 +245,7 @@ def test_plan_takes_other_percentages_and_repeats():
 def test_key_of_a_point():
     assert Point(20, 80, "open", 8.0, 2).key == "20/beside-80/open/8/2"
     assert Point(50, None, "closed", 16, 1).key == "50/alone/closed/16/1"
+    assert Point(100, 100, "closed", 1, 3, mps=False).key == "100/beside-100-time-sliced/closed/1/3"
 
 
 TINY = Plan(
@@ -212,6 +255,7 @@ TINY = Plan(
     open=(20,),
     tenant_closed=(2,),
     tenant_open=(),
+    time_sliced=False,
     repeats=1,
     seconds=0.4,
     warmup_seconds=0.1,
@@ -255,6 +299,22 @@ def test_sweep_measures_every_point_on_servers_with_their_limits(
     # The fake answers with its percentage: it is the server's own process that is asked.
     assert {point["multiprocessors"] for point in points} == {50}
     assert points[-1]["neighbourMultiprocessors"] == 50 and points[-1]["neighbourRequests"] > 0
+    assert points[-1]["neighbourOutputTokensPerSecond"] > 0 and points[0]["neighbourOutputTokensPerSecond"] is None
+
+
+def test_servers_that_share_by_time_are_no_clients_of_mps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], free_ports: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(PERCENTAGE, "70")
+    plan = replace(TINY, alone=(100,), tenants=(), open=(), time_sliced=True)
+    *_, point, _ = run_sweep(tmp_path, capsys, plan=json.loads(plan.to_json()))
+    assert point["key"] == "100/beside-100-time-sliced/closed/2/1" and point["mps"] is False
+    # The fake answers 0 where it has no limit.
+    assert (point["multiprocessors"], point["neighbourMultiprocessors"]) == (0, 0)
+    assert point["neighbourRequests"] > 0
+    assert {file.name for file in tmp_path.glob("server-time-sliced-*.log")} == {
+        f"server-time-sliced-{port}.log" for port in (sweeping.PORT, sweeping.NEIGHBOURS_PORT)
+    }
 
 
 def test_sweep_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str], free_ports: None):
@@ -271,7 +331,7 @@ def test_sweep_says_why_a_server_did_not_start(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_server_that_never_answers_is_given_up(tmp_path: Path, free_ports: None):
-    server = Server([sys.executable, str(FAKE), "--hang"], 50, "1M", sweeping.PORT, tmp_path)
+    server = Server([sys.executable, str(FAKE), "--hang"], Limits(50, "1M"), sweeping.PORT, tmp_path)
 
     async def run() -> None:
         try:
@@ -291,7 +351,7 @@ from images.loadgen.server import Server
 
 PR_SET_CHILD_SUBREAPER = 36  # as a container's first process is: who loses its parent becomes a child of this
 assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-server = Server([], 50, "1M", 1, Path("."))
+server = Server([], None, 1, Path("."))
 # The one that is left behind; SIGTERM ends it long before its time.
 server.process = subprocess.Popen(["sh", "-c", "sleep 60 & exit 0"], start_new_session=True)
 server.process.wait()
@@ -308,10 +368,17 @@ def test_server_is_gone_once_whom_it_left_behind_has_ended():
 
 
 def test_server_has_limits_of_its_own_and_nobody_elses(tmp_path: Path):
-    server = Server(["vllm"], 20, "1024M", 1, tmp_path)
+    server = Server(["vllm"], Limits(20, "1024M"), 1, tmp_path)
     env = server.environment({PERCENTAGE: "100", MEMORY: "0=1M", "PYTHONPATH": "/mine"})
     assert (env[PERCENTAGE], env[MEMORY]) == ("20", "0=1024M")
     assert env["PYTHONPATH"].endswith(f"{os.pathsep}/mine")
+
+
+def test_server_without_limits_finds_no_daemon(tmp_path: Path):
+    own = {PERCENTAGE: "100", MEMORY: "0=1M", PIPE: "/mps"}
+    env = Server(["vllm"], None, 1, tmp_path).environment(own)
+    assert PERCENTAGE not in env and MEMORY not in env
+    assert env[PIPE] != "/mps" and not Path(env[PIPE]).exists()
 
 
 @pytest.mark.parametrize(
@@ -400,4 +467,6 @@ def test_points_become_csv_json_and_means_over_their_repeats(tmp_path: Path):
     closed_, open_ = points.summaries()
     assert (closed_.repeats, closed_.tokens_per_second, closed_.unfinished) == (2, (105.0, 100, 110), 3)
     assert closed_.ttft_p50 == 150.0
+    assert (closed_.ttft_p99_spread, closed_.mps) == ((199.0, 199.0), True)
+    assert math.isnan(closed_.neighbour_tokens_per_second)
     assert open_.ttft_p50 != open_.ttft_p50  # nothing was answered in time

@@ -11,10 +11,15 @@ import pytest
 from checks import measure
 from checks.measure import Folder, main
 from checks.measured import Measurement
+from checks.results import CheckName
 from tests.unit import measured_sample
 
 STACKS = ("gpu-exclusive", "gpu-mps")
 MODULES = {"gpu-exclusive": ["03"], "gpu-mps": ["04", "05"]}
+
+
+class Killed(BaseException):
+    """The end of a process of which no line runs any more."""
 
 
 class Machine:
@@ -22,13 +27,15 @@ class Machine:
 
     def __init__(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.checkout, self.commands, self.fails = checkout, [], {}
+        self.killed_in: str | None = None
         monkeypatch.setattr(measure, "run", self.run)
         monkeypatch.setattr(measure.LiveStack, "find", lambda checkout, stack: SimpleNamespace(stack=stack))
         monkeypatch.setattr(measure, "gpus", lambda live: measured_sample.run(live.stack, "03").gpus)
         monkeypatch.setattr(measure, "first_gpu_pod", lambda live, began: 42.0)
 
     def run(self, command: list[str], checkout: Path) -> int:
-        words = " ".join(word for word in command if "python" not in word)
+        keep = Path(command[command.index("--keep") + 1]) if "--keep" in command else None
+        words = " ".join(word for word in command if "python" not in word and word not in ("--keep", str(keep)))
         self.commands.append(words)
         stack = words.split("--stack ")[1].split()[0] if "--stack " in words else ""
         step = next((step for step in ("up", "checks.verify", "destroy") if step in words.split()), "select")
@@ -43,12 +50,17 @@ class Machine:
             raise outcome
         if step == "checks.verify":
             modules = [part.split()[0] for part in words.split("--module ")[1:]] or MODULES[stack]
-            results = checkout / "results" / stack / "verify.json"
-            results.parent.mkdir(parents=True, exist_ok=True)
+            ended = modules[: modules.index(self.killed_in)] if self.killed_in in modules else modules
+            assert keep is not None and keep.parent == checkout / measure.MEASURED / stack
             failed = outcome != 0
             left_out = tuple(number for number in MODULES[stack] if number not in modules)
-            found = measured_sample.results(stack, modules, failed=failed)
-            found.model_copy(update={"not_checked": left_out}).write(results)
+            found = measured_sample.results(stack, ended, failed=failed)
+            not_run = tuple(CheckName(module=number, name=f"test_of_module_{number}") for number in modules)
+            titles = measured_sample.results(stack, modules).modules
+            changed = {"not_checked": left_out, "not_run": not_run[len(ended) :], "modules": titles}
+            found.model_copy(update={**changed, "complete": ended == modules}).write(keep)
+            if ended != modules:
+                raise Killed
         return outcome
 
     def steps(self) -> list[str]:
@@ -116,6 +128,66 @@ def test_interrupted_run_leaves_the_stack_and_goes_on_with_it(machine: Machine, 
     assert "gpu-exclusive" not in " ".join(machine.commands)
     # It was not from nothing the second time, but the first time's figure is still true.
     assert all(run.timeline.up is not None for run in written(machine).runs)
+
+
+def test_killed_run_loses_no_check_that_ended_and_the_next_one_makes_the_others(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+):
+    machine.killed_in = "05"
+    with pytest.raises(Killed):
+        main([], machine.checkout)
+    assert main(["--merge"], machine.checkout) == 1
+    assert [check.module for check in written(machine).merged().checks] == ["03", "04"]
+    said = capsys.readouterr().out
+    assert "missing: gpu-mps: 1 checks did not run, since their run did not end: 05 of module 05" in said
+    assert "missing: gpu-mps: pulumi down did not end well" in said and "missing: gpu-exclusive" not in said
+    machine.killed_in = None
+    machine.commands.clear()
+    assert main([], machine.checkout) == 0
+    verify = f"{VERIFY.format('gpu-mps')} --module 05 --check test_of_module_05"
+    assert machine.steps() == [UP.format("gpu-mps"), verify, DOWN.format("gpu-mps")]
+    found = written(machine)
+    assert found.merged().complete and [check.module for check in found.merged().checks] == ["03", "04", "05"]
+    assert "missing:" not in capsys.readouterr().out
+    assert main([], machine.checkout) == 0  # nothing is left to measure
+    assert len(machine.steps()) == 3
+
+
+def test_run_that_is_killed_twice_goes_on_each_time(machine: Machine):
+    for module in ("04", "05"):
+        machine.killed_in = module
+        with pytest.raises(Killed):
+            main(["--stacks", "gpu-mps"], machine.checkout)
+    machine.killed_in = None
+    assert main(["--stacks", "gpu-mps"], machine.checkout) == 0
+    assert [check.module for check in written(machine).merged().checks] == ["04", "05"]
+    folder = Folder(machine.checkout / measure.MEASURED / "gpu-mps")
+    assert [file.name for file in folder.results()] == ["verify-all.json", "verify-all~1.json", "verify-all~2.json"]
+
+
+def test_check_with_parameters_is_made_again_with_all_of_them(machine: Machine):
+    """pytest's -k takes no brackets with spaces or commas in them."""
+    folder = Folder(machine.checkout / measure.MEASURED / "gpu-mps")
+    left = tuple(CheckName(module="05", name=f"test_of_module_05[{number}, %]") for number in (1, 2))
+    begun = measured_sample.results("gpu-mps", ["04"]).model_copy(update={"complete": False, "not_run": left})
+    titles = measured_sample.results("gpu-mps", ["04", "05"]).modules
+    begun.model_copy(update={"modules": titles}).write(folder.unended("all"))
+    main(["--stacks", "gpu-mps"], machine.checkout)
+    assert f"{VERIFY.format('gpu-mps')} --module 05 --check test_of_module_05" in machine.steps()
+
+
+def test_run_that_ended_before_its_first_check_leaves_nothing(machine: Machine):
+    folder = Folder(machine.checkout / measure.MEASURED / "gpu-mps")
+    kept = folder.unended("05")
+    empty = {"complete": False, "checks": (), "tables": (), "plots": (), "faults": ()}
+    measured_sample.results("gpu-mps", ["05"]).model_copy(update=empty).write(kept)
+    folder.settle(kept, "05")
+    assert folder.results() == []
+
+
+def test_part_of_a_stack_that_is_missing_is_named(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    assert main(["--stacks", "gpu-mps", "--modules", "04"], machine.checkout) == 0
+    assert "missing: gpu-mps: modules 05 were not checked" in capsys.readouterr().out
 
 
 def test_stack_that_was_there_has_no_time_from_nothing(machine: Machine):

@@ -203,6 +203,24 @@ def test_machines_are_told_apart_by_their_stacks():
     assert "| machine | 26 cores (a sample), 131072 MiB, Linux 6.1.0: `gpu-shared` |" in text
 
 
+def test_every_section_says_card_and_day_of_its_figures():
+    exclusive, mps, *rest = measured().runs
+    later = tuple(part.model_copy(update={"finished": "2026-11-22T08:00:00Z"}) for part in exclusive.results)
+    card = exclusive.gpus[0].model_copy(update={"driver_version": "590.1"})
+    first = exclusive.model_copy(update={"results": later, "gpus": (card,)})
+    lines = generated(measured(first, mps, *rest), "results/x.json")
+    said = {
+        line: lines[number + 2]
+        for number, line in enumerate(lines)
+        if line.startswith("## ") and line != "## What was measured on"
+    }
+    old, new = "NVIDIA H100 80GB HBM3, driver 580.159.04", "NVIDIA H100 80GB HBM3, driver 590.1"
+    # Module 03, which ran two days later under another driver, measured nothing of the throughput.
+    assert said["## Throughput"] == f"On {old}; 20 November 2026."
+    assert said["## Times"] == f"On {new}; {old}; 20 November 2026, 22 November 2026."
+    assert len(said) > 8 and all(line.startswith("On NVIDIA H100") for line in said.values())
+
+
 def test_page_of_a_part_leaves_out_what_was_not_measured():
     text = "\n".join(generated(measured(run("gpu-exclusive", "03")), "results/x.json"))
     assert "Not measured." in text and "## Beside" not in text and "## Faults" not in text

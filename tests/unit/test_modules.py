@@ -37,7 +37,7 @@ BRINGS = {
     "09": {"taint-keeper"},
     "10.1": {"mig-tenant"},
     "10.2": set(),
-    "10.3": set(),
+    "10.3": {"taint-keeper"},
     "10.4": {"mig-clients"},
     "10.5": set(),
     "10.6": {"dynamic-mig"},
@@ -153,7 +153,7 @@ def test_module_00_alone_checks_the_machine_and_registers_nothing():
     monitor, settings = Recorder(), Settings.parse({"modules": ["00"]}, "test")
     with mock.patch.object(prerequisites, "require") as require:
         run(lambda: modules.build(settings, stacks.IMAGES), "test", monitor)
-    require.assert_called_once_with(settings, stacks.IMAGES)
+    require.assert_called_once_with(settings, stacks.IMAGES, keep=True)
     assert monitor.recording().resources == {}
 
 

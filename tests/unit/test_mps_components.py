@@ -42,6 +42,7 @@ MOUNTS: list[dict[str, Any]] = [
     {"name": "wait", "mountPath": WAIT_FOLDER, "readOnly": True},
 ]
 PIPE_VARIABLE = {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": "/tmp/nvidia-mps"}
+WANTED = {"name": "MPS_DAEMON_LIMITS", "value": "50/8192M"}
 
 
 def record(mode: str = "daemon", modules: list[str] = MODULES, mps: dict[str, Any] | None = None, **blocks: Any):
@@ -215,9 +216,10 @@ def test_module_03_has_nothing_of_mps(daemon: Recording):
 
 
 def test_a_classs_limits_are_in_the_environment_of_its_clients_alone(daemon: Recording):
-    assert [variable["name"] for variable in container(daemon, CLIENTS)["env"]] == ["CUDA_MPS_PIPE_DIRECTORY"]
+    assert container(daemon, CLIENTS)["env"] == [PIPE_VARIABLE, WANTED]
     assert container(daemon, LIMITED)["env"] == [
         PIPE_VARIABLE,
+        WANTED,
         {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": "20"},
         {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": "0=1024M"},
     ]
@@ -428,21 +430,62 @@ def objects(recording: Recording, parent: str) -> list[Resource]:
 
 def test_a_workload_makes_its_namespace_then_its_claim_then_its_pods(daemon: Recording):
     namespace, claim, clients = "shared-gpu-mps", "shared-gpu-shared-gpu-claim", CLIENTS
-    assert [resource.name for resource in objects(daemon, "shared-gpu")] == [namespace, claim, clients]
+    names = [resource.name for resource in objects(daemon, "shared-gpu")]
+    assert names == [namespace, claim, clients, f"{clients}-rollout"]
     assert namespace in daemon.resources[claim].depends_on
     assert {namespace, claim} <= set(daemon.resources[clients].depends_on)
 
 
 def test_a_workload_leaves_kinds_of_other_components_alone(daemon: Recording):
-    assert [resource.name for resource in objects(daemon, "limited-client")] == [LIMITED]
+    assert [resource.name for resource in objects(daemon, "limited-client")] == [LIMITED, f"{LIMITED}-rollout"]
 
 
 def test_the_limited_client_comes_after_those_that_it_shares_with(daemon: Recording):
     assert {CLIENTS, "shared-gpu-shared-gpu-claim"} <= set(daemon.resources[LIMITED].depends_on)
 
 
-def test_clients_come_after_the_daemon_has_its_limits(daemon: Recording):
-    assert "mps-daemon-limits" in daemon.resources[CLIENTS].depends_on
+def test_clients_start_while_the_limits_are_set_and_wait_for_these_themselves(daemon: Recording):
+    depends_on = daemon.resources[CLIENTS].depends_on
+    assert {"mps-daemon-config", "mps-daemon-daemonset"} <= set(depends_on)
+    assert "mps-daemon-limits" not in depends_on
+    limits = daemon.resources["mps-daemon-limits"].inputs["environment"]
+    wanted = f"{limits['ACTIVE_THREAD_PERCENTAGE']}/{limits['PINNED_DEVICE_MEMORY_LIMIT']}"
+    assert wanted == WANTED["value"]
+    started_with = daemon.resources["mps-daemon-config"].inputs["data"]
+    assert "/".join(started_with[key] for key in VARIABLES) == wanted
+
+
+def test_clients_with_limits_of_their_own_are_made_when_the_daemon_has_its_limits():
+    """None of them has to start again for another one's limits."""
+    recording = record(modules=["01", "02", "04", "05", "07"], gpu={"count": 4})
+    for name in (CLIENTS, "shared-gpus-small"):
+        assert "mps-daemon-limits" in recording.resources[name].depends_on
+        assert WANTED["name"] not in {variable["name"] for variable in container(recording, name)["env"]}
+
+
+def test_nothing_comes_after_a_restarted_deployment_before_its_new_pods_are_ready(daemon: Recording):
+    wait = daemon.resources[f"{CLIENTS}-rollout"]
+    assert CLIENTS in wait.depends_on
+    assert f"{CLIENTS}-rollout" in daemon.resources[LIMITED].depends_on
+    assert {key: wait.inputs["environment"][key] for key in ("NAMESPACE", "DEPLOYMENT", "WAIT_SECONDS")} == {
+        "NAMESPACE": "mps",
+        "DEPLOYMENT": "clients",
+        "WAIT_SECONDS": "180",
+    }
+    assert wait.inputs["update"] == wait.inputs["create"] == "python -m components.commands.rollout"
+
+
+def test_changed_limits_have_the_rollout_of_their_clients_waited_for_again():
+    def revisions(**mps: int) -> dict[str, str]:
+        resources = record(mps=mps).resources
+        waits = {name: resource for name, resource in resources.items() if name.endswith("-rollout")}
+        return {name: wait.inputs["environment"]["REVISION"] for name, wait in waits.items()}
+
+    before, after = revisions(), revisions(activeThreadPercentage=30)
+    assert {name for name in before if before[name] != after[name]} == {f"{CLIENTS}-rollout", f"{LIMITED}-rollout"}
+    assert "exclusive-gpu-holder-rollout" in before
+    # It is there to wait for a GPU, so nobody waits for it.
+    assert "exclusive-gpu-waiter-rollout" not in before
 
 
 def test_whoever_uses_a_claim_is_replaced_with_it(daemon: Recording):

@@ -87,7 +87,11 @@ def exported(agents: Any) -> dict[str, set[str]]:
 
 
 def record(
-    exporter: str = "nvml", simulated: str | None = "0123", mps: bool = True, shares: str | None = None
+    exporter: str = "nvml",
+    simulated: str | None = "0123",
+    mps: bool = True,
+    shares: str | None = None,
+    divided: bool = False,
 ) -> Recording:
     def program() -> None:
         cluster = ExistingCluster(
@@ -112,7 +116,7 @@ def record(
         daemon = MpsDaemon("mps-daemon", site=site, options=DaemonOptions(limits, classes={}))
         made = GpuExporter("gpu-exporter", site=site, exporter=exporter, daemon=daemon if mps else None)
         AdminAccess("admin-access", site=site)
-        TaintKeeper("taint-keeper", site=site)
+        TaintKeeper("taint-keeper", site=site, divided_gpus=divided)
         Prometheus("prometheus", site=site, exporter=made)
 
     return run(program, "test")
@@ -373,6 +377,27 @@ def test_keeper_may_make_rules_and_not_change_them(recording: Recording):
     assert own["resourceNames"] == [taint_keeper.CLUSTER_ROLE]
     assert environment(pod(recording, "taint-keeper-deployment"))["OWNER_CLUSTER_ROLE"] == taint_keeper.CLUSTER_ROLE
     assert "taint-keeper-role-binding" in recording.resources["taint-keeper-deployment"].depends_on
+
+
+def test_keeper_may_read_the_plugins_logs_where_mig_divides_gpus_and_nothing_else_of_them(recording: Recording):
+    assert "taint-keeper-log-role" not in recording.resources
+    assert taint_keeper.PLUGIN_NAMESPACE not in environment(pod(recording, "taint-keeper-deployment"))
+    divided = record(divided=True)
+    role = divided.resources["taint-keeper-log-role"].inputs
+    assert role["metadata"]["namespace"] == dra_driver.NAMESPACE
+    assert {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]} == {
+        "pods": {"list", "watch"},
+        "pods/log": {"get"},
+    }
+    bound = divided.resources["taint-keeper-log-role-binding"].inputs
+    assert (bound["metadata"]["namespace"], bound["roleRef"]["name"]) == (
+        dra_driver.NAMESPACE,
+        role["metadata"]["name"],
+    )
+    (account,) = bound["subjects"]
+    assert account == {"kind": "ServiceAccount", "namespace": taint_keeper.NAMESPACE, "name": taint_keeper.NAME}
+    assert environment(pod(divided, "taint-keeper-deployment"))["PLUGIN_NAMESPACE"] == dra_driver.NAMESPACE
+    assert "taint-keeper-log-role-binding" in divided.resources["taint-keeper-deployment"].depends_on
 
 
 def test_prometheus_may_read_pods_of_two_namespaces_and_metrics_of_nodes(recording: Recording):

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from machine import cluster_prerequisites, prerequisites
+from machine import cluster_prerequisites, prerequisites, proved
 from machine import gpus as host_gpus
 from machine import kind as kind_cluster
+from machine.images import Images
 from machine.prerequisites import Finding, PrerequisiteError, look, require
+from machine.programs import Answer
 from settings import Settings
 from settings import stack as settings_stack
 from tests.golden.stacks import FOLDER, IMAGES, host
@@ -426,3 +428,85 @@ def test_command_is_told_by_its_output_or_the_last_line_of_its_error(argv: tuple
 def test_program_that_is_not_there_is_a_finding_and_no_crash():
     ok, text = prerequisites._run("no-such-program-here")
     assert not ok and "no-such-program-here" in text
+
+
+class Proved:
+    """A stack whose prerequisites were met, and the running nodes of its cluster."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine, self.running = machine, [f"{CLUSTER}-control-plane", f"{CLUSTER}-worker"]
+        monkeypatch.setattr(proved, "run", self.docker)
+
+    def docker(self, *argv: str) -> Answer:
+        assert argv[:2] == ("docker", "ps") and "--all" not in argv
+        assert f"label=io.x-k8s.kind.cluster={CLUSTER}" in argv and f"network=kind-{CLUSTER}" in argv
+        return Answer(0, "\n".join(self.running), "")
+
+    def looked(self, settings: Settings, images: Images = IMAGES, *, keep: bool = True) -> bool:
+        """Whether the machine was looked at."""
+        self.machine.asked.clear()
+        require(settings, images, keep=keep)
+        return bool(self.machine.asked)
+
+
+@pytest.fixture
+def stack(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Proved:
+    return Proved(machine, monkeypatch)
+
+
+def test_a_machine_whose_cluster_runs_is_looked_at_once(stack: Proved):
+    settings = on_kind()
+    assert [stack.looked(settings) for _ in range(3)] == [True, False, False]
+    assert not stack.looked(settings, keep=False)  # a preview heeds it as well
+    assert not stack.looked(on_kind(mps={"activeThreadPercentage": 30}))
+
+
+def test_a_preview_proves_nothing(stack: Proved):
+    assert [stack.looked(on_kind(), keep=False) for _ in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize("running", [[], [f"{CLUSTER}-worker"]])
+def test_a_machine_is_looked_at_again_where_nodes_are_gone_or_stopped(stack: Proved, running: list[str]):
+    stack.looked(on_kind())
+    stack.running = running
+    assert stack.looked(on_kind())
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"cluster": {"workers": 2}},
+        {"cluster": {"nodeImage": "kindest/node:v1.36.0"}},
+        {"driver": {"featureGates": {"DynamicMIG": True}}},
+    ],
+)
+def test_a_machine_is_looked_at_again_for_what_it_was_not_looked_at_for(stack: Proved, blocks: dict[str, Any]):
+    stack.looked(on_kind())
+    stack.running = [f"node-{number}" for number in range(1 + on_kind(**blocks).cluster.workers)]
+    assert stack.looked(on_kind(**blocks))
+
+
+def test_a_machine_is_looked_at_again_for_other_images(stack: Proved):
+    references = {**IMAGES.references, "gpu-probe": "localhost/dra-workshop/gpu-probe:v2-0123456789ab"}
+    assert [stack.looked(on_kind(), replace(IMAGES, references=references)) for _ in range(2)] == [True, False]
+    assert stack.looked(on_kind(), IMAGES)
+
+
+def test_a_machine_with_a_warning_or_with_gpus_of_its_own_is_looked_at_each_time(
+    stack: Proved, monkeypatch: pytest.MonkeyPatch
+):
+    foreign = on_kind(cluster={"nodeImage": "kindest/node:v1.37.0"})
+    stack.machine.answers["docker info"] = (True, "29.1.3|1|overlayfs|/nowhere|[name=seccomp]")
+    assert [stack.looked(foreign) for _ in range(2)] == [True, True]
+    on_host = on_kind(gpu={"source": "host"})
+    assert proved.Proof.of(on_host, IMAGES) is None
+    cluster = {"provider": "existing", "kubeconfig": str(FOLDER / "kubeconfig.yaml"), "context": "lab"}
+    gpu = {"source": "host", "nodes": [{"name": "gpu-node-1"}]}
+    assert proved.Proof.of(on_kind(cluster=cluster, gpu=gpu), IMAGES) is None
+
+
+def test_a_machine_that_fails_proves_nothing(stack: Proved):
+    stack.machine.answers["kind version"] = (True, "kind v0.1.0")
+    for _ in range(2):
+        with pytest.raises(PrerequisiteError):
+            require(on_kind(), IMAGES, keep=True)

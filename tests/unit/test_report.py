@@ -19,7 +19,7 @@ from checks.report import plots
 from checks.report.__main__ import main
 from checks.report.document import document
 from checks.report.page import render
-from checks.results import Check, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
+from checks.results import Check, CheckName, Fault, Plot, ReportError, Results, Table, check_of, printable, title_of
 from checks.verify import Recorder, check_table, fault_table
 from tests.unit.report_sample import FAULTS, MODULES, sample
 from toolchain.paths import CHECKOUT
@@ -590,6 +590,17 @@ def test_run_that_is_killed_leaves_the_checks_that_ended(tmp_path: Path):
     assert done.returncode == -9, done.stdout + done.stderr
     run = Results.read(tmp_path / "results" / "test" / "verify.json", "test")
     assert not run.complete and len(run.checks) == 5 and len(run.tables) == 1
+    assert run.not_run == (CheckName(module="00", name="test_that_is_killed"),) and not run.whole
+
+
+def test_run_that_is_killed_leaves_them_where_it_was_told_to_keep_them(tmp_path: Path):
+    killed = "\n\ndef test_that_is_killed():\n    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    kept = tmp_path / "kept.json"
+    assert verified(tmp_path / "checkout", CHECKS + killed, {}, "--keep", str(kept)).returncode == -9
+    assert len(Results.read(kept, "test").checks) == 5
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["kept.json"]
+    assert verified(tmp_path / "again", CHECKS, {}, "--keep", str(kept)).returncode == 1
+    assert Results.read(kept, "test").not_run == () and Results.read(kept, "test").complete
 
 
 def test_run_that_is_interrupted_tells_how_many_checks_did_not_run(tmp_path: Path):

@@ -247,6 +247,20 @@ def test_gates_that_need_each_other_may_be_named_together():
     assert Settings.parse({"driver": {"featureGates": gates}}, "test").driver.feature_gates == gates
 
 
+@pytest.mark.parametrize(
+    ("more", "verbosity"),
+    [
+        ({"modules": ["01", "02"]}, 4),
+        ({"modules": ["01", "02", "10.1", "10.3"]}, 6),
+        ({"modules": ["01", "02", "10.1", "10.3"], "driver": {"logVerbosity": 7}}, 7),
+        ({"modules": ["01", "02"], "driver": {"logVerbosity": 0}}, 0),
+    ],
+)
+def test_the_driver_logs_what_modules_read_in_its_log(more: dict[str, Any], verbosity: int):
+    gpu = {"model": "a100-pcie-40gb", "mig": [["3g.20gb@4", "4g.20gb"]]} if "10.1" in more["modules"] else {}
+    assert Settings.parse({"gpu": gpu, **more}, "test").log_verbosity == verbosity
+
+
 def test_mig_of_the_host_may_change_where_the_stack_says_so():
     gpu = {"source": "host", "allowMigChange": True}
     driver = {"featureGates": {"DynamicMIG": True}}

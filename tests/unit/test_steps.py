@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from toolchain import progress as progress_of
 from toolchain import steps
 from toolchain.paths import CHECKOUT
 from toolchain.progress import Progress
@@ -289,3 +290,60 @@ def test_interrupted_setup_leaves_nothing_half_made_and_says_how_to_go_on(store:
     assert process.returncode == 130
     assert out.splitlines()[-1] == "interrupted: finished steps are kept, run the same command again to go on"
     assert leftovers(store) == []
+
+
+def test_expected_times_are_those_of_this_machines_speed(store: Store, said: io.StringIO):
+    """Three times as slow as where they were measured."""
+    runner = Runner(store, Progress(Console(file=said, width=200), slowness=lambda: 3))
+    runner.run([Step("a", nothing, expected_seconds=200), Step("b", nothing, expected_seconds=220)])
+    first, *rest = said.getvalue().splitlines()
+    assert first == (
+        "2 steps to do; by this machine's speed, one after the other, they take about 21m00s (measured on 2 cores: "
+        "7m00s)"
+    )
+    assert "  start  a (expected 10m00s)" in rest
+
+
+def test_finished_steps_say_more_of_a_machines_speed_the_longer_they_took():
+    progress = Progress(Console(file=io.StringIO()), slowness=lambda: 1)
+    progress.begin([("short", 1), ("long", 400), ("last", 100)])
+    assert progress.expected("last") == 100
+    progress.done("short", 10)
+    assert 100 < progress.expected("last") < 150
+    progress.done("long", 1600)
+    assert 370 < progress.expected("last") < 400
+
+
+def test_slowness_is_measured_as_the_machine_is_now(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(progress_of, "_work", lambda: time.sleep(0.02))  # stands for work of that many seconds
+    monkeypatch.setattr(progress_of, "REFERENCE_SECONDS", 0.01)
+    monkeypatch.setattr(progress_of.os, "sched_getaffinity", lambda pid: {0, 1})
+    assert 2 <= progress_of.measured_slowness() < 20
+    monkeypatch.setattr(progress_of.os, "sched_getaffinity", lambda pid: {0})
+    assert progress_of.measured_slowness() >= 4
+
+
+def test_the_processors_time_of_a_steps_commands_is_told(runner: Runner, said: io.StringIO):
+    program = "import time\nwhile time.process_time() < 0.3: pass"
+
+    def build(work: Work) -> None:
+        for _ in range(2):
+            work.run(sys.executable, "-c", program)
+        # That of a command's own children as well, which compilers are.
+        work.run(sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])")
+        assert 0.9 <= work.cpu_seconds < 3
+
+    runner.run([Step("busy", build), Step("idle", nothing)])
+    (busy,) = [line for line in said.getvalue().splitlines() if line.startswith("  done   busy")]
+    (idle,) = [line for line in said.getvalue().splitlines() if line.startswith("  done   idle")]
+    assert "s of CPU time (" in busy and "CPU" not in idle
+
+
+def test_a_command_reads_what_it_is_given_and_its_output_is_returned(runner: Runner):
+    much = b"line\n" * 100_000  # more than a pipe holds, both ways
+
+    def build(work: Work) -> None:
+        assert work.run("cat", stdin=much) == much
+        assert work.run("true", stdin=much) == b""
+
+    runner.run([Step("a", build)])

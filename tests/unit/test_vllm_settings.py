@@ -45,7 +45,12 @@ def model(**block: Any) -> dict[str, Any]:
             'did you mean "hiddenSize"?',
         ),
         ({"sweep": {"profil": "quick"}}, "vllm.sweep.profil", "is not a key of vllm.sweep", 'did you mean "profile"?'),
-        ({"sweep": {"profile": "slow"}}, "vllm.sweep.profile", "must be 'quick' or 'full'", "set vllm.sweep.profile"),
+        (
+            {"sweep": {"profile": "slow"}},
+            "vllm.sweep.profile",
+            "must be 'quick', 'standard' or 'full'",
+            "set vllm.sweep.profile",
+        ),
         ({"sweep": {"percentages": [0]}}, "vllm.sweep.percentages[0]", "must be at least 1", "use a value"),
         ({"maxModelLen": 1}, "vllm.maxModelLen", "must be at least 16", "use a value in that range"),
         ({"maxModelLen": 40000}, "vllm.maxModelLen", "is more than the 32768 positions of the model", "lower it"),

@@ -125,20 +125,32 @@ DRIVER = (
         "use fewer instances",
     ),
     Wrong(
-        "layout of a real GPU",
-        {"modules": BASE, "gpu": {"source": "host", "mig": [["7g.40gb"]]}},
+        "layout of a real GPU of an existing cluster",
+        {
+            "modules": BASE,
+            "gpu": {"source": "host", "mig": [["7g.40gb"]], "nodes": [{"name": "a"}]},
+            "cluster": {"provider": "existing", "context": "lab", "kubeconfig": "tests/golden/kubeconfig.yaml"},
+        },
         "gpu.mig",
         [["7g.40gb"]],
-        "is for simulated GPUs: MIG devices of the host are its administrator's",
-        "drop it or set gpu.source to simulated",
+        "is compared with the GPUs of this machine, and on an existing cluster they are elsewhere",
+        "drop it",
+    ),
+    Wrong(
+        "layout of a real GPU that is no layout",
+        {"modules": BASE, "gpu": {"source": "host", "mig": [["7g.40gb", "half"]]}},
+        "gpu.mig[0]",
+        ["7g.40gb", "half"],
+        "has an entry that is no GPU instance",
+        "write 'half' as PROFILE or PROFILE@START",
     ),
     Wrong(
         "layout of a real GPU of one node",
         {"modules": BASE, "gpu": {"source": "host", "nodes": [{"mig": [["7g.40gb"]]}]}},
         "gpu.nodes[0].mig",
         [["7g.40gb"]],
-        "is for simulated GPUs",
-        "drop it",
+        "is for simulated GPUs: the host's are those of one node",
+        "drop it, and set gpu.mig",
     ),
 )
 MODULES = (
@@ -163,7 +175,7 @@ MODULES = (
         {"modules": [*BASE, "10.1"], "gpu": {"source": "host"}},
         "modules",
         "10.1",
-        "needs MIG layouts, which are for simulated GPUs",
+        "needs simulated GPUs: which MIG devices it gets follows from a layout that the stack makes",
         "set gpu.source to simulated",
     ),
 )
@@ -219,6 +231,17 @@ DYNAMIC = (
     ),
 )
 
+LOG = (
+    Wrong(
+        "a log of the driver that does not say what module 10.3 reads in it",
+        laid(["3g.20gb@4", "4g.20gb"], modules=("10.1", "10.3"), driver={"logVerbosity": 5}),
+        "driver.logVerbosity",
+        5,
+        'is too low for module "10.3", which reads in the log what the driver says from 6 on',
+        'set it to 6, or drop it or "10.3"',
+    ),
+)
+
 BY_CLAIM = {"mode": "claim"}
 MPS = (
     Wrong(
@@ -255,4 +278,4 @@ MPS = (
     ),
 )
 
-WRONG = (*LAYOUTS, *DRIVER, *MODULES, *DYNAMIC, *MPS)
+WRONG = (*LAYOUTS, *DRIVER, *MODULES, *DYNAMIC, *LOG, *MPS)

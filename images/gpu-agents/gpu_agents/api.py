@@ -12,13 +12,14 @@ RESOURCE = "resource.k8s.io/v1"
 # What asking the API may raise: its refusals, no answer, no network, no credentials or an answer that is no JSON.
 ERRORS = (kr8s.ServerError, kr8s.APITimeoutError, httpx.HTTPError, OSError, ValueError)
 
+# kr8s names the versions it was tested with; what is used here is plain REST. For the whole process, since what is put
+# back around one call is put back for those that run beside it.
+warnings.filterwarnings("ignore", message="Kubernetes version .* is not supported")
+
 
 async def connect() -> Any:
     """A client. Raises one of ERRORS where no API server answers."""
-    with warnings.catch_warnings():
-        # kr8s names the versions it was tested with; what is used here is plain REST.
-        warnings.filterwarnings("ignore", message="Kubernetes version .* is not supported")
-        return await kr8s.asyncio.api()
+    return await kr8s.asyncio.api()
 
 
 async def get(api: Any, version: str, path: str, namespace: str | None = None, **params: str) -> Any:

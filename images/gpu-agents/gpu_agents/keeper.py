@@ -6,7 +6,8 @@ from typing import Any
 import anyio
 
 from gpu_agents import api, log
-from gpu_agents.taints import DRIVER, MANAGED_BY, Tainted, lasting, owner_reference
+from gpu_agents.plugin_logs import PluginLogs, WatchEnded
+from gpu_agents.taints import DRIVER, MANAGED_BY, Tainted, lasting, of_divided_gpus, owner_reference
 
 RBAC = "rbac.authorization.k8s.io/v1"
 SELECTOR = f"spec.driver={DRIVER}"
@@ -17,24 +18,38 @@ FIRST_WAIT, LONGEST_WAIT = 1, 30
 MENDING = "the keeper never deletes a rule: once the GPU is mended, restart the driver's plugin, then delete the rule"
 
 
-class WatchEnded(Exception):
-    """The API server ended the watch with an error."""
-
-
 class Keeper:
     """Creates rules, never changes or deletes one. `ready` after the first full list."""
 
-    def __init__(self, cluster_role: str) -> None:
-        """The rules are owned by the ClusterRole of that name."""
+    def __init__(self, cluster_role: str, plugin_namespace: str = "") -> None:
+        """The rules are owned by the ClusterRole of that name.
+
+        With the namespace of the driver's plugins, faults of GPUs that MIG divides are read in their logs.
+        """
         self._cluster_role = cluster_role
+        self._logs = PluginLogs(plugin_namespace, self._keep_all) if plugin_namespace else None
+        self._client: Any = None
+        self._owner: dict[str, Any] = {}
+        # Slices by name, as they were last seen.
+        self._slices: dict[str, dict[str, Any]] = {}
         self._rules: set[str] = set()
         self._told: set[Tainted] = set()
         # By slice: what it was tainted with when it was last seen.
         self._tainted: dict[str, set[Tainted]] = {}
-        self.ready = False
+        self._listed = False
+
+    @property
+    def ready(self) -> bool:
+        return self._listed and (self._logs is None or self._logs.ready)
 
     async def run(self) -> None:
         """List and watch for ever; after a failure again, later and later."""
+        async with anyio.create_task_group() as tasks:
+            if self._logs:
+                tasks.start_soon(self._logs.run)
+            tasks.start_soon(self._keep_for_ever)
+
+    async def _keep_for_ever(self) -> None:
         wait = FIRST_WAIT
         while True:
             try:
@@ -47,19 +62,19 @@ class Keeper:
 
     async def _list_and_watch(self) -> None:
         with anyio.fail_after(ASK_SECONDS):
-            client = await api.connect()
-            owner = owner_reference(await api.get(client, RBAC, f"clusterroles/{self._cluster_role}"))
+            self._client = client = await api.connect()
+            self._owner = owner_reference(await api.get(client, RBAC, f"clusterroles/{self._cluster_role}"))
             rules = await api.get(client, api.RESOURCE, "devicetaintrules")
             self._rules = {rule["metadata"]["name"] for rule in rules["items"]}
             listed = await api.get(client, api.RESOURCE, "resourceslices", fieldSelector=SELECTOR)
-        for resource_slice in listed["items"]:
-            await self._keep(client, owner, resource_slice)
-        first, self.ready = not self.ready, True
+        self._slices = {resource_slice["metadata"]["name"]: resource_slice for resource_slice in listed["items"]}
+        await self._keep_all()
+        first, self._listed = not self._listed, True
         if first:
             log.info("every ResourceSlice is looked at; watching", slices=len(listed["items"]), rules=len(self._rules))
-        await self._watch(client, owner, listed["metadata"]["resourceVersion"])
+        await self._watch(client, listed["metadata"]["resourceVersion"])
 
-    async def _watch(self, client: Any, owner: dict[str, Any], since: str) -> None:
+    async def _watch(self, client: Any, since: str) -> None:
         # kr8s's own watch takes no end, and a connection that broke without a word would keep it for ever.
         parameters = {
             "watch": "true",
@@ -74,24 +89,32 @@ class Keeper:
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     raise WatchEnded(event["object"].get("message", line))
+                name = event["object"].get("metadata", {}).get("name")
                 if event["type"] in ("ADDED", "MODIFIED"):
-                    await self._keep(client, owner, event["object"])
+                    self._slices[name] = event["object"]
+                    await self._keep(event["object"])
                 elif event["type"] == "DELETED":
-                    self._tainted.pop(event["object"]["metadata"]["name"], None)
+                    self._slices.pop(name, None)
+                    self._tainted.pop(name, None)
 
-    async def _keep(self, client: Any, owner: dict[str, Any], resource_slice: dict[str, Any]) -> None:
-        name, found = resource_slice["metadata"]["name"], list(lasting(resource_slice))
+    async def _keep_all(self) -> None:
+        for resource_slice in list(self._slices.values()):
+            await self._keep(resource_slice)
+
+    async def _keep(self, resource_slice: dict[str, Any]) -> None:
+        name, faults = resource_slice["metadata"]["name"], self._logs.faults if self._logs else []
+        found = [*lasting(resource_slice), *of_divided_gpus(resource_slice, faults)]
         before, self._tainted[name] = self._tainted.get(name, set()), set(found)
         for tainted in found:
             # Of one that is new, or comes back, a person may have deleted the rule since the rules were listed.
             comes = tainted not in before
             if comes or tainted.rule_name not in self._rules or tainted not in self._told:
-                await self._create(client, owner, tainted)
+                await self._create(tainted)
 
-    async def _create(self, client: Any, owner: dict[str, Any], tainted: Tainted) -> None:
+    async def _create(self, tainted: Tainted) -> None:
         try:
             with anyio.fail_after(ASK_SECONDS):
-                await api.create(client, api.RESOURCE, "devicetaintrules", tainted.rule(owner))
+                await api.create(self._client, api.RESOURCE, "devicetaintrules", tainted.rule(self._owner))
         except api.ERRORS as error:
             if api.status(error) != 409:
                 raise

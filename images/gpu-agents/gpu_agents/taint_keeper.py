@@ -12,6 +12,8 @@ It never deletes a rule: a person does, once the GPU is mended and the driver's 
 
 environment:
   OWNER_CLUSTER_ROLE  the ClusterRole that owns the rules: they go when it goes
+  PLUGIN_NAMESPACE    the namespace of the driver's plugins, whose logs have the faults of GPUs that MIG divides;
+                      empty: no log is read
 """
 
 
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from gpu_agents.keeper import Keeper
 
-    keeper = Keeper(cluster_role)
+    keeper = Keeper(cluster_role, os.environ.get("PLUGIN_NAMESPACE", ""))
     routes = {
         "/healthz": lambda: Answer(200, b"ok\n"),
         "/readyz": lambda: Answer(200, b"ok\n") if keeper.ready else Answer(503, b"the slices are not listed yet\n"),

@@ -1,16 +1,25 @@
-"""Taints of NVIDIA's driver in ResourceSlices, and the DeviceTaintRules that outlast them."""
+"""Taints of NVIDIA's driver in ResourceSlices, and those that it leaves out; the DeviceTaintRules that outlast them."""
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 DRIVER = "gpu.nvidia.com"
+XID = f"{DRIVER}/xid"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "dra-workshop"}
 # DeviceTaintRules are named by RFC 1123 subdomains.
 MAX_NAME = 253
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+@dataclass(frozen=True)
+class GpuFault:
+    """XID of a whole GPU."""
+
+    uuid: str
+    xid: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,17 @@ def lasting(resource_slice: dict[str, Any]) -> Iterator[Tainted]:
                 yield Tainted(
                     spec["pool"]["name"], device["name"], taint["key"], taint.get("value", ""), taint["effect"]
                 )
+
+
+def of_divided_gpus(resource_slice: dict[str, Any], faults: Iterable[GpuFault]) -> Iterator[Tainted]:
+    """Taints of a slice's MIG devices whose GPU has such a fault, in the form that the driver gives a whole GPU's."""
+    spec = resource_slice["spec"]
+    if spec["driver"] != DRIVER:
+        return
+    for fault in faults:
+        for device in spec.get("devices", []):
+            if device.get("attributes", {}).get("parentUUID", {}).get("string") == fault.uuid:
+                yield Tainted(spec["pool"]["name"], device["name"], XID, str(fault.xid), "NoSchedule")
 
 
 def owner_reference(cluster_role: dict[str, Any]) -> dict[str, Any]:

@@ -36,12 +36,19 @@ struct nvmlGpuInstance_st {
     struct nvmlComputeInstance_st compute[CONFIG_MAX_COMPUTE_INSTANCES];
 };
 
+/* Which of a file's contents was read; all 0 before. */
+struct file_version {
+    unsigned long long inode;
+    long long seconds, nanoseconds, size;
+};
+
 struct gpu {
     const struct gpu_config *config;
     unsigned int index; /* among the visible GPUs */
     bool mig_enabled;
     bool mig_pending; /* the mode after the next reset */
     unsigned int last_generation; /* of the MIG device made last */
+    struct file_version mig_version; /* of what is remembered of its instances */
     struct nvmlDevice_st device;
     struct nvmlGpuInstance_st instances[CONFIG_INSTANCE_IDS];
 };

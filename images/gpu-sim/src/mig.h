@@ -10,8 +10,13 @@ enum mig_result { MIG_OK, MIG_NO_ROOM, MIG_IN_USE, MIG_INVALID };
    device the container was given. */
 bool mig_load(struct inventory *inventory, struct gpu *gpu, char *error, size_t error_size);
 
+/* Takes over what another process has remembered since: NVML asks the kernel module, which all processes share. Where two
+   change one GPU in the same instant the later one wins, which the kernel module would not let happen. Instances that
+   are still there keep their handles. Does nothing in a container. */
+void mig_refresh(const struct inventory *inventory, struct gpu *gpu);
+
 /* Remembers mode and instances in the driver root for later processes; does nothing in a container. */
-void mig_save(const struct inventory *inventory, const struct gpu *gpu);
+void mig_save(const struct inventory *inventory, struct gpu *gpu);
 
 const struct mig_profile *mig_profile_by_id(const struct gpu_model *model, unsigned int id);
 const struct mig_profile *mig_profile_by_index(const struct gpu_model *model, unsigned int index);

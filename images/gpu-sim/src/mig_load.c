@@ -147,6 +147,8 @@ bool mig_load(struct inventory *inventory, struct gpu *gpu, char *error, size_t 
         load_from_capabilities(inventory, gpu);
         return true;
     }
+    /* Before it is read: what is written meanwhile is read again. */
+    state_version(inventory, gpu->config->minor, "mig", &gpu->mig_version);
     if (!state_read(inventory, gpu->config->minor, "mig", text))
         return load_static(gpu, error, error_size);
     if (restore(gpu, text))
@@ -154,6 +156,27 @@ bool mig_load(struct inventory *inventory, struct gpu *gpu, char *error, size_t 
     snprintf(error, error_size, "%s/run/gpu%u.mig: not what this library wrote; remove it", inventory->root,
              gpu->config->minor);
     return false;
+}
+
+static bool same_version(const struct file_version *one, const struct file_version *other)
+{
+    return one->inode == other->inode && one->seconds == other->seconds && one->nanoseconds == other->nanoseconds &&
+           one->size == other->size;
+}
+
+void mig_refresh(const struct inventory *inventory, struct gpu *gpu)
+{
+    char text[STATE_SIZE];
+    struct file_version version;
+    if (!inventory->driver_root || !state_version(inventory, gpu->config->minor, "mig", &version) ||
+        same_version(&version, &gpu->mig_version) || !state_read(inventory, gpu->config->minor, "mig", text))
+        return;
+    struct gpu before = *gpu;
+    memset(gpu->instances, 0, sizeof gpu->instances);
+    gpu->last_generation = 0;
+    if (!restore(gpu, text)) /* whoever starts next is told of it */
+        *gpu = before;
+    gpu->mig_version = version;
 }
 
 static bool replace_file(const char *path, const char *text)
@@ -194,7 +217,7 @@ static size_t append(char text[STATE_SIZE], size_t length, const char *format, .
     return added > 0 && length + (size_t)added < STATE_SIZE ? length + (size_t)added : length;
 }
 
-void mig_save(const struct inventory *inventory, const struct gpu *gpu)
+void mig_save(const struct inventory *inventory, struct gpu *gpu)
 {
     char text[STATE_SIZE];
     size_t length = append(text, 0, "%d", gpu->mig_enabled);
@@ -218,5 +241,6 @@ void mig_save(const struct inventory *inventory, const struct gpu *gpu)
                 length = append(text, length, "#%u", compute->generation);
         }
     }
-    state_write(inventory, gpu->config->minor, "mig", text);
+    if (state_write(inventory, gpu->config->minor, "mig", text))
+        state_version(inventory, gpu->config->minor, "mig", &gpu->mig_version);
 }

@@ -39,6 +39,8 @@ nvmlReturn_t session_enter(struct inventory **entered)
     pthread_mutex_lock(&lock);
     if (references == 0)
         return session_leave(NVML_ERROR_UNINITIALIZED);
+    for (unsigned int i = 0; i < inventory.gpu_count; i++)
+        mig_refresh(&inventory, &inventory.gpus[i]);
     *entered = &inventory;
     return NVML_SUCCESS;
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static bool state_path(const struct inventory *inventory, unsigned int minor, const char *name, char path[PATH_MAX])
@@ -46,6 +47,20 @@ bool state_write(const struct inventory *inventory, unsigned int minor, const ch
         return true;
     unlink(temporary);
     return false;
+}
+
+bool state_version(const struct inventory *inventory, unsigned int minor, const char *name,
+                   struct file_version *version)
+{
+    char path[PATH_MAX];
+    struct stat status;
+    if (!state_path(inventory, minor, name, path) || lstat(path, &status) != 0)
+        return false;
+    *version = (struct file_version){.inode = status.st_ino,
+                                     .seconds = status.st_mtim.tv_sec,
+                                     .nanoseconds = status.st_mtim.tv_nsec,
+                                     .size = status.st_size};
+    return true;
 }
 
 unsigned int state_read_number(const struct inventory *inventory, unsigned int minor, const char *name,

@@ -12,6 +12,10 @@ enum { STATE_SIZE = 512 };
 bool state_read(const struct inventory *inventory, unsigned int minor, const char *name, char text[STATE_SIZE]);
 bool state_write(const struct inventory *inventory, unsigned int minor, const char *name, const char *text);
 
+/* Which contents state_read would read now; false if nothing is remembered. A write makes another version. */
+bool state_version(const struct inventory *inventory, unsigned int minor, const char *name,
+                   struct file_version *version);
+
 /* As state_read, for one number; fallback if nothing usable is remembered. */
 unsigned int state_read_number(const struct inventory *inventory, unsigned int minor, const char *name,
                                unsigned int fallback);

@@ -31,6 +31,11 @@ func apply(ctx context.Context, daemon control, wanted limits, out, notes io.Wri
 			return err
 		}
 	}
+	if wanted.announced {
+		if err := announce(daemon.pipe, wanted); err != nil {
+			return err
+		}
+	}
 	return printStatus(ctx, daemon, out)
 }
 

@@ -14,6 +14,7 @@ type limits struct {
 	percentage percentage
 	memory     memory // of every device that perDevice does not name
 	perDevice  []override
+	announced  bool // clients that wait for these limits go on once they are set
 }
 
 // percentage is a share of a GPU's threads. 100 is no limit.
@@ -104,11 +105,15 @@ var (
 	variableNames = [3]string{"ACTIVE_THREAD_PERCENTAGE", "PINNED_DEVICE_MEMORY_LIMIT", "PER_DEVICE_PINNED_MEMORY_LIMIT"}
 )
 
+// announceOption is apply's option by which clients that wait for these limits go on.
+const announceOption = "announce"
+
 // defineLimits gives apply its options.
 func defineLimits(options *flag.FlagSet) {
 	for _, name := range optionNames {
 		options.String(name, "", "")
 	}
+	options.Bool(announceOption, false, "")
 }
 
 // limitsFromOptions reads the limits from apply's options. The first two are required: what is left out would otherwise
@@ -123,7 +128,9 @@ func limitsFromOptions(options *flag.FlagSet) (limits, error) {
 			return limits{}, fmt.Errorf("apply: --%s is missing; it sets every limit, so say this one too", name)
 		}
 	}
-	return parseLimits(values, names)
+	parsed, err := parseLimits(values, names)
+	parsed.announced = options.Lookup(announceOption).Value.String() == "true"
+	return parsed, err
 }
 
 // deviceLimit is the memory limit that one device is to have. The daemon keeps it by its own ordinal, but CUDA applies
@@ -132,6 +139,9 @@ type deviceLimit struct {
 	device device
 	memory memory
 }
+
+// name is what a client that waits for these limits calls them.
+func (l limits) name() string { return string(l.percentage) + "/" + l.memory.argument() }
 
 // forDevices returns the limit of each device. Overrides for GPUs that are not here come back as others: a daemon
 // runs on every node, and the GPUs that limits name by UUID are on one of them.

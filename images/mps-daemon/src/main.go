@@ -27,11 +27,14 @@ const usage = `mps-daemon owns one NVIDIA MPS control daemon.
                         --active-thread-percentage P           1 to 100, decimals allowed; 100 is no limit
                         --pinned-device-memory-limit M         as 8192M or 8G; 0 or "" is no limit
                         --per-device-pinned-memory-limit L     as 0=4096M,GPU-...=0; these win over M
+                        --announce                             clients whose MPS_DAEMON_LIMITS is P/M go on
   mps-daemon status   print what holds and who uses it, as one JSON object on one line
   mps-daemon ready    exit 0 if the limits are set and the daemon answers, else 1 with the reason
   mps-daemon wait -- PROGRAM ARG...
                       for a client's container: become the program when the daemon is ready; needs no GPU. Refuses an
-                      environment that would lift the daemon's limits. Without a program it just ends then
+                      environment that would lift the daemon's limits. Without a program it just ends then. With
+                      MPS_DAEMON_LIMITS=P/M it waits until the daemon was started with these limits, or until they
+                      were announced
   mps-daemon install FOLDER
                       for its init container: put this program into a folder that such a container has as well
   mps-daemon --help | --version

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -69,4 +72,35 @@ func TestClientWhoseEnvironmentLiftsALimitIsNotStarted(t *testing.T) {
 	client("CUDA_MPS_ENABLE_PER_CTX_DEVICE_MULTIPROCESSOR_PARTITIONING=1", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=junk").expect(2, started,
 		"PARTITIONING: \"1\" would give all SMs", "MEM_LIMIT: \"junk\" would lift")
 	client("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=1G", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=10").expect(0, started, "started")
+}
+
+func TestClientWaitsForTheLimitsThatItNames(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "", "PINNED_DEVICE_MEMORY_LIMIT=8G")
+	n.runUntilReady()
+	client := func(wanted string) *node {
+		return &node{n.t, n.folder, append(slices.Clone(n.env), "MPS_DAEMON_LIMITS="+wanted)}
+	}
+	// Those that the daemon was started with.
+	client("50/8G").expect(0, []string{"wait", "--", "echo", "started"}, "started")
+	waiting := client("25/4G").start("wait", "--", "echo", "started")
+	waiting.until("are 50/8G, and MPS_DAEMON_LIMITS is 25/4G")
+	apply := []string{"apply", "--active-thread-percentage=25", "--pinned-device-memory-limit=4G"}
+	n.expect(0, apply) // by hand: it says nothing to those who wait, and those who have what they wait for stay so
+	client("50/8G").expect(0, []string{"wait", "--", "echo", "started"}, "started")
+	if strings.Contains(waiting.said.String(), "started") {
+		t.Fatalf("it did not wait: %s", waiting.said)
+	}
+	n.expect(0, append(apply, "--announce"))
+	waiting.ends(0, "started")
+	old := client("50/8G").start("wait")
+	old.until("are 25/4G, and MPS_DAEMON_LIMITS is 50/8G")
+	info, err := os.Stat(n.pipe(markerName))
+	must(t, err)
+	if info.Mode().Perm() != 0o644 {
+		t.Fatalf("clients of other users cannot read it: %s", info.Mode())
+	}
+	if files, _ := filepath.Glob(n.pipe(markerName) + "*"); len(files) != 1 {
+		t.Fatalf("left behind: %v", files)
+	}
 }

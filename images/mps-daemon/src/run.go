@@ -59,7 +59,7 @@ func run(s settings, within bounds, out, notes io.Writer) error {
 
 	text, err := child.prepare(daemon, s.limits, within, notes)
 	if err == nil {
-		err = os.WriteFile(marker, nil, 0o644)
+		err = announce(s.pipe, s.limits)
 	}
 	if err == nil {
 		fmt.Fprintln(notes, "mps-daemon: ready:", text)

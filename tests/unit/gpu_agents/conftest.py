@@ -100,6 +100,10 @@ class ApiServer:
         self.asked: list[str] = []
         self.created: Queue[dict[str, Any]] = Queue()
         self.events: Queue[dict[str, Any] | None] = Queue()
+        self.pod_events: Queue[dict[str, Any] | None] = Queue()
+        self.logs: dict[str, Queue[str | None]] = {}
+        """Lines of pods' logs, by their paths; None ends one."""
+        self.log_queries: list[str] = []
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -108,7 +112,10 @@ class ApiServer:
                 path = path.rstrip("/")
                 api.asked.append(f"GET {path}")
                 if "watch=true" in query:
-                    self.watch()
+                    self.watch(api.pod_events if path.endswith("/pods") else api.events)
+                elif path in api.logs:
+                    api.log_queries.append(query)
+                    self.stream(api.logs[path])
                 elif path in api.refused and "GET" in api.refused_methods:
                     self.answer(api.refused[path], {"message": f"{path} is refused"})
                 elif path in api.objects:
@@ -137,11 +144,18 @@ class ApiServer:
                 self.end_headers()
                 self.wfile.write(text)
 
-            def watch(self) -> None:
+            def watch(self, events: "Queue[dict[str, Any] | None]") -> None:
                 self.send_response(200)
                 self.end_headers()
-                while event := api.events.get():
+                while event := events.get():
                     self.wfile.write(json.dumps(event).encode() + b"\n")
+                    self.wfile.flush()
+
+            def stream(self, lines: "Queue[str | None]") -> None:
+                self.send_response(200)
+                self.end_headers()
+                while line := lines.get():
+                    self.wfile.write(line.encode() + b"\n")
                     self.wfile.flush()
 
             def log_message(self, format: str, *args: object) -> None:
@@ -168,7 +182,8 @@ class ApiServer:
 def api_server() -> Iterator[ApiServer]:
     api = ApiServer()
     yield api
-    api.events.put(None)
+    for queue in (api.events, api.pod_events, *api.logs.values()):
+        queue.put(None)
     api.server.shutdown()
     api.server.server_close()
 

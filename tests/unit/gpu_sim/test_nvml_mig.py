@@ -184,3 +184,70 @@ def test_static_mig_exists_from_the_start_on_every_gpu(make_root):
         len(set(re.findall(r"UUID: (MIG-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})", listed)))
         == 4
     )
+
+
+# What another program does to the same GPU meanwhile.
+OTHER = """
+import subprocess
+def smi(*words):
+    subprocess.run([ROOT + "/usr/bin/nvidia-smi", *words], check=True, capture_output=True)
+"""
+
+
+def test_what_another_program_does_is_seen_at_once_by_one_that_runs(make_root):
+    root = make_root(count=1)
+    seen = root.nvml(
+        f"ROOT = {str(root.path)!r}\n"
+        + CREATE
+        + OTHER
+        + textwrap.dedent("""
+        smi("-i", "0", "-mig", "1")
+        result = [n.nvmlDeviceGetMigMode(d), len(migs())]
+        gi, ci = create(0, 0, 0)
+        mine = migs()
+        smi("mig", "-i", "0", "-cgi", "3g.40gb", "-C")
+        names = sorted(row[0] for row in migs())
+        # Its own are the same: handles and UUIDs.
+        result += [[name.rpartition(" ")[2] for name in names], mine[0] in migs(),
+                   n.nvmlGpuInstanceGetInfo(gi).placement.start, code(create, 3, 0)]
+        """)
+    )
+    assert seen == [[1, 1], 0, ["1g.10gb", "3g.40gb"], True, 0, 23]
+
+
+def test_what_another_program_destroys_is_gone_and_leaves_its_place(make_root):
+    root = make_root(count=1)
+    gone = root.nvml(
+        f"ROOT = {str(root.path)!r}\n"
+        + CREATE
+        + OTHER
+        + textwrap.dedent("""
+        n.nvmlDeviceSetMigMode(d, 1)
+        gi, ci = create(3, 0, 3)
+        (before,) = migs()
+        result = [code(create, 3, 0)]
+        smi("mig", "-i", "0", "-dci")
+        smi("mig", "-i", "0", "-dgi")
+        result += [migs(), code(n.nvmlGpuInstanceGetInfo, gi), code(n.nvmlDeviceGetHandleByUUID, before[1])]
+        create(3, 0, 3)
+        result.append(migs()[0][0] == before[0])
+        """)
+    )
+    assert gone == [23, [], 2, 6, True]
+
+
+def test_what_nobody_could_have_remembered_leaves_a_program_that_runs_as_it_is(make_root):
+    root = make_root(count=1)
+    kept = root.nvml(
+        f"ROOT = {str(root.path)!r}\n"
+        + CREATE
+        + textwrap.dedent("""
+        n.nvmlDeviceSetMigMode(d, 1)
+        create(2, 4, 2)
+        before = migs()
+        with open(ROOT + "/run/gpu0.mig", "w") as file:
+            file.write("1 9/77\\n")
+        result = [migs() == before, n.nvmlDeviceGetMigMode(d)]
+        """)
+    )
+    assert kept == [True, [1, 1]]
