@@ -514,7 +514,7 @@ MIG_SEVERAL_SLICES = Module(
     slug="mig-several-slices",
     title="Several MIG devices in one pod",
     sets_up="nothing that lasts",
-    proves="two claims with MPS leave a container one device, the last; a claim for each container gives each its own; "
+    proves="two claims with MPS leave a container one device, either; a claim for each container gives each its own; "
     "two without MPS, and one claim of two",
     minutes=20,
     requires=("01", "02", "10.1", "10.4"),

@@ -248,7 +248,7 @@ def build(work):
     work.run("sh", "-c", "sleep 60 & wait")
 
 store = Path(sys.argv.pop())
-program.setup = lambda console: Runner(Store(store), Progress(console)).run([Step("slow", build)])
+program.setup = lambda console, optional: Runner(Store(store), Progress(console)).run([Step("slow", build)])
 sys.exit(program.main())
 """
 
@@ -264,7 +264,7 @@ def build(work):
     work.run("sh", "-c", f"mkdir {work.out}/folder && touch {work.out}/folder/file")
 
 store = Path(sys.argv.pop())
-program.setup = lambda console: Runner(Store(store), Progress(console)).run([Step("made", build)])
+program.setup = lambda console, optional: Runner(Store(store), Progress(console)).run([Step("made", build)])
 sys.exit(program.main())
 """
 
