@@ -18,6 +18,9 @@ REFERENCE_SECONDS = 0.0215
 ROUNDS = 5
 # Expected seconds by which a measured piece of work counts beside finished steps, which say more the longer they took.
 PRIOR_SECONDS = 20
+# A busy moment is no slow machine, and a download has little to do with the processor: what is beyond that the finished
+# steps have to say.
+MOST_SLOWNESS = 4.0
 
 
 def _work() -> int:
@@ -35,7 +38,7 @@ def measured_slowness() -> float:
         _work()
         took.append(time.monotonic() - started)
     cores = len(os.sched_getaffinity(0))
-    return statistics.median(took) / REFERENCE_SECONDS * max(1.0, 2 / cores)
+    return min(MOST_SLOWNESS, statistics.median(took) / REFERENCE_SECONDS * max(1.0, 2 / cores))
 
 
 def duration(seconds: float) -> str:

@@ -95,7 +95,7 @@ def test_tools_and_plugins_are_those_of_upstream(server: Upstream, runner: Runne
 
 def test_terminal_shows_bytes_and_speed_while_a_download_runs(server: Upstream, tmp_path: Path):
     content, shown = b"x" * 3_000_000, list[str]()
-    progress = Progress(Console(file=io.StringIO(), width=200, force_terminal=True))
+    progress = Progress(Console(file=io.StringIO(), width=200, force_terminal=True), slowness=lambda: 1)
     (tmp_path / "store").mkdir()
 
     def looks(request: upstream.Request) -> None:

@@ -129,7 +129,7 @@ DRIVER = (
         {
             "modules": BASE,
             "gpu": {"source": "host", "mig": [["7g.40gb"]], "nodes": [{"name": "a"}]},
-            "cluster": {"provider": "existing", "context": "lab", "kubeconfig": "tests/golden/kubeconfig.yaml"},
+            "cluster": {"provider": "existing", "context": "lab", "kubeconfig": "<tmp>/good"},
         },
         "gpu.mig",
         [["7g.40gb"]],
