@@ -23,7 +23,7 @@ from toolchain.paths import CHECKOUT
 DEAD = "http://127.0.0.1:9"  # the port for discarded data, where nothing listens
 COMMANDS = {
     "wait_for_gpus": {"EXPECTED_GPUS": "{}", "WAIT_SECONDS": "1", "DRIVER_NAMESPACE": "d"},
-    "mps_limits": {"NODES": "[]", "WAIT_SECONDS": "1", "MPS_NAMESPACE": "m"},
+    "mps_limits": {"NODES": '["worker"]', "WAIT_SECONDS": "1", "MPS_NAMESPACE": "m"},
 }
 
 DAEMON_SETS = {
