@@ -231,7 +231,7 @@ class LiveStack:
         finally:
             # Of its own accord Kubernetes looks at what is in a deleted namespace only after five seconds.
             self.kubectl("delete", "pods,resourceclaims", "--all", "-n", name, "--wait=false")
-            self.kubectl("delete", "namespace", name, "--wait=false")
+            self.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
             # The namespace itself takes five seconds more; what it held of GPUs is what the next check could meet.
             kinds = ("pods", "resourceclaims.v1.resource.k8s.io")
             wait_for(f"pods and claims of {name} are gone", lambda: not any(self.get(kind, "", name) for kind in kinds))

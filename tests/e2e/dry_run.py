@@ -22,7 +22,8 @@ def documents(file: Path) -> list[dict]:
 def namespaces() -> list[dict]:
     """Namespaces that the manifests make, and the reader's."""
     every = (document for file in sorted(MANIFESTS.rglob("*.yaml")) for document in documents(file))
-    return [READER, *(document for document in every if document["kind"] == "Namespace")]
+    made = {document["metadata"]["name"]: document for document in every if document["kind"] == "Namespace"}
+    return [READER, *made.values()]
 
 
 def refused_manifests(kubeconfig: Path) -> dict[str, str]:

@@ -400,6 +400,7 @@ def test_stack_lives_on_an_existing_cluster_and_leaves_it_as_it_was(
         ]
         assert sorted(commands) == [
             "python -m components.commands.mps_limits",
+            *["python -m components.commands.rollout"] * 3,
             "python -m components.commands.wait_for_gpus",
             *["true"] * 2,  # the guards', of the driver and of everything
         ]

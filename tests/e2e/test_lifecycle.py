@@ -131,7 +131,8 @@ def test_verify_passes_every_check_and_keeps_the_results(workspace: Workspace) -
     assert {check["module"] for check in checks} == {"00", "01", "02", "03", "04", "05"}
     skipped = {check["seen"] for check in checks if check["result"] == "skipped"}
     one_model = "every node has the same GPUs, so a claim cannot tell them apart by model"
-    assert skipped == {"needs a real GPU", one_model}
+    one_gpu = "the stack has not two GPUs beside those of other modules; raise gpu.count"
+    assert skipped == {"needs a real GPU", one_model, one_gpu}
     assert {check["result"] for check in checks} == {"passed", "skipped"}
     assert f'tests="{len(checks)}"' in (results / "verify.xml").read_text()
     shutil.rmtree(results)  # it is the user's to keep, not the stack's to remove
