@@ -20,10 +20,14 @@ def documents(file: Path) -> list[dict]:
 
 
 def namespaces() -> list[dict]:
-    """Namespaces that the manifests make, and the reader's."""
-    every = (document for file in sorted(MANIFESTS.rglob("*.yaml")) for document in documents(file))
-    made = {document["metadata"]["name"]: document for document in every if document["kind"] == "Namespace"}
-    return [READER, *made.values()]
+    """Namespaces that the manifests make, each with what any of them says of it, and the reader's."""
+    made = {READER["metadata"]["name"]: READER}
+    for file in sorted(MANIFESTS.rglob("*.yaml")):
+        for document in documents(file):
+            if document["kind"] == "Namespace":
+                known = made.setdefault(document["metadata"]["name"], document)
+                known["metadata"].setdefault("labels", {}).update(document["metadata"].get("labels", {}))
+    return list(made.values())
 
 
 def refused_manifests(kubeconfig: Path) -> dict[str, str]:
