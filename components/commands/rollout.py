@@ -17,7 +17,11 @@ def main() -> int:
     kubectl = ["kubectl", "--kubeconfig", os.environ["KUBECONFIG"], "--context", os.environ["KUBE_CONTEXT"]]
     deployment = f"deployment/{name}"
     command = [*kubectl, "rollout", "status", "-n", namespace, deployment, f"--timeout={seconds}s"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        print("kubectl: is not on PATH; `source ./activate` puts it there", file=sys.stderr)
+        return 1
     if done.returncode == 0:
         print(f"{namespace}/{name}: rolled out")
         return 0

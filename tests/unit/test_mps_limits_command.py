@@ -180,6 +180,7 @@ def test_daemons_are_set_at_the_same_time(change: Run, answers: Path):
     for node in ("a", "b"):
         answer(answers, node)
         (answers / f"pod-{node}").rename(answers / f"content-{node}")
+    # Each waits for the other, ten seconds at most: one after the other, the first would fail.
     text = KUBECTL.replace(
         """[ -e "$answer" ]""",
         """node="${answer##*-}"; touch "$ANSWERS/seen-$node"; answer="$ANSWERS/content-$node"

@@ -65,3 +65,11 @@ def test_pods_that_do_not_get_there_are_named_with_what_they_wait_for(
     )
     assert second.startswith("no pod of clients in mps")
     assert api.asked == [("pods", {"namespace": "mps", "label_selector": {"app": "clients"}})]
+
+
+def test_kubectl_that_is_not_on_path_is_told(
+    answers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", str(answers / "nothing"))
+    assert rollout.main() == 1
+    assert capsys.readouterr().err == "kubectl: is not on PATH; `source ./activate` puts it there\n"
