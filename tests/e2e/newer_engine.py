@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.e2e import roots
 
 SUITE = "trixie"
 # Of the network for measurements between networks, RFC 2544, which nobody has on a machine.
@@ -21,22 +21,15 @@ BRIDGE, ADDRESS = "dra-newer", "198.18.0.1/24"
 STARTS_SECONDS = 60
 # In a mount namespace of its own. The root is pivoted into, not only changed: `docker exec` joins a container's mount
 # namespace, and where the engine was only changed into its root, it comes out in that of the machine.
-ENTER = """
-set -eu
-mount --make-rprivate /
-mount --bind "$1" "$1"
-mount --rbind /sys "$1/sys"
-mount --rbind /dev "$1/dev"
-mount -t tmpfs tmpfs "$1/run"
-mkdir "$1/old" "$1/socket" "$1/images"
-mount --bind "$2" "$1/socket"
-mount --bind "$3" "$1/images"
-cp /etc/resolv.conf "$1/etc/resolv.conf"
-mount -t proc proc "$1/proc"
-cd "$1"
+ENTER = f"""{roots.MOUNTS}
+mkdir "$root/old" "$root/socket" "$root/images"
+mount --bind "$2" "$root/socket"
+mount --bind "$3" "$root/images"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+cd "$root"
 pivot_root . old
 umount -l old
-exec dockerd --data-root /images --host unix:///socket/docker.sock --log-level warn --bridge "$4" \
+exec dockerd --data-root /images --host unix:///socket/docker.sock --log-level warn --bridge "$4" \\
   --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false --config-file /daemon.json
 """
 CONFIGURATION = '{"features": {"containerd-snapshotter": true}}'
@@ -45,12 +38,9 @@ CONFIGURATION = '{"features": {"containerd-snapshotter": true}}'
 @contextmanager
 def newer_engine(folder: Path) -> Iterator[str]:
     """Address of such an engine, whose files are in `folder` until it ends."""
-    if not shutil.which("mmdebstrap"):
-        pytest.skip("needs mmdebstrap, to make a root filesystem")
     root, socket, images = (folder / name for name in ("engine", "engine-socket", "engine-images"))
     _ = [made.mkdir() for made in (socket, images)]
-    packages = "--include=docker.io,iptables,ca-certificates"
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", packages, SUITE, root], check=True)
+    roots.make(root, SUITE, ("docker.io", "iptables", "ca-certificates"))
     (root / "daemon.json").write_text(CONFIGURATION)
     for words in (("link", "add", BRIDGE, "type", "bridge"), ("address", "add", ADDRESS, "dev", BRIDGE)):
         subprocess.run(["ip", *words], check=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import roots
 from toolchain import versions
 from toolchain.paths import CHECKOUT
 
@@ -20,16 +21,7 @@ FOLDER = "/opt/workshop"
 # Debian's smallest system with the Python that it calls python3: without make, zstd, iptables, Docker and ensurepip.
 PACKAGES = ("python3",)
 # In a mount, network and process namespace of its own. What it started ends with it.
-ENTER = """
-set -eu
-root=$1
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount --rbind /sys "$root/sys"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/run"
-mount -t tmpfs tmpfs "$root/tmp"
+ENTER = f"""{roots.MOUNTS}mount -t tmpfs tmpfs "$root/tmp"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
@@ -71,8 +63,7 @@ def bundle() -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Path]:
     """A machine's root filesystem with the bundle's files in /media."""
     root = tmp_path_factory.mktemp("machine") / "root"
-    options = ["--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
-    subprocess.run(["mmdebstrap", "--quiet", *options, versions.DEBIAN, root], check=True)
+    roots.make(root, versions.DEBIAN, PACKAGES)
     for name in ("SHA256SUMS", "unpack", "unzstd"):
         shutil.copy(bundle / name, root / "media")
     for archive in bundle.glob("*.tar.zst*"):

@@ -15,26 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import upstream_images
+from tests.e2e import roots, upstream_images
 from tests.e2e.workspace import TRACEBACKS, Workspace
 from toolchain import images, versions
 from toolchain.paths import CHECKOUT
 
 # Bare but for what a person has who has cloned the repository and calls make.
-PACKAGES = "make,git,ca-certificates"
+PACKAGES = ("make", "git", "ca-certificates")
 SETUP_SECONDS = 900
 # In a mount and process namespace of its own; what it started ends with it. The network is this machine's, since the
 # servers and mirrors are.
-ENTER = """
-set -eu
-root=$1
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount --rbind /sys "$root/sys"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/run"
-touch "$root/run/docker.sock"
+ENTER = f"""{roots.MOUNTS}touch "$root/run/docker.sock"
 mount --bind "$2" "$root/run/docker.sock"
 exec chroot "$root" /bin/sh -eu /script
 """
@@ -76,11 +67,8 @@ DEBIAN_12, DEBIAN_13 = Debian("bookworm", "3.11"), Debian("trixie", "3.13")
 @contextmanager
 def bare_root(debian: Debian, folder: Path) -> Iterator[Path]:
     """Root filesystem with a copy of this checkout and the engine's command."""
-    if os.geteuid() != 0 or not shutil.which("mmdebstrap"):
-        pytest.skip("needs root and mmdebstrap, to make a root filesystem")
     root = folder / "root"
-    options = ("--variant=minbase", "--mode=root", f"--include={PACKAGES}")
-    subprocess.run(["mmdebstrap", "--quiet", *options, debian.suite, root], check=True)
+    roots.make(root, debian.suite, PACKAGES)
     # What a machine has of its network and of its company's authorities, and no program reads from elsewhere.
     for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
         shutil.copy(Path("/", name), root / name)
