@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// markerName is the file in the pipe directory that says that a daemon has its limits, and which ones its owner announced.
+// markerName is the file in the pipe directory that says that a daemon has its limits, and which ones its owner
+// announced.
 const markerName = "mps-daemon.ready"
 
 // wantedName is the variable by which a client's container says which limits it is to wait for.
@@ -97,9 +98,9 @@ func waitFor(pipe string, words []string, notes io.Writer) error {
 	return fmt.Errorf("wait: cannot start %s: %w", program, syscall.Exec(program, words, os.Environ()))
 }
 
-// wait returns when a daemon with its limits set listens, and these are the wanted ones. CUDA runs without MPS, and so without limits, where no daemon
-// listens. It looks as CUDA does, at the socket, so it needs neither a GPU nor NVIDIA's programs. It has no bound: its
-// pod shows that it waits, and its log for what.
+// wait returns when a daemon with its limits set listens, and these are the wanted ones. CUDA runs without MPS, and so
+// without limits, where no daemon listens. It looks as CUDA does, at the socket, so it needs neither a GPU nor NVIDIA's
+// programs. It has no bound: its pod shows that it waits, and its log for what.
 func wait(pipe, wanted string, notes io.Writer) error {
 	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
