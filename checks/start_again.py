@@ -25,8 +25,6 @@ TOO_MUCH = (*HOLD, "--host", "1Gi")
 OOM_KILLED, BACK_OFF = "OOMKilled", "CrashLoopBackOff"
 # As long as the kubelet may wait before it starts a container for the fourth time.
 START_SECONDS = 180
-# In one, the daemon is to go while the kubelet waits before it starts a client that ended by itself.
-ATTEMPTS = 3
 # Its own limit is 2 s, in which a busy node ends no sandbox.
 CRICTL_WAITS = "--timeout=60s"
 
@@ -127,21 +125,10 @@ class Site:
 
     def backs_off(self) -> bool:
         """True if the kubelet lets each container wait before its next start, after an end as the way's are."""
-        return self._all_back_off() and not self.missed()
-
-    def rests(self) -> bool:
-        """True if each container waits, for the kubelet or for a daemon: without one, nothing else comes any more."""
-        return self._all_back_off() or self._waits(lambda _: True)
-
-    def missed(self) -> bool:
-        """True if a container's last end is none of the way's.
-
-        One that the kubelet started again just before the daemon went has ended by that, and not by itself.
-        """
-        return any(last_end(status) != self.way.end for _, status in self.containers())
-
-    def _all_back_off(self) -> bool:
-        states = [status["state"].get("waiting", {}).get("reason") == BACK_OFF for _, status in self.containers()]
+        states = [
+            status["state"].get("waiting", {}).get("reason") == BACK_OFF and last_end(status) == self.way.end
+            for _, status in self.containers()
+        ]
         return bool(states) and all(states)
 
     def is_of_the_way(self, status: Document) -> bool:
@@ -387,27 +374,20 @@ def try_all(stack: LiveStack, daemon: Daemon, most: Most, ways: Sequence[Way] = 
         for site in lasting:
             if site.way.before or site.way.trigger:
                 site.create()
-        for attempt in range(1, ATTEMPTS + 1):
-            for site in lasting:
-                if site.way.before:
-                    wait_for(f"{site.way.name}: its client has its context", site.ran, START_SECONDS)
-            for site in ending:
-                if attempt == 1:
+        for site in lasting:
+            if site.way.before:
+                wait_for(f"{site.way.name}: its client has its context", site.ran, START_SECONDS)
+        for site in ending:
+            site.create()
+            what = f"{site.way.name}: its client had its context, and ended with {site.way.end}"
+            wait_for(what, lambda site=site: site.ran() and site.backs_off(), START_SECONDS)
+        with daemon.away():
+            for site in sites:
+                if site.way.trigger:
+                    site.way.trigger(site)
+                elif not site.way.before:
                     site.create()
-                what = f"{site.way.name}: its client had its context, and ended with {site.way.end}"
-                wait_for(what, lambda site=site: site.ran() and site.backs_off(), START_SECONDS)
-            with daemon.away():
-                for site in ending:
-                    wait_for(f"{site.way.name}: its client waits", site.rests, START_SECONDS)
-                if attempt < ATTEMPTS and any(site.missed() for site in ending):
-                    continue  # the daemon comes back, and the kubelet waits longer before the next start
-                for site in sites:
-                    if site.way.trigger:
-                        site.way.trigger(site)
-                    elif not site.way.before:
-                        site.create()
-                await_waiting(sites)
-            break
+            await_waiting(sites)
         return {site.way.name: site.contexts() for site in sites}
     finally:
         for site in sites:

@@ -2,9 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,70 +103,6 @@ def test_end_by_the_kernel_is_told_from_another_failure():
 )
 def test_daemon_goes_between_two_starts_of_a_client_that_ends_by_itself(state: Any, last: str, between: bool):
     assert site([context()], {"state": state, **ended(last)}, OOM).backs_off() is between
-
-
-@pytest.mark.parametrize(
-    ("log", "state", "last", "rests", "missed"),
-    [
-        (context(), {"waiting": {"reason": BACK_OFF}}, OOM_KILLED, True, False),
-        (WAITING, {"running": {}}, OOM_KILLED, True, False),
-        # The kubelet started it again before the daemon went, by which it ended.
-        (context(), {"waiting": {"reason": BACK_OFF}}, "Error", True, True),
-        (WAITING, {"running": {}}, "Error", True, True),
-        (context(), {"running": {}}, OOM_KILLED, False, False),
-    ],
-)
-def test_client_that_ended_with_the_daemon_and_not_by_itself_is_noticed(
-    log: str, state: Any, last: str, rests: bool, missed: bool
-):
-    ending = site([log], {"state": state, **ended(last)}, OOM)
-    assert (ending.rests(), ending.missed()) == (rests, missed)
-
-
-class Ending:
-    """Site of a client that ends by itself; the daemon's first going is `misses` times too late for it."""
-
-    def __init__(self, misses: int) -> None:
-        self.way, self.left, self.done = OOM, misses, list[str]()
-
-    def create(self) -> None:
-        self.done.append("created")
-
-    def missed(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-    def ran(self) -> bool:
-        return True
-
-    backs_off = rests = ran
-
-    def waits(self) -> bool:
-        self.done.append("waited for")
-        return True
-
-    def contexts(self) -> list[str]:
-        return ["context"]
-
-    def remove(self) -> None:
-        self.done.append("removed")
-
-
-@pytest.mark.parametrize(("misses", "went"), [(0, 1), (1, 2), (2, 3), (9, 3)])
-def test_daemon_goes_anew_where_it_went_too_late(misses: int, went: int, monkeypatch: pytest.MonkeyPatch):
-    ending, goings = Ending(misses), list[str]()
-
-    @contextmanager
-    def away() -> Iterator[None]:
-        goings.append("gone")
-        yield
-
-    monkeypatch.setattr(start_again, "Site", lambda stack, way, most: ending)
-    stack: Any = SimpleNamespace(settings=SimpleNamespace(cluster=SimpleNamespace(provider="kind")))
-    daemon: Any = SimpleNamespace(away=away)
-    assert start_again.try_all(stack, daemon, CLASS, [OOM]) == {"OOM": ["context"]}
-    assert len(goings) == went
-    assert ending.done == ["created", "waited for", "removed"]
 
 
 def test_container_that_waits_already_is_not_one_of_the_way():
