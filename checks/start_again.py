@@ -47,6 +47,9 @@ class Way:
     """Reason of its client's last end where it ends by itself, again and again, while the daemon is there."""
     on_kind: bool = False
     """True where it takes a node that is a container of Kind."""
+    alone: bool = False
+    """True where its node starts no container meanwhile: one that the kubelet was about to start fails, and that is its
+    last end then. So all others wait before it."""
 
 
 @dataclass(frozen=True)
@@ -342,9 +345,8 @@ WAYS = (
     Way("end by the kernel (OOM)", lambda site: pod(site, client(site, TOO_MUCH)), end=OOM_KILLED),
     Way("image changed in place", pod, change_image, on_kind=True),
     Way("resources changed in place", resizable, change_resources),
-    # Last, since meanwhile the node starts nothing of the others' either.
-    Way("kubelet that starts again", pod, end_while_stopped("kubelet"), on_kind=True),
-    Way("containerd that starts again", pod, end_while_stopped("containerd"), on_kind=True),
+    Way("kubelet that starts again", pod, end_while_stopped("kubelet"), on_kind=True, alone=True),
+    Way("containerd that starts again", pod, end_while_stopped("containerd"), on_kind=True, alone=True),
 )
 
 
@@ -362,6 +364,12 @@ def await_waiting(sites: Sequence[Site]) -> None:
         wait_for("every client waits", look, START_SECONDS)
     except AssertionError as error:
         raise AssertionError(f"{error}; not yet: {', '.join(left)}") from None
+
+
+def together(sites: Sequence[Site]) -> Iterator[list[Site]]:
+    """Groups of ways that may happen at the same time, one after the other."""
+    yield [site for site in sites if not site.way.alone]
+    yield from ([site] for site in sites if site.way.alone)
 
 
 def try_all(stack: LiveStack, daemon: Daemon, most: Most, ways: Sequence[Way] = WAYS) -> dict[str, list[Document]]:
@@ -382,12 +390,13 @@ def try_all(stack: LiveStack, daemon: Daemon, most: Most, ways: Sequence[Way] = 
             what = f"{site.way.name}: its client had its context, and ended with {site.way.end}"
             wait_for(what, lambda site=site: site.ran() and site.backs_off(), START_SECONDS)
         with daemon.away():
-            for site in sites:
-                if site.way.trigger:
-                    site.way.trigger(site)
-                elif not site.way.before:
-                    site.create()
-            await_waiting(sites)
+            for group in together(sites):
+                for site in group:
+                    if site.way.trigger:
+                        site.way.trigger(site)
+                    elif not site.way.before:
+                        site.create()
+                await_waiting(group)
         return {site.way.name: site.contexts() for site in sites}
     finally:
         for site in sites:

@@ -8,7 +8,7 @@ import pytest
 
 from checks import start_again
 from checks.mps import WAITS
-from checks.start_again import BACK_OFF, OOM_KILLED, WAYS, Most, Site, Way, end_while_stopped
+from checks.start_again import BACK_OFF, OOM_KILLED, WAYS, Most, Site, Way, end_while_stopped, together
 from toolchain.paths import CHECKOUT
 
 CLASS = Most(sms=66, memory_mib=8192)
@@ -109,6 +109,16 @@ def test_container_that_waits_already_is_not_one_of_the_way():
     waiting = site([WAITING])
     waiting.come_to_wait()
     assert not waiting.waits()
+
+
+def test_service_of_a_node_stops_only_once_every_other_client_waits():
+    sites = [site([], way=way) for way in WAYS]
+    first, *later = together(sites)
+    assert [[one.way.name for one in group] for group in later] == [
+        ["kubelet that starts again"],
+        ["containerd that starts again"],
+    ]
+    assert [one.way for one in first] == [way for way in WAYS if not way.alone]
 
 
 @pytest.mark.parametrize("refuses", ["", "kill"])
