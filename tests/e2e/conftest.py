@@ -13,6 +13,7 @@ LONGEST = (
     "test_phase3.py",
     "test_lifecycle.py",
     "test_existing_cluster.py",
+    "test_older_kubernetes.py",
     "test_stock.py",
     "test_driver_upgrade.py",
     "test_phase3_dynamic.py",
