@@ -2,6 +2,7 @@
 
 SHELL := /bin/bash -euo pipefail
 STACK ?= phase1
+KUBERNETES ?= 1.34
 ACTIVATE := source ./activate
 # Files of tests side by side: two with a cluster, and one that needs none (tests/side_by_side.py). WORKERS=4 has three
 # with a cluster, for which a user needs 256 inotify instances; WORKERS=0 runs them one after another.
@@ -30,7 +31,7 @@ endef
 test unit e2e bench: WITH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup python browser up doctor verify report trace measure preview tables down test lint types unit golden e2e bench go-test vllm-image image-size stop-engine clean clean-cache bundle bundle-test
+.PHONY: help setup python browser up doctor verify report trace measure preview tables down test lint types unit golden e2e bench go-test vllm-image node-image image-size stop-engine clean clean-cache bundle bundle-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +97,9 @@ bench: setup ## benchmarks, each beside a baseline in the same run
 
 vllm-image: setup ## make an image of vLLM from wheels, for machines without a container registry (8 GB)
 	@$(ACTIVATE) && python -m toolchain vllm-image
+
+node-image: setup ## make a node image with an older Kubernetes, for cluster.nodeImage (KUBERNETES=1.34)
+	@$(ACTIVATE) && python -m toolchain node-image $(KUBERNETES)
 
 image-size: setup ## the node image's size as it travels: zstd -19
 	@ref=$$(python3 -c 'import json; print(json.load(open(".tools/images.json"))["node"])'); \

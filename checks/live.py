@@ -143,6 +143,14 @@ class LiveStack:
         ]
         return self.kubectl("exec", "-n", "dra-driver-nvidia-gpu", pod, "--", *inside)
 
+    def skip_without_extended_resources(self) -> None:
+        """Skip where the API server has dropped the extended resource of NVIDIA's DeviceClass."""
+        spec = self.one("deviceclasses.v1.resource.k8s.io", DRIVER)["spec"]
+        if "extendedResourceName" not in spec:
+            pytest.skip(
+                "the API server has no extended resources by DRA (DRAExtendedResource, on from Kubernetes 1.36)"
+            )
+
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes that are machines or containers; those of a fleet are only objects."""
         return [node for node in self.get("nodes") if fleet.LABEL not in node["metadata"]["labels"]]

@@ -32,6 +32,11 @@ Document = dict[str, Any]
 Spec = dict[str, Any]
 
 
+def always(_site: "Site") -> bool:
+    """Condition that holds on every cluster."""
+    return True
+
+
 @dataclass(frozen=True)
 class Way:
     """Way in which a client's container starts; `trigger` makes it happen where the daemon's end does not."""
@@ -45,6 +50,8 @@ class Way:
     """Number of restarts after which it counts."""
     end: str = ""
     """Reason of its client's last end where it ends by itself, again and again, while the daemon is there."""
+    is_there: Callable[["Site"], bool] = always
+    """Whether this cluster's Kubernetes has it."""
     on_kind: bool = False
     """True where it takes a node that is a container of Kind."""
     alone: bool = False
@@ -233,6 +240,24 @@ def restarts_all(site: Site) -> Document:
     return pod(site, client(site, restartPolicy="Always", restartPolicyRules=[rule]))
 
 
+def has_rules(site: Site) -> bool:
+    """Whether the API server takes the rule, and keeps it: it drops or refuses one whose gate is off."""
+    words = ("create", "--dry-run=server", "--output=json", "-f", "-")
+    made = site.stack.kubectl(*words, stdin=yaml.safe_dump(restarts_all(site)), check=False)
+    return '"restartPolicyRules"' in made
+
+
+def may_resize(site: Site) -> bool:
+    """Whether a pod with a claim may be resized, asked for one of the stack's own.
+
+    Before 1.37 the API server takes the claim for a resource that the change would remove, and refuses it. Source:
+    `dropCPUMemoryResourcesFromContainer` in pkg/apis/core/validation of Kubernetes 1.36.3 and 1.37.2.
+    """
+    client = site.stack.get("pods", namespace=CLIENTS, label_selector={"app": "clients"})[0]
+    refusal = site.stack.refusal(*resize(client), "--dry-run=server")
+    return refusal is None or "only cpu and memory resources are mutable" not in refusal
+
+
 def resizable(site: Site) -> Document:
     policy = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
     return pod(site, client(site, resizePolicy=policy))
@@ -270,22 +295,27 @@ def change_image(site: Site) -> None:
     site.afterwards.callback(site.stack.in_node, node, *of_kubernetes, "rm", another)
     listed = ("crictl", "images", "--quiet", another)
     wait_for(f"{node} knows {another}", lambda: site.stack.in_node(node, *listed).strip())
-    patch_container(site, {"name": container["name"], "image": another})
+    site.stack.kubectl(*patched(site.pod(), {"name": container["name"], "image": another}))
 
 
 def change_resources(site: Site) -> None:
     """Gives the container more memory of the node, for which it asked to be started again."""
     site.come_to_wait()
-    (container,) = site.pods()[0]["spec"]["containers"]
-    limit = container["resources"]["limits"]["memory"]
-    more = mib_quantity(quantity_mib(limit) + 64)
+    site.stack.kubectl(*resize(site.pods()[0]))
+
+
+def resize(pod: Document) -> tuple[str, ...]:
+    """Words of kubectl by which a client's pod has more memory of its node."""
+    (container,) = pod["spec"]["containers"]
+    more = mib_quantity(quantity_mib(container["resources"]["limits"]["memory"]) + 64)
     changed = {"name": container["name"], "resources": {"limits": {"memory": more}}}
-    patch_container(site, changed, "--subresource=resize")
+    return (*patched(pod["metadata"]["name"], changed), "--subresource=resize")
 
 
-def patch_container(site: Site, container: Document, *words: str) -> None:
+def patched(pod: str, container: Document) -> tuple[str, ...]:
+    """Words of kubectl that change a container of a client's pod."""
     patch = json.dumps({"spec": {"containers": [container]}})
-    site.stack.kubectl("patch", "pod", "-n", CLIENTS, site.pod(), *words, f"--patch={patch}")
+    return ("patch", "pod", "-n", CLIENTS, pod, f"--patch={patch}")
 
 
 @contextmanager
@@ -331,7 +361,7 @@ def copy_pod(site: Site) -> None:
 WAYS = (
     Way("container that ends with 0", lambda site: pod(site, client(site, ["info", "--context"]))),
     Way("container that fails", pod),
-    Way("rule RestartAllContainers", restarts_all),
+    Way("rule RestartAllContainers", restarts_all, is_there=has_rules),
     Way("liveness probe", with_liveness, restarts=2),
     Way("sidecar", sidecar),
     Way("Job, OnFailure", lambda site: document(site, "Job", "batch/v1", job_template(site, "OnFailure"))),
@@ -344,7 +374,7 @@ WAYS = (
     Way("pod made meanwhile", pod, before=False),
     Way("end by the kernel (OOM)", lambda site: pod(site, client(site, TOO_MUCH)), end=OOM_KILLED),
     Way("image changed in place", pod, change_image, on_kind=True),
-    Way("resources changed in place", resizable, change_resources),
+    Way("resources changed in place", resizable, change_resources, is_there=may_resize),
     Way("kubelet that starts again", pod, end_while_stopped("kubelet"), on_kind=True, alone=True),
     Way("containerd that starts again", pod, end_while_stopped("containerd"), on_kind=True, alone=True),
 )
@@ -373,9 +403,12 @@ def together(sites: Sequence[Site]) -> Iterator[list[Site]]:
 
 
 def try_all(stack: LiveStack, daemon: Daemon, most: Most, ways: Sequence[Way] = WAYS) -> dict[str, list[Document]]:
-    """Name of each way -> contexts that its clients have under the next daemon, after each of them waited for it."""
+    """Name of each way that is there -> contexts that its clients have under the next daemon, after each of them waited
+    for it.
+    """
     on_kind = stack.settings.cluster.provider == "kind"
     sites = [Site(stack, way, most) for way in ways if on_kind or not way.on_kind]
+    sites = [site for site in sites if site.way.is_there(site)]
     # Those whose clients end by themselves come last: the daemon goes while the kubelet waits before it starts them.
     lasting, ending = [site for site in sites if not site.way.end], [site for site in sites if site.way.end]
     try:

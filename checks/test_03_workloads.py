@@ -97,16 +97,10 @@ def test_pod_sees_exactly_the_gpu_of_its_claim(playground: Playground, observed:
     observed(f"{gpu['uuid']}, {gpu['multiprocessors']} SMs, {numbered[0]}")
 
 
-def skip_without_extended_resources(stack: LiveStack) -> None:
-    """Skip where the API server has dropped the extended resource of NVIDIA's DeviceClass."""
-    if "extendedResourceName" not in stack.one("deviceclasses.v1.resource.k8s.io", DRIVER)["spec"]:
-        pytest.skip("the API server has no extended resources by DRA (DRAExtendedResource, on from Kubernetes 1.36)")
-
-
 def test_pod_without_a_gpu_left_waits_until_one_goes(playground: Playground, observed: Callable[[str], None]) -> None:
     """Fails if with all GPUs taken a pod is not Pending, or it does not get the very GPU that is freed."""
     stack = playground.stack
-    skip_without_extended_resources(stack)
+    stack.skip_without_extended_resources()
     holders = []
     while free(stack):
         (name,) = playground.create("extended-resource", extended=f"holder-{len(holders)}")
@@ -199,7 +193,7 @@ def test_extended_resource_is_served_by_a_claim(playground: Playground, observed
     """Fails if no claim was made for the pod, or is not marked as such a one, or the pod sees another GPU than it
     names.
     """
-    skip_without_extended_resources(playground.stack)
+    playground.stack.skip_without_extended_resources()
     (pod,) = playground.create("extended-resource")
     (gpu,) = playground.report(pod)["gpus"]
     (device,) = playground.allocated(pod)
@@ -214,7 +208,7 @@ def test_extended_resource_is_served_by_a_claim(playground: Playground, observed
 def test_ten_cycles_leak_nothing(playground: Playground, observed: Callable[[str], None]) -> None:
     """Fails if after ten pods came and went a claim, an allocation or a CDI file on the first GPU node is left over."""
     stack = playground.stack
-    skip_without_extended_resources(stack)
+    stack.skip_without_extended_resources()
     node = stack.settings.gpu_nodes[0].node
     before, cdi = sorted(stack.allocations()), cdi_files(stack, node)
     for cycle in range(CYCLES):

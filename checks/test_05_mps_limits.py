@@ -565,7 +565,9 @@ def test_no_client_runs_without_its_daemon_however_it_starts_again(
         if context["sms"] != sms or not most.allows(context)
     }
     assert not wrong
-    observed(f"{len(contexts)} ways to start again: each waited for the next daemon, and has {sms} SMs under it")
+    words = f"{len(contexts)} ways to start again: each waited for the next daemon, and has {sms} SMs under it"
+    absent = ", ".join(way.name for way in start_again.WAYS if way.name not in contexts)
+    observed(f"{words}; not on this cluster: {absent}" if absent else words)
 
 
 def skip_unless_pipe_of_the_node(stack: LiveStack) -> None:

@@ -175,6 +175,7 @@ def test_claim_for_a_whole_gpu_gets_no_mig_device(playground: Playground, observ
 def test_mig_profile_is_an_extended_resource(playground: Playground, observed: Callable[[str], None]) -> None:
     """Fails if a pod with `nvidia.com/mig-1g.10gb: 1` has no claim made for it, or another device."""
     stack = playground.stack
+    stack.skip_without_extended_resources()
     profile = stack.settings.all_mig_slices[-1].profile.name
     try:
         (pod,) = playground.create("10.1-mig-devices/extended-resource", **{"1g.10gb": profile})

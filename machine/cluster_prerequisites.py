@@ -86,25 +86,28 @@ def _dra(cluster: _Cluster, settings: Settings, server: Mapping[str, str]) -> It
 def _features(cluster: _Cluster, settings: Settings) -> Iterator[Finding]:
     """Findings on what the modules need of the API beyond DRA itself, one for each feature that is missing."""
     needed = settings.api_features
-    asked = {gate: feature for gate, (feature, _) in needed.items() if feature.request}
+    asked = {gate: feature for gate, (feature, _) in needed.items() if feature.request or feature.device}
     answer = Answer(0, "", "")
     if asked:
-        answer = cluster.ask("create", "--dry-run=server", "--output=json", "-f", "-", stdin=_claims(asked.values()))
-    kept = _requests(answer.out)
+        answer = cluster.ask("create", "--dry-run=server", "--output=json", "-f", "-", stdin=_probes(asked.values()))
+    kept = _kept(answer.out)
     for gate, (feature, modules) in needed.items():
         if feature.resource:
             group_version, _, plural = feature.resource.rpartition("/")
             if plural not in _served(cluster, group_version):
                 yield missing_feature(feature, modules, "is not served by this API server")
-        if not feature.request:
+        if gate not in asked:
             continue
-        request = kept.get(_probe_name(feature))
+        fields = kept.get(_probe_name(feature))
         # An API server that knows adminAccess refuses it outside of a namespace with a label, and drops it otherwise.
-        if request is None and (_refused_for_its_label(feature, answer.error) or "no matches for kind" in answer.error):
+        if fields is None and (_refused_for_its_label(feature, answer.error) or "no matches for kind" in answer.error):
             continue  # nor is it a finding of its own where there is no DRA at all
-        if request is None:
-            yield Finding("api", f"{gate}: {answer.complaint}", False, "ask for the right to create ResourceClaims")
-        elif not feature.request.keys() <= request.keys():
+        if fields is None and _refused_as_invalid(feature, answer.error):
+            yield missing_feature(feature, modules, "has an older form in this cluster's API server")
+        elif fields is None:
+            kind = "ResourceSlices" if feature.device else "ResourceClaims"
+            yield Finding("api", f"{gate}: {answer.complaint}", False, f"ask for the right to create {kind}")
+        elif not {*feature.request, *feature.device} <= fields.keys():
             yield missing_feature(feature, modules, "is off in this cluster's API server")
 
 
@@ -125,37 +128,58 @@ def _probe_name(feature: ApiFeature) -> str:
     return f"{PROBE}-{feature.gate.lower()}"
 
 
-def _claims(features: Iterable[ApiFeature]) -> str:
-    """Claims for a dry run, each with the fields of one feature."""
-    claims = [
-        {
-            "apiVersion": DRA_GROUP,
-            "kind": "ResourceClaim",
-            "metadata": {"name": _probe_name(feature), "namespace": "default"},
-            "spec": {"devices": {"requests": [{"name": "gpu", "exactly": _exactly(feature)}]}},
-        }
-        for feature in features
-    ]
-    return "\n---\n".join(map(json.dumps, claims))
+def _probes(features: Iterable[ApiFeature]) -> str:
+    """Objects for a dry run, each with the fields of one feature: a claim, or a slice with one device."""
+    return "\n---\n".join(json.dumps(_slice(feature) if feature.device else _claim(feature)) for feature in features)
 
 
-def _exactly(feature: ApiFeature) -> dict[str, Any]:
-    return {"deviceClassName": DEVICE_CLASS, **feature.request}
+def _claim(feature: ApiFeature) -> dict[str, Any]:
+    exactly = {"deviceClassName": DEVICE_CLASS, **feature.request}
+    return {
+        "apiVersion": DRA_GROUP,
+        "kind": "ResourceClaim",
+        "metadata": {"name": _probe_name(feature), "namespace": "default"},
+        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}},
+    }
 
 
-def _requests(out: str) -> dict[str, Mapping[str, Any]]:
-    """What the API server kept of each claim's request, by its name; kubectl writes one object after another."""
-    decoder, rest, requests = json.JSONDecoder(), out.lstrip(), {}
+def _slice(feature: ApiFeature) -> dict[str, Any]:
+    name = _probe_name(feature)
+    return {
+        "apiVersion": DRA_GROUP,
+        "kind": "ResourceSlice",
+        "metadata": {"name": name},
+        "spec": {
+            "driver": DEVICE_CLASS,
+            "nodeName": name,
+            "pool": {"name": name, "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "gpu", **feature.device}],
+        },
+    }
+
+
+def _kept(out: str) -> dict[str, Mapping[str, Any]]:
+    """What the API server kept of each probe's request or device, by its name.
+
+    kubectl writes one object after another.
+    """
+    decoder, rest, kept = json.JSONDecoder(), out.lstrip(), {}
     while rest:
         document, end = decoder.raw_decode(rest)
-        for claim in document.get("items", [document]):
-            requests[claim["metadata"]["name"]] = claim["spec"]["devices"]["requests"][0]["exactly"]
+        for probe in document.get("items", [document]):
+            devices = probe["spec"]["devices"]
+            of_claim = probe["kind"] == "ResourceClaim"
+            kept[probe["metadata"]["name"]] = devices["requests"][0]["exactly"] if of_claim else devices[0]
         rest = rest[end:].lstrip()
-    return requests
+    return kept
 
 
 def _refused_for_its_label(feature: ApiFeature, error: str) -> bool:
     return any(_probe_name(feature) in line and "adminAccess: Forbidden" in line for line in error.splitlines())
+
+
+def _refused_as_invalid(feature: ApiFeature, error: str) -> bool:
+    return any(f'"{_probe_name(feature)}" is invalid' in line for line in error.splitlines())
 
 
 def _nodes(cluster: _Cluster, settings: Settings, images: Images) -> Iterator[Finding]:

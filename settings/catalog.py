@@ -71,9 +71,10 @@ class Image:
 class ApiFeature:
     """Feature of Kubernetes's API that a module needs: module 00 asks the API server of an existing cluster for it.
 
-    It is there if `resource` is served ("<group>/<version>/<plural>"), and if a claim whose request has the fields of
-    `request` keeps them: an API server drops the fields of a gate that is off. A Kind cluster cannot be asked before it
-    is made, so its node image has to be of `since`, the first version with the gate on.
+    It is there if `resource` is served ("<group>/<version>/<plural>"), if a claim whose request has the fields of
+    `request` keeps them, and a ResourceSlice whose device has those of `device`: an API server drops the fields of a
+    gate that is off. A Kind cluster cannot be asked before it is made, so its node image has to be of `since`, the
+    first version with the gate on.
     """
 
     gate: str
@@ -83,6 +84,7 @@ class ApiFeature:
     since: str
     resource: str = ""
     request: Mapping[str, Any] = field(default_factory=dict)
+    device: Mapping[str, Any] = field(default_factory=dict)
     needed: Callable[[Blocks], bool] = always
 
 
@@ -226,6 +228,13 @@ DEVICE_TAINT_RULES = ApiFeature(
     "rules that taint GPUs",
     "1.37",
     resource="resource.k8s.io/v1/devicetaintrules",
+)
+# Without its counters, as a driver publishes them since 1.35: those are in another slice of the pool.
+PARTITIONABLE_DEVICES = ApiFeature(
+    "DRAPartitionableDevices",
+    "GPUs whose parts share what they are made of",
+    "1.36",
+    device={"consumesCounters": [{"counterSet": "gpu", "counters": {"memory": {"value": "1Gi"}}}]},
 )
 
 PREREQUISITES = Module(
@@ -480,6 +489,7 @@ DYNAMIC_MIG = Module(
         Gate("DynamicMIG", what="MIG devices on demand", without="the driver publishes those only that are there"),
         Gate("TimeSlicingSettings", _simulated),
     ),
+    api_features=(PARTITIONABLE_DEVICES,),
     # For the pod that brings its own MPS, which is all that a MIG device made on demand can have.
     images=(Image("mps-daemon"),),
 )

@@ -1,4 +1,4 @@
-"""Command line of the toolchain, for the Makefile: set-up, bundle, engine, store, helm, browser, image of vLLM."""
+"""Command line of the toolchain, for the Makefile: set-up, bundle, engine, store, helm, browser, images on request."""
 
 import argparse
 import os
@@ -26,6 +26,8 @@ def main() -> int:
     commands.add_parser("stop-engine", help="stop the Docker Engine if `setup` started it")
     commands.add_parser("where", help="print where the shared store of finished steps is")
     commands.add_parser("vllm-image", help="make an image of vLLM from wheels, 8 GB, and print its name")
+    of_node = commands.add_parser("node-image", help="make a node image with an older Kubernetes, and print its name")
+    of_node.add_argument("kubernetes", choices=versions.OLDER_KUBERNETES, help="the version of Kubernetes")
     commands.add_parser("helm", help="build helm, for the benchmark, and print where it is")
     commands.add_parser(
         "browser", help="install a browser for the tests that look at report and diagrams, where that can be done"
@@ -58,6 +60,8 @@ def main() -> int:
             step = images.vllm()
             Runner(store, Progress(console)).run([step])
             console.print((store.path(step) / "ref").read_text())
+        elif chosen == "node-image":
+            console.print(node_image(console, arguments.kubernetes))
         elif chosen == "helm":
             store = Store(store_root())
             step = programs.HELM.step(golang.find(store))
@@ -111,6 +115,15 @@ def setup(console: Console, words: list[str]) -> None:
     )
     for substitution in versions.SUBSTITUTIONS[chosen.way]:
         console.print(f"       DRA driver v{versions.DRA_DRIVER}: {substitution}")
+
+
+def node_image(console: Console, kubernetes: str) -> str:
+    """Make the node image with this one of OLDER_KUBERNETES, and return its reference."""
+    debian.require_root_filesystems("node-image", f"kind's own is kindest/node:v{kubernetes}.<patch>")
+    store = Store(store_root())
+    step = images.node(golang.find(store), images.base(), versions.OLDER_KUBERNETES[kubernetes])
+    Runner(store, Progress(console)).run([step])
+    return (store.path(step) / "ref").read_text()
 
 
 def make_bundle(console: Console, arguments: argparse.Namespace) -> None:

@@ -113,21 +113,26 @@ def _copy(sources: list[Path], folder: Path) -> None:
         shutil.copy(source, folder)
 
 
-def node(go: Go, base: Step) -> Step:
-    """Step of the node image: systemd, the kubelet, containerd, and the control plane's images in its store."""
+def node(go: Go, base: Step, version: str) -> Step:
+    """Step of the node image with this version of Kubernetes: systemd, the kubelet, containerd, and the control plane's
+    images in its store.
+
+    Etcd, CoreDNS and what else is no part of Kubernetes are the same for every version.
+    """
+    kubernetes, control_plane = programs.KUBERNETES[version].step(go), _control_plane(go, base, version)
     rootfs = debian.root_filesystem("rootfs-node", debian.NODE_PACKAGES, expected_seconds=35)
-    needs = (*(p.step(go) for p in (programs.KUBERNETES, *programs.NODE)), rootfs, _control_plane(go, base))
+    needs = (kubernetes, *(p.step(go) for p in programs.NODE), rootfs, control_plane)
 
     def fill(work: Work, context: Path) -> None:
-        kubernetes, containerd = work.need("kubernetes"), work.need("containerd")
+        of_kubernetes, containerd = work.need(kubernetes.name), work.need("containerd")
         shutil.copy(work.need("rootfs-node") / "rootfs.tar", context)
-        _copy([kubernetes / name for name in ("kubeadm", "kubelet", "kubectl")], context / "bin")
+        _copy([of_kubernetes / name for name in ("kubeadm", "kubelet", "kubectl")], context / "bin")
         _copy([*containerd.iterdir(), work.need("runc") / "runc"], context / "local-bin")
         _copy([work.need("cri-tools") / "crictl"], context / "local-bin")
         _copy(list(work.need("cni-plugins").iterdir()), context / "cni")
-        shutil.copytree(work.need("control-plane-images") / "containerd", context / "containerd")
+        shutil.copytree(work.need(control_plane.name) / "containerd", context / "containerd")
         config = context / "files/etc/containerd/config.toml"
-        config.write_text(config.read_text().replace("@PAUSE@", versions.PAUSE))
+        config.write_text(config.read_text().replace("@PAUSE@", versions.PAUSE[version]))
         wants = context / "files/etc/systemd/system/multi-user.target.wants"
         wants.mkdir()
         for unit in ("containerd.service", "kubelet.service"):
@@ -136,41 +141,43 @@ def node(go: Go, base: Step) -> Step:
         # A container has no hardware to settle, no logins and no package updates of its own.
         for unit in ("systemd-udevd.service", "systemd-logind.service", "getty.target", "apt-daily.timer"):
             (context / "files/etc/systemd/system" / unit).symlink_to("/dev/null")
-        (context / "files/kind/version").write_text(f"v{versions.KUBERNETES}\n")
+        (context / "files/kind/version").write_text(f"v{version}\n")
 
-    return image_step("node", f"v{versions.KUBERNETES}", fill, needs, expected_seconds=30)
+    name = versions.of_kubernetes("node", version)
+    return image_step(name, f"v{version}", fill, needs, expected_seconds=30, folder="node")
 
 
-def _control_plane(go: Go, base: Step) -> Step:
+def _control_plane(go: Go, base: Step, version: str) -> Step:
     """Step of a containerd store with the images that kubeadm starts in a node, so that no node has to pull them."""
-    components = IMAGES / "node" / "components"
+    components, kubernetes = IMAGES / "node" / "components", programs.KUBERNETES[version].step(go)
 
     def build(work: Work) -> None:
-        refs = _control_plane_refs(work, work.need("kubernetes") / "kubeadm")
+        refs = _control_plane_refs(work, work.need(kubernetes.name) / "kubeadm", version)
         shutil.copytree(components, work.scratch / "components")
-        archive = _save_components(work, work.scratch / "components", refs)
+        archive = _save_components(work, work.scratch / "components", work.need(kubernetes.name), refs)
         _import(work, work.need("containerd"), archive, work.out / "containerd", refs)
 
     wanted = ("etcd", "containerd", "coredns", "nodenet", "pause")
-    needs = (programs.KUBERNETES.step(go), *(p.step(go) for p in programs.NODE if p.name in wanted), base)
-    return Step("control-plane-images", build, PREFIX, (components,), needs, expected_seconds=25)
+    needs = (kubernetes, *(p.step(go) for p in programs.NODE if p.name in wanted), base)
+    name = versions.of_kubernetes("control-plane-images", version)
+    return Step(name, build, PREFIX, (components,), needs, expected_seconds=25)
 
 
-def _control_plane_refs(work: Work, kubeadm: Path) -> dict[str, str]:
+def _control_plane_refs(work: Work, kubeadm: Path, version: str) -> dict[str, str]:
     """References that kubeadm will ask the node's runtime for, by the image's last path element."""
-    listed = work.run(kubeadm, "config", "images", "list", f"--kubernetes-version=v{versions.KUBERNETES}")
+    listed = work.run(kubeadm, "config", "images", "list", f"--kubernetes-version=v{version}")
     refs = {ref.rpartition(":")[0].rpartition("/")[2]: ref for ref in listed.decode().split()}
-    if not refs["pause"].endswith(f":{versions.PAUSE}"):
+    pause = versions.PAUSE[version]
+    if not refs["pause"].endswith(f":{pause}"):
         raise StepError(
-            f"node: kubeadm asks for {refs['pause']}, but versions.PAUSE is {versions.PAUSE}; set it to that"
+            f"node: kubeadm {version} asks for {refs['pause']}, but versions.PAUSE has {pause} for it; set it to that"
         )
     refs["nodenet"] = f"{PREFIX}/nodenet:v1"
     return refs
 
 
-def _save_components(work: Work, folder: Path, refs: dict[str, str]) -> Path:
+def _save_components(work: Work, folder: Path, kubernetes: Path, refs: dict[str, str]) -> Path:
     """Build the images that run inside a node and save them to one archive; no tag of theirs stays behind."""
-    kubernetes = work.need("kubernetes")
     sources = {name: kubernetes / name for name in refs if name.startswith("kube-")}
     sources |= {name: work.need(name) / name for name in ("etcd", "coredns", "pause", "nodenet")}
     shutil.copy(work.need("rootfs-base") / "rootfs.tar", folder)

@@ -53,12 +53,12 @@ def built(go: Go) -> Plan:
         tools={
             _beside_each_other("pulumi-with-host", (cli, host)): source.PULUMI_PROGRAMS,
             programs.KIND.step(go): ("kind",),
-            programs.KUBERNETES.step(go): ("kubectl",),
+            programs.KUBERNETES[versions.KUBERNETES].step(go): ("kubectl",),
             **_go(go),
         },
         plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
         images=(
-            images.node(go, base),
+            images.node(go, base, versions.KUBERNETES),
             *(images.dra_driver(go, base, version) for version in versions.DRA_DRIVERS),
             images.gpu_sim(go),
             images.gpu_probe(),

@@ -101,11 +101,11 @@ def _add_language_exec(out: Path, go: Go) -> None:
     script.chmod(0o755)
 
 
-def _kubernetes_variables() -> dict[str, str]:
-    release = Version(versions.KUBERNETES)
+def _kubernetes_variables(version: str) -> dict[str, str]:
+    release = Version(version)
     # kubeadm refuses a version of its own that it cannot parse.
     values = {
-        "gitVersion": f"v{versions.KUBERNETES}",
+        "gitVersion": f"v{version}",
         "gitMajor": str(release.major),
         "gitMinor": str(release.minor),
         "gitTreeState": "clean",
@@ -151,24 +151,30 @@ PULUMI = (
 
 KIND = Program("kind", PINS / "kind", ("sigs.k8s.io/kind",), expected_seconds=10)
 
-KUBERNETES = Program(
-    "kubernetes",
-    PINS / "kubernetes",
-    tuple(
-        f"k8s.io/kubernetes/cmd/{name}"
-        for name in (
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-proxy",
-            "kube-scheduler",
-            "kubeadm",
-            "kubectl",
-            "kubelet",
-        )
-    ),
-    _kubernetes_variables(),
-    expected_seconds=420,
-)
+
+def _kubernetes(version: str) -> Program:
+    name = versions.of_kubernetes("kubernetes", version)
+    return Program(
+        name,
+        PINS / name,
+        tuple(
+            f"k8s.io/kubernetes/cmd/{program}"
+            for program in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-proxy",
+                "kube-scheduler",
+                "kubeadm",
+                "kubectl",
+                "kubelet",
+            )
+        ),
+        _kubernetes_variables(version),
+        expected_seconds=420,
+    )
+
+
+KUBERNETES = {version: _kubernetes(version) for version in (versions.KUBERNETES, *versions.OLDER_KUBERNETES.values())}
 
 NODE = (
     Program("etcd", PINS / "etcd", ("go.etcd.io/etcd/server/v3",), rename={"server": "etcd"}, expected_seconds=20),

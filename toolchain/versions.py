@@ -28,6 +28,8 @@ PULUMI_COMMAND_PROVIDER = "1.2.1"
 
 KIND = "0.33.0"
 KUBERNETES = "1.37.2"
+# Older ones that a stack's nodes or somebody's cluster may have: `make node-image` makes a node image of each.
+OLDER_KUBERNETES = {"1.34": "1.34.12"}
 ETCD = "3.7.0"
 CONTAINERD = "2.4.2"
 RUNC = "1.4.3"
@@ -35,7 +37,7 @@ CNI_PLUGINS = "1.9.1"
 CRICTL = "1.37.0"
 COREDNS = "1.14.6"
 KWOK = "0.8.0"  # keeps the nodes of a fleet
-PAUSE = "3.10.2"
+PAUSE = {KUBERNETES: "3.10.2", OLDER_KUBERNETES["1.34"]: "3.10.1"}  # what each kubeadm asks for
 DEBIAN = "bookworm"  # systemd 252, which uses cgroup v1 wherever it finds it
 DEBIAN_PYTHON = "3.11"  # bookworm's
 DEBIAN_GLIBC = "2.36"  # bookworm's
@@ -117,6 +119,11 @@ BUNDLE_PYTHONS = ("3.11", "3.12", "3.13")  # those that it has wheels for
 # It runs out of its own wheel, so the other machine's Python needs no ensurepip.
 PIP = "26.3"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
+
+
+def of_kubernetes(name: str, version: str) -> str:
+    """Name of a thing for KUBERNETES or one of OLDER_KUBERNETES: the default's has no version in it."""
+    return name if version == KUBERNETES else f"{name}-{version.rpartition('.')[0]}"
 
 
 def of_driver(name: str, version: str) -> str:

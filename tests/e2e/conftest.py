@@ -18,6 +18,7 @@ LONGEST = (
     "test_phase3_dynamic.py",
     "test_fleet.py",
     "test_stock.py",
+    "test_older_kubernetes.py",
     "test_distributions.py",
 )
 

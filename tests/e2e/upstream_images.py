@@ -130,7 +130,7 @@ class Layer:
 
 def step(go: Go, base: Step) -> Step:
     """Step of a registry's files with all images of NAMES."""
-    node = images.node(go, base)
+    node = images.node(go, base, versions.KUBERNETES)
     drivers = [images.dra_driver(go, base, version) for version in versions.DRA_DRIVERS]
     needs = {
         needed.name: needed
@@ -197,9 +197,8 @@ def _node(work: Work, layer: Layer, files: Path, manifests: Path, restricted: bo
         text = path.read_text()
         if name.name == "config.toml":
             # kind's node image holds the pause image of this line. Ours has the one that kubeadm names.
-            text, changed = re.subn(
-                r'(sandbox_image = "registry.k8s.io/pause:)[\d.]+"', rf'\g<1>{versions.PAUSE}"', text
-            )
+            pause = versions.PAUSE[versions.KUBERNETES]
+            text, changed = re.subn(r'(sandbox_image = "registry.k8s.io/pause:)[\d.]+"', rf'\g<1>{pause}"', text)
             assert changed == 1, text
             if restricted:
                 assert text.count("restrict_oom_score_adj = false") == 1, text

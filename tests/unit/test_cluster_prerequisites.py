@@ -33,6 +33,8 @@ class Cluster:
         }
     )
     off: set[str] = field(default_factory=set)
+    counters_in_one_slice: bool = False
+    """True as before Kubernetes 1.35, with the gate DRAPartitionableDevices on."""
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: list[dict[str, Any]] = field(default_factory=list)
     daemon_sets: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +76,17 @@ class Cluster:
         out, error = "", ""
         for text in stdin.split("---"):
             claim = json.loads(text)
+            if claim["kind"] == "ResourceSlice":
+                name, (device,) = claim["metadata"]["name"], claim["spec"]["devices"]
+                if self.counters_in_one_slice:
+                    error += (
+                        f'The ResourceSlice "{name}" is invalid: spec.devices[0].consumesCounters[0].counterSet: '
+                        'Invalid value: "gpu": must reference a counterSet defined in the ResourceSlice\n'
+                    )
+                    continue
+                claim["spec"]["devices"] = [{key: value for key, value in device.items() if key not in self.off}]
+                out += json.dumps(claim, indent=4) + "\n"
+                continue
             exactly = claim["spec"]["devices"]["requests"][0]["exactly"]
             kept = {key: value for key, value in exactly.items() if key not in self.off}
             if "adminAccess" in kept:
@@ -152,6 +165,33 @@ def test_gate_that_is_off_is_seen_by_the_field_that_is_dropped(
     assert finding.name == "api" and finding.observed.startswith(f"{gate} (")
     assert "is off in this cluster's API server" in finding.observed and modules in finding.observed
     assert f"from Kubernetes {since} on" in finding.remedy and "from modules" in finding.remedy
+
+
+DYNAMIC = ["00", "01", "02", "10.6"]
+
+
+def test_gpus_made_of_parts_are_asked_for_by_a_slice(cluster: Cluster):
+    assert failed(DYNAMIC) == []
+    cluster.off = {"consumesCounters"}
+    (finding,) = failed(DYNAMIC)
+    assert finding.observed == (
+        "DRAPartitionableDevices (GPUs whose parts share what they are made of) is off in this cluster's API server, "
+        "and module 10.6 (MIG devices made on demand) needs it"
+    )
+    assert finding.remedy.endswith("or drop 10.6 from modules")
+    assert failed(["00", "01", "02", "03"]) == []
+
+
+def test_older_form_of_gpus_made_of_parts_is_told_as_such(cluster: Cluster):
+    cluster.counters_in_one_slice = True
+    (finding,) = failed(DYNAMIC)
+    assert "has an older form in this cluster's API server, and module 10.6" in finding.observed
+
+
+def test_user_who_may_not_make_slices_is_told_so(cluster: Cluster):
+    cluster.errors["create"] = 'Error from server (Forbidden): User "me" cannot create resource "resourceslices"'
+    (finding,) = failed(DYNAMIC)
+    assert 'User "me" cannot create' in finding.observed and "right to create ResourceSlices" in finding.remedy
 
 
 def test_older_kubernetes_refuses_what_it_lacks_and_lets_the_rest_work(cluster: Cluster):

@@ -205,9 +205,9 @@ def test_pins_hold_no_source():
 
 
 def test_every_go_module_of_the_checkout_belongs_to_a_program():
-    programs_of_steps = (*programs.PULUMI, programs.KIND, programs.KUBERNETES, *programs.NODE, *DRA_DRIVERS.values())
+    programs_of_steps = (*programs.PULUMI, programs.KIND, *programs.NODE, *DRA_DRIVERS.values())
     tools = (programs.RUNC_BOUNDED, programs.UNZSTD, programs.HELM, programs.REGISTRY)
-    others = (programs.MPS_DAEMON, programs.KWOK, programs.PROMETHEUS, *tools)
+    others = (programs.MPS_DAEMON, programs.KWOK, programs.PROMETHEUS, *programs.KUBERNETES.values(), *tools)
     used = {folder for program in (*programs_of_steps, *others) for folder in (program.folder, *program.replacements)}
     assert used == {file.parent for root in (PROGRAMS, IMAGES) for file in root.rglob("go.mod")}
 

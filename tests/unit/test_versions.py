@@ -86,6 +86,10 @@ def test_pin_is_known_by_its_looks(source: str, pin: str | None):
         (PINS / "pulumi-language-python", "github.com/pulumi/pulumi/sdk/v3", versions.PULUMI_LANGUAGE_PYTHON),
         (PINS / "kind", "sigs.k8s.io/kind", versions.KIND),
         (PINS / "kubernetes", "k8s.io/kubernetes", versions.KUBERNETES),
+        *(
+            (PINS / versions.of_kubernetes("kubernetes", version), "k8s.io/kubernetes", version)
+            for version in versions.OLDER_KUBERNETES.values()
+        ),
         (PINS / "etcd", "go.etcd.io/etcd/server/v3", versions.ETCD),
         (PINS / "containerd", "github.com/containerd/containerd/v2", versions.CONTAINERD),
         (PINS / "runc", "github.com/opencontainers/runc", versions.RUNC),
