@@ -142,7 +142,8 @@ def fleet_changes(before: Sequence[str] | None, after: Sequence[str] | None) -> 
         return
     yield from (f"was {line}" for line in before if line not in after)
     yield from (f"will be {line}" for line in after if line not in before)
-    yield "pods on nodes that go are deleted; what other nodes hold stays allocated, also where their GPUs change"
+    yield "pods on nodes that go are deleted"
+    yield "pods on other nodes keep what they have, also where the GPUs change"
 
 
 def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:

@@ -68,8 +68,9 @@ def test_nodes_are_told_in_words():
 
 def test_another_mix_is_told_in_words():
     assert list(changes.fleet_changes(None, ["a"])) == list(changes.fleet_changes(["a"], ["a"])) == []
-    was, will, ends = changes.fleet_changes(["a", "b"], ["a", "c"])
-    assert (was, will) == ("was b", "will be c") and ends.startswith("pods on nodes that go are deleted")
+    was, will, gone, kept = changes.fleet_changes(["a", "b"], ["a", "c"])
+    assert (was, will, gone) == ("was b", "will be c", "pods on nodes that go are deleted")
+    assert kept.startswith("pods on other nodes keep what they have")
 
 
 def device(name: str, *consumes: str) -> dict[str, Any]:
