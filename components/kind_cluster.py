@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,6 @@ from pulumi_command import local
 
 from components.cluster import GPU_NODE_LABELS, Cluster
 from machine import kind as commands
-from machine.docker_engine import PLATFORM
-from machine.images import LOCAL
 from machine.nvidia_driver import Mount
 from toolchain.paths import CHECKOUT
 
@@ -27,6 +26,15 @@ KUBELET_CONFIGURATION = {
     # A claim that could not be prepared is tried again when the pod is next synchronized, which by default is after 60
     # to 90 s. It needs no fault: the API server's node authorizer may not know of the pod yet when the kubelet asks.
     "syncFrequency": "10s",
+}
+
+# Its controllers ask for hundreds of kinds when they start, and a worker can join only once one of them has signed the
+# bootstrap token's ConfigMap: with the default, 20 requests a second, that takes nine of the twenty seconds of a
+# cluster's start. Kind makes of the map what the kubeadm API of the node's Kubernetes wants.
+# https://kubernetes.io/docs/reference/command-line-tools-reference/kube-controller-manager/
+CLUSTER_CONFIGURATION = {
+    "kind": "ClusterConfiguration",
+    "controllerManager": {"extraArgs": {"kube-api-qps": "200", "kube-api-burst": "400"}},
 }
 
 
@@ -80,6 +88,7 @@ class KindCluster(Cluster):
         # A device file that a node had comes back with a new node only.
         made_of = [config, *([hidden_devices] if hidden_devices else [])]
         hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(hidden_devices)} if hidden_devices else {}
+        ahead = {"nodes": list(options.image_nodes), "images": list(load_images)}
         self.created = local.Command(
             f"{name}-kind",
             create="python -m machine.kind create",
@@ -93,6 +102,7 @@ class KindCluster(Cluster):
                 "CLUSTER_INCARNATION": incarnation,
                 "CLUSTER_TIMEOUT": str(timeout_seconds),
                 **hidden,
+                "CLUSTER_IMAGES": json.dumps(ahead),
             },
             stdin=yaml.safe_dump(config, sort_keys=False),
             triggers=[incarnation, *made_of],
@@ -103,6 +113,9 @@ class KindCluster(Cluster):
                 delete_before_replace=True,
                 # Standard output is the kubeconfig.
                 additional_secret_outputs=["stdout"],
+                # Only a new cluster loads images ahead. Other ones are a matter of the next resource: an update here
+                # would leave every preview without the kubeconfig.
+                ignore_changes=["environment.CLUSTER_IMAGES"],
             ),
         )
         kubeconfig = Output.secret(self.created.stdout)
@@ -114,12 +127,14 @@ class KindCluster(Cluster):
         self.identity = [self.created.id]
         self.ready = [self.created]
         if load_images:
+            load = ["python", "-m", "machine.node_images", cluster_name]
+            load += ["--nodes", *options.image_nodes, "--images", *load_images]
             loaded = local.Command(
                 f"{name}-images",
-                create=_load_command(cluster_name, options.image_nodes, load_images),
+                create=shlex.join(load),
+                dir=str(CHECKOUT),
                 triggers=[incarnation],
-                # A dozen lines a node, and none that a person needs; a failure shows them all the same.
-                logging=local.Logging.NONE,
+                logging=local.Logging.STDERR,
                 opts=ResourceOptions(parent=self, depends_on=[self.created], deleted_with=self.created),
             )
             self.ready.append(loaded)
@@ -130,29 +145,6 @@ class KindCluster(Cluster):
         options = super().inside(parent, depends_on, deleted_first=deleted_first)
         options.deleted_with = None if deleted_first else self.created
         return options
-
-
-def _load_command(cluster_name: str, nodes: Sequence[str], refs: Sequence[str]) -> str:
-    """Load images into nodes, ours also under the plain tag v1 that the manifests name for `kubectl apply`.
-
-    Not into those that do not need them: all nodes unpack on the same cores.
-
-    `kind load docker-image` saves without a platform. From Docker's containerd store that is the whole index of an
-    image of several platforms, of which only this one's content is there, and the node's containerd refuses it
-    (https://github.com/kubernetes-sigs/kind/issues/3795). An engine before 28 knows no --platform and has one only.
-    """
-    names = " ".join(refs)
-    save = f'docker save --platform {PLATFORM} -o "$archive" {names} 2>/dev/null || docker save -o "$archive" {names}'
-    load = f'kind load image-archive --name {cluster_name} --nodes {",".join(nodes)} "$archive"'
-    command = f"archive=$(mktemp) && trap 'rm -f \"$archive\"' EXIT && {{ {save}; }} && {load}"
-    tags = " && ".join(
-        f"ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1"
-        for ref in refs
-        if ref.startswith(LOCAL)
-    )
-    if not tags:
-        return command
-    return f"{command} && for node in {' '.join(nodes)}; do docker exec $node sh -c '{tags}' || exit 1; done"
 
 
 def kind_config(
@@ -169,6 +161,8 @@ def kind_config(
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster_name,
-        "kubeadmConfigPatches": [yaml.safe_dump(KUBELET_CONFIGURATION, sort_keys=False)],
+        "kubeadmConfigPatches": [
+            yaml.safe_dump(patch, sort_keys=False) for patch in (KUBELET_CONFIGURATION, CLUSTER_CONFIGURATION)
+        ],
         "nodes": nodes,
     }

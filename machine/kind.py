@@ -27,6 +27,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from machine import docker_engine
 
@@ -42,6 +43,7 @@ VARIABLES = {
     "CLUSTER_INCARNATION": "for create: number that grows each time the cluster is created anew",
     "CLUSTER_TIMEOUT": "for create: seconds that kind waits for the nodes",
     "CLUSTER_HIDDEN_DEVICES": "for create, optional: JSON list of the host's device files that no node may have",
+    "CLUSTER_IMAGES": 'for create, optional: JSON {"nodes": [...], "images": [...]}, to be loaded while kind works',
 }
 OWNER_LABEL = "dra-workshop.owner"
 PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
@@ -139,6 +141,20 @@ def _output(*argv: str) -> str:
 
 
 @dataclass(frozen=True)
+class Creation:
+    """Options of a cluster's creation."""
+
+    timeout: int
+    """Seconds that kind waits for the nodes."""
+    hidden_devices: Sequence[str] = ()
+    """Device files of the host that no node may have."""
+    images: Sequence[str] = ()
+    """References of images of this machine's engine that are loaded while kind works."""
+    image_nodes: Sequence[str] = ()
+    """Names of the nodes that get them."""
+
+
+@dataclass(frozen=True)
 class KindCluster:
     """Kind cluster with its Docker network and its files in a folder; nothing of them has to exist."""
 
@@ -183,34 +199,33 @@ class KindCluster:
             commands.append(f"docker network rm {self.network}")
         return " and ".join(f"`{command}`" for command in commands)
 
-    def create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str] = ()) -> str:
-        """Create the cluster from kind's configuration, and return its kubeconfig.
+    def create(self, config: str, incarnation: str, options: Creation) -> str:
+        """Create the cluster from kind's configuration, and return its kubeconfig. One that fails is taken down.
 
-        `timeout` is in seconds, which kind waits for the nodes; `hidden_devices` are device files of the host that no
-        node may have. A creation that fails is taken down.
         Raises `ForeignClusterError`, `BusyClusterError`, and `CalledProcessError` of the command that failed.
         """
         with self._alone() as lock:
-            return self._create(config, incarnation, timeout, hidden_devices, lock)
+            return self._create(config, incarnation, options, lock)
 
-    def _create(self, config: str, incarnation: str, timeout: int, hidden_devices: Sequence[str], lock: int) -> str:
+    def _create(self, config: str, incarnation: str, options: Creation, lock: int) -> str:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._free_name()
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
             self._create_network()
-            _run_to_the_end(
-                [
-                    *("kind", "create", "cluster", "--name", self.name, "--config", str(file)),
-                    *("--kubeconfig", str(self.kubeconfig), "--wait", f"{timeout}s", "--retain"),
-                ],
-                {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
-                lock,
-            )
-            self._keep_cdi()
-            if hidden_devices:
-                self._hide(hidden_devices)
+            with self._images_ahead(options, lock):
+                _run_to_the_end(
+                    [
+                        *("kind", "create", "cluster", "--name", self.name, "--config", str(file)),
+                        *("--kubeconfig", str(self.kubeconfig), "--wait", f"{options.timeout}s", "--retain"),
+                    ],
+                    {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
+                    lock,
+                )
+                self._keep_cdi()
+            if options.hidden_devices:
+                self._hide(options.hidden_devices)
         except BaseException as error:
             # Ctrl-C goes to the whole group of processes, and may end the program before it arrives here.
             interrupted = isinstance(error, subprocess.CalledProcessError) and error.returncode == -signal.SIGINT
@@ -226,6 +241,29 @@ class KindCluster:
         (self.folder / "incarnation").write_text(incarnation)
         (self.folder / docker_engine.ENGINE_FILE).write_text(f"{docker_engine.engine_id()}\n")
         return self.kubeconfig.read_text()
+
+    @contextlib.contextmanager
+    def _images_ahead(self, options: Creation, lock: int) -> Iterator[None]:
+        """Context in which images are loaded into nodes that are being made, since kubeadm mostly waits.
+
+        Whether it worked is the next step's to see, which loads what a node lacks, and says what is wrong.
+        """
+        if not (options.images and options.image_nodes):
+            yield
+            return
+        command = [sys.executable, "-m", "machine.node_images", self.name, "--ahead", str(options.timeout)]
+        command += ["--nodes", *options.image_nodes, "--images", *options.images]
+        quiet = subprocess.DEVNULL
+        loading = subprocess.Popen(
+            command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=(lock,), preexec_fn=end_with_its_parent
+        )
+        try:
+            yield
+        except BaseException:
+            loading.terminate()
+            raise
+        finally:
+            loading.wait()
 
     def _create_network(self) -> None:
         """Make the network as kind makes its own: with the engine's MTU, and with IPv6 where the engine has it.
@@ -373,7 +411,7 @@ def _run_to_the_end(argv: Sequence[str], environment: dict[str, str], lock: int)
     watched, inherited = os.pipe()
     try:
         process = subprocess.Popen(
-            argv, env=environment, stdout=sys.stderr, pass_fds=(inherited, lock), preexec_fn=_end_with_its_parent
+            argv, env=environment, stdout=sys.stderr, pass_fds=(inherited, lock), preexec_fn=end_with_its_parent
         )
         os.close(inherited)
         try:
@@ -390,7 +428,7 @@ def _run_to_the_end(argv: Sequence[str], environment: dict[str, str], lock: int)
         raise subprocess.CalledProcessError(status, argv)
 
 
-def _end_with_its_parent() -> None:
+def end_with_its_parent() -> None:
     """Have the kernel end this process when the one that started it is killed, so that kind does not go on alone."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -428,9 +466,10 @@ def main() -> int:
         threading.Thread(target=_interrupt_with, args=(os.getppid(),), daemon=True).start()
         match action:
             case "create":
-                timeout, hidden_devices = _seconds(parser), _hidden_devices(parser)
+                hidden_devices = _json(parser, "CLUSTER_HIDDEN_DEVICES", '["/dev/nvidia1"]')
+                options = Creation(_seconds(parser), hidden_devices or [], **_images(parser))
                 incarnation = os.environ["CLUSTER_INCARNATION"]
-                print(cluster.create(sys.stdin.read(), incarnation, timeout, hidden_devices), end="")
+                print(cluster.create(sys.stdin.read(), incarnation, options), end="")
             case "kubeconfig":
                 print(cluster.kubeconfig.read_text(), end="")
             case "delete":
@@ -476,12 +515,21 @@ def _seconds(parser: argparse.ArgumentParser) -> int:
     return int(text)
 
 
-def _hidden_devices(parser: argparse.ArgumentParser) -> list[str]:
-    text = os.environ.get("CLUSTER_HIDDEN_DEVICES", "[]")
+def _images(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    content = _json(parser, "CLUSTER_IMAGES", '{"nodes": ["a-worker"], "images": ["registry.example.com/a:v1"]}')
+    return {"images": content.get("images", []), "image_nodes": content.get("nodes", [])} if content else {}
+
+
+def _json(parser: argparse.ArgumentParser, name: str, example: str) -> Any:
+    """Value of a variable that has JSON of the kind of an example; None where it is not set."""
+    text = os.environ.get(name, "")
     try:
-        return json.loads(text)
+        content = json.loads(text or "null")
     except json.JSONDecodeError:
-        parser.error(f'CLUSTER_HIDDEN_DEVICES: "{text}" is no JSON list; write it like ["/dev/nvidia1"]')
+        content = text
+    if content is not None and not isinstance(content, type(json.loads(example))):
+        parser.error(f'{name}: "{text}" is not the JSON that is needed; write it like {example}')
+    return content
 
 
 if __name__ == "__main__":

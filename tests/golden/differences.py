@@ -1,8 +1,8 @@
 """Changes between two recordings of a stack, as a preview would show them, in a text that a person can review.
 
-Knows of replacement what the program itself says: `replaceOnChanges`, `replaceWith`, `deletedWith`. Fields that only
-the API server takes for immutable look like an update here, and a changed Helm release keeps the revision that the
-recorder gives it, so what waits for a new one is not shown.
+Knows what the program itself says of replacement, `replaceOnChanges`, `replaceWith`, `deletedWith`, and of what is no
+change, `ignoreChanges`. Fields that only the API server takes for immutable look like an update here, and a changed
+Helm release keeps the revision that the recorder gives it, so what waits for a new one is not shown.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,12 @@ def render(changed: list[Change]) -> str:
 
 def _changed(name: str, before: Recording, after: Recording) -> Change | None:
     new = after.resources[name]
-    inputs = list(input_differences(before.resources[name], new))
+    ignored = new.options.get("ignoreChanges", ())
+    inputs = [
+        (path, text)
+        for path, text in input_differences(before.resources[name], new)
+        if not any(_covers(rule, path) for rule in ignored)
+    ]
     others = list(other_differences(name, before, after))
     if not inputs and not others:
         return None

@@ -1,5 +1,6 @@
 """The command that makes and deletes a Kind cluster, against a Docker Engine and a kind that only keep files."""
 
+import json
 import os
 import signal
 import stat
@@ -149,6 +150,41 @@ def test_cluster_whose_nodes_keep_a_hidden_device_file_is_taken_down(world: Worl
 def test_without_hidden_devices_none_is_taken(world: World):
     world.run("create")
     assert not (world.root / "hiding-script-of-a-control-plane").exists()
+
+
+IMAGES = {"nodes": ["a-control-plane"], "images": ["localhost/dra-workshop/gpu-sim:1-abc"]}
+
+
+def test_images_are_loaded_while_kind_works(world: World):
+    world.changed_variables["CLUSTER_IMAGES"] = json.dumps(IMAGES)
+    (world.root / "images-first").touch()  # kind ends once it was told to load them
+    assert world.run("create")[0] == 0
+    (loaded,) = world.calls("kind load image-archive")
+    assert loaded.startswith("kind load image-archive --name a --nodes a-control-plane ")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"nodes": ["a-control-plane"], "images": []}'])
+def test_without_images_none_are_loaded(world: World, content: str):
+    world.changed_variables["CLUSTER_IMAGES"] = content
+    assert world.run("create")[0] == 0
+    assert world.calls("kind load") == world.calls("docker save") == []
+
+
+def test_images_that_cannot_be_loaded_ahead_are_no_failure_of_the_cluster(world: World):
+    world.changed_variables["CLUSTER_IMAGES"] = json.dumps(IMAGES)
+    (world.root / "no-load").touch()
+    rc, out, err = world.run("create")
+    assert (rc, out, err) == (0, "kubeconfig of a, wait 240s\n", ""), "the next step says what is wrong"
+
+
+def test_loading_ends_with_a_creation_that_fails(world: World):
+    never = {**IMAGES, "nodes": ["a-worker9"]}
+    world.changed_variables["CLUSTER_IMAGES"] = json.dumps(never)
+    (world.root / "fail").touch()
+    started = time.monotonic()
+    assert world.run("create")[0] == 1
+    assert time.monotonic() - started < WAIT_SECONDS
+    assert world.calls("kind load") == []
 
 
 def test_every_node_keeps_its_cdi_files_now_and_at_each_start(world: World):
@@ -502,7 +538,9 @@ def test_wrong_word_shows_how_to_use_the_command(world: World, words: tuple[str,
             "4m",
             'CLUSTER_TIMEOUT: "4m" is no whole number of seconds; give one, such as 240',
         ),
-        ("create", "CLUSTER_HIDDEN_DEVICES", "/dev/a", '"/dev/a" is no JSON list; write it like ["/dev/nvidia1"]'),
+        ("create", "CLUSTER_HIDDEN_DEVICES", "/dev/a", '"/dev/a" is not the JSON that is needed; write it like ["/'),
+        ("create", "CLUSTER_HIDDEN_DEVICES", '"/dev/a"', '""/dev/a"" is not the JSON that is needed'),
+        ("create", "CLUSTER_IMAGES", "[]", '"[]" is not the JSON that is needed; write it like {"nodes": ["a-worker"]'),
     ],
 )
 def test_wrong_environment_is_told_with_its_remedy_before_anything_is_done(

@@ -1,0 +1,183 @@
+"""The command that puts images into a cluster's nodes, against a docker and a kind that say what they were asked."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from settings import Settings
+from tests.golden.stacks import record
+from toolchain.paths import CHECKOUT
+
+OURS, OTHER = "localhost/dra-workshop/gpu-sim:1-abc", "localhost/dra-workshop/gpu-probe:1-abc"
+PULLED = "registry.example.com/driver:v0.5.0"
+NODES = ("a-worker", "a-worker2")
+# `knows` is a file: the engine knows --platform. The archive holds what was asked for. A file with a node's name has
+# the references that it knows, and one with `-starts` behind it how many looks it takes until containerd answers.
+DOCKER = """#!/bin/sh
+echo "docker $*" >>@ROOT@/calls
+case "$*" in
+  "save --platform "*) [ -e @ROOT@/knows ] || { echo "unknown flag" >&2; exit 1; }; echo "$*" >"$5" ;;
+  "save -o "*) echo "$*" >"$3" ;;
+  *" version") left=$(cat "@ROOT@/$2-starts" 2>/dev/null || echo 0)
+    [ "$left" = 0 ] || { echo $((left - 1)) >"@ROOT@/$2-starts"; echo "no such container" >&2; exit 1; } ;;
+  *crictl*) node=$2; shift 6; for ref; do grep -qsx "$ref" "@ROOT@/$node" || echo "$ref"; done ;;
+esac
+if [ -e @ROOT@/slow ]; then exec sleep 60; fi
+"""
+KIND = """#!/bin/sh
+echo "kind $1 $2 $3 $4 $5 $6" >>@ROOT@/calls; cat "$7" >>@ROOT@/loaded; echo "$7" >@ROOT@/archive
+if [ -e @ROOT@/refuses ]; then echo "ERROR: no such node" >&2; exit 1; fi
+"""
+WAIT_SECONDS = 30
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for folder in ("bin", "tmp"):
+        (tmp_path / folder).mkdir()
+    for name, text in (("docker", DOCKER), ("kind", KIND)):
+        (tmp_path / "bin" / name).write_text(text.replace("@ROOT@", str(tmp_path)))
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "calls").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return tmp_path
+
+
+def command(*references: str, ahead: int | None = None) -> list[str]:
+    words = [sys.executable, "-m", "machine.node_images", "a", "--nodes", *NODES, "--images", *references]
+    return words if ahead is None else [*words, "--ahead", str(ahead)]
+
+
+def load(*references: str, ahead: int | None = None) -> subprocess.CompletedProcess[str]:
+    words = command(*references, ahead=ahead)
+    return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+def calls(root: Path, start: str) -> list[str]:
+    return [line for line in (root / "calls").read_text().splitlines() if line.startswith(start)]
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_one_platform_is_saved_where_the_engine_can_have_several(root: Path, knows: bool):
+    if knows:
+        (root / "knows").touch()
+    assert load(OURS, PULLED).returncode == 0
+    loaded = (root / "loaded").read_text()
+    assert loaded.startswith("save --platform linux/amd64 -o " if knows else "save -o ")
+    assert loaded.rstrip().endswith(f"{OURS} {PULLED}")
+    assert not list((root / "tmp").iterdir()), "the archive stays behind"
+
+
+def test_only_images_of_ours_get_the_plain_tag_by_one_call_for_each_node(root: Path):
+    load(OURS, PULLED, OTHER)
+    tag, plain = "ctr --namespace k8s.io images tag --force", "localhost/dra-workshop/{}:v1"
+    words = f"{tag} {OURS} {plain.format('gpu-sim')} && {tag} {OTHER} {plain.format('gpu-probe')}"
+    tagged = [line for line in calls(root, "docker exec") if " tag " in line]
+    assert tagged == [f"docker exec {node} sh -c {words}" for node in NODES]
+
+
+def test_pulled_images_alone_need_no_tag(root: Path):
+    assert load(PULLED).returncode == 0
+    assert " tag " not in (root / "calls").read_text()
+
+
+def test_nodes_get_what_they_lack_and_no_more(root: Path):
+    (root / "a-worker").write_text(f"{OURS}\n{OTHER}\n")
+    (root / "a-worker2").write_text(f"{OTHER}\n")
+    assert load(OURS, OTHER).returncode == 0
+    assert calls(root, "kind") == ["kind load image-archive --name a --nodes a-worker2"]
+    assert (root / "loaded").read_text().rstrip().endswith(f" {OURS}") and OTHER not in (root / "loaded").read_text()
+
+
+def test_nothing_is_saved_where_every_node_has_everything(root: Path):
+    for node in NODES:
+        (root / node).write_text(f"{OURS}\n")
+    assert load(OURS).returncode == 0
+    assert calls(root, "docker save") == calls(root, "kind") == []
+    assert len([line for line in calls(root, "docker exec") if " tag " in line]) == 2  # another set-up moved v1
+
+
+def test_ahead_waits_for_the_containerd_of_every_node(root: Path):
+    (root / "a-worker-starts").write_text("2")
+    (root / "a-worker2-starts").write_text("1")
+    assert load(OURS, ahead=WAIT_SECONDS).returncode == 0
+    saved, *looks = [line for line in (root / "calls").read_text().splitlines() if " --platform " not in line]
+    assert saved.startswith("docker save "), "it is saved while nodes are being made"
+    asked = [line.split()[2] for line in looks if line.endswith(" version")]
+    assert asked == ["a-worker"] * 3 + ["a-worker2"] * 2
+    assert looks[5] == "kind load image-archive --name a --nodes a-worker,a-worker2"
+
+
+def test_ahead_of_a_node_that_is_never_made_ends(root: Path):
+    (root / "a-worker-starts").write_text("1000")
+    done = load(OURS, ahead=1)
+    assert (done.returncode, done.stderr) == (1, "no such container\n")
+    assert calls(root, "kind") == [] and not list((root / "tmp").iterdir())
+
+
+def test_image_that_cannot_be_saved_fails_the_command_with_dockers_words(root: Path):
+    (root / "bin/docker").write_text(
+        '#!/bin/sh\ncase $1 in save) echo "no such image" >&2; exit 1;; *) echo x;; esac\n'
+    )
+    done = load(OURS)
+    assert done.returncode == 1 and done.stderr == "no such image\n"
+    assert not (root / "loaded").exists()
+
+
+def test_node_that_is_gone_fails_the_command_with_kinds_words(root: Path):
+    (root / "refuses").touch()
+    done = load(OURS)
+    assert done.returncode == 1 and done.stderr == "ERROR: no such node\n"
+
+
+def test_missing_kind_is_told_with_its_remedy(root: Path):
+    (root / "bin/kind").unlink()
+    done = load(OURS)
+    assert done.returncode == 1 and done.stderr.startswith("kind: is not on PATH; run `make setup`")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_that_is_ended_leaves_no_archive_and_no_program(root: Path, number: signal.Signals):
+    (root / "slow").touch()
+    process = subprocess.Popen(
+        command(OURS, ahead=WAIT_SECONDS),
+        cwd=CHECKOUT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Of a shell's background job it is ignored, and this would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not calls(root, "docker save"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # between two looks at a condition that is bounded above
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 128 + number and err == ""
+    assert not list((root / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("workers", "tolerations", "nodes"),
+    [
+        (2, [], ["a-worker", "a-worker2"]),
+        (0, [], ["a-control-plane"]),
+        (1, [{"key": "node-role.kubernetes.io/control-plane"}], ["a-control-plane", "a-worker"]),
+        (0, [{"key": "node-role.kubernetes.io/control-plane"}], ["a-control-plane"]),
+    ],
+)
+def test_a_control_plane_gets_images_where_pods_may_run_there(
+    workers: int, tolerations: list[dict[str, str]], nodes: list[str]
+):
+    cluster = {"name": "a", "workers": workers}
+    settings = Settings.parse({"modules": ["01"], "cluster": cluster, "gpu": {"tolerations": tolerations}}, "test")
+    words = shlex.split(record(settings).resources["cluster-images"].inputs["create"])
+    assert words[:4] == ["python", "-m", "machine.node_images", "a"]
+    assert words[words.index("--nodes") + 1 : words.index("--images")] == nodes
