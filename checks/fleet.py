@@ -17,7 +17,7 @@ from gpus.quantity import quantity_bytes
 from settings.stack import NodeGpus
 
 FOLDER = MANIFESTS / "12-fleet" / "examples"
-# Hundreds of claims take the controller manager half a minute: it makes some 20 a second of its own accord.
+# Hundreds of claims take the controller manager half a minute where it may make 20 requests a second, its default.
 MANY_SECONDS = 300
 
 Device = tuple[str, str]
