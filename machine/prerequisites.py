@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from machine import cluster_prerequisites, host_prerequisites, shell
+from machine import cluster_prerequisites, host_prerequisites, kind_api, shell
 from machine import gpus as host_gpus
 from machine import kind as kind_cluster
 from machine.cluster_prerequisites import DRA_SINCE
@@ -59,6 +59,8 @@ def require(settings: Settings, images: Images, *, keep: bool = False) -> list[F
     """
     proof = Proof.of(settings, images)
     if proof and proof.holds():
+        if problem := kind_api.silent(settings.cluster_name, settings.kubeconfig):
+            raise PrerequisiteError([problem])
         return []
     findings = list(look(settings, images))
     if failed := [finding for finding in findings if not finding.ok]:
@@ -151,9 +153,14 @@ def _inotify(settings: Settings) -> Iterator[Finding]:
 def _instances_taken(settings: Settings) -> int | None:
     """Number of inotify instances that root's programs have, at least; None where it cannot be seen, or tells nothing.
 
-    Only root sees root's. Those of the stack's own nodes are among them, so it tells nothing once they are there.
+    Those of the stack's own nodes are among them, so it tells nothing once they are there.
     """
-    if os.geteuid() != ROOT or kind_cluster.node_containers(settings.cluster_name):
+    return None if kind_cluster.node_containers(settings.cluster_name) else inotify_instances_of_root()
+
+
+def inotify_instances_of_root() -> int | None:
+    """Number of inotify instances that root's programs have, at least; None for another user, who cannot see them."""
+    if os.geteuid() != ROOT:
         return None
     taken = 0
     for process in PROC.glob("[0-9]*"):
@@ -264,4 +271,6 @@ def _cluster_name(settings: Settings) -> Finding:
     stopped = kind_cluster.stopped_containers(cluster.name)
     if stopped and (folder / "incarnation").exists():
         return Finding("cluster", f"{', '.join(stopped)} stopped", False, f"`docker start {' '.join(stopped)}`")
+    if nodes and (problem := kind_api.silent(cluster.name, settings.kubeconfig)):
+        return problem
     return Finding("cluster", f"{cluster.name}: {f'{len(nodes)} nodes of ours' if nodes else 'name is free'}", True)

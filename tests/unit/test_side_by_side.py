@@ -1,12 +1,13 @@
 """Which worker takes which files of tests: all but the last bring clusters up, which takes what needs none."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.side_by_side import next_file
+from tests.side_by_side import clusters_at_once, next_file
 from toolchain.paths import CHECKOUT
 
 FILES = ["tests/e2e/test_a.py", "tests/e2e/test_b.py", "tests/golden/test_c.py", "tests/unit/test_d.py"]
@@ -26,6 +27,19 @@ def test_last_worker_takes_what_needs_no_cluster_and_waits_when_there_is_nothing
     assert next_file(FILES[:2], worker, workers) is None
     assert next_file(["tests/unit/test_loadgen.py"], worker, workers) is None
     assert next_file([], worker, workers) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken", "clusters"), [(128, 3, 2), (128, None, 2), (128, 29, 1), (128, 120, 1), (512, 3, 8)]
+)
+def test_no_more_clusters_than_have_inotify_instances(limit: int, taken: int | None, clusters: int):
+    assert clusters_at_once(limit, taken) == clusters
+
+
+@pytest.mark.parametrize(("worker", "file"), [("gw0", FILES[0]), ("gw1", FILES[2]), ("gw2", FILES[2])])
+def test_workers_beyond_the_clusters_that_there_may_be_take_what_needs_none(worker: str, file: str):
+    assert next_file(FILES, worker, 3, clusters=1) == file
+    assert next_file(FILES, worker, 3, clusters=2) == (FILES[0] if worker != "gw2" else FILES[2])
 
 
 @pytest.mark.parametrize("workers", [3, 4])
@@ -55,6 +69,7 @@ def test_every_file_is_run_once_and_none_with_a_cluster_by_the_last(workers: int
     done = subprocess.run(
         [*command, "-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-o", "pythonpath=."],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,
         check=False,
