@@ -16,8 +16,8 @@ def exchange_addresses(live: LiveStack) -> None:
     # Docker gives the lowest that is free.
     last_first = sorted(nodes, key=lambda node: int(before[node].rpartition(".")[2]), reverse=True)
     with live.free_gpu(), live.playground() as playground:
-        (pod,) = playground.create("exclusive")
-        uuid = playground.report(pod)["gpus"][0]["uuid"]
+        pods = playground.create("shared-claim")
+        uuids = {pod: playground.report(pod)["gpus"][0]["uuid"] for pod in pods}
         docker("stop", *nodes)
         for node in last_first:
             docker("start", node)
@@ -29,12 +29,16 @@ def exchange_addresses(live: LiveStack) -> None:
         for node, address in after.items():
             told = ("get", "node", node, "-o", f"jsonpath={internal}")
             wait_for(
-                f"{node} has its new address", lambda told=told, a=address: live.kubectl(*told) == a, READY_SECONDS
+                f"{node} has its new address",
+                lambda told=told, a=address: live.kubectl(*told, check=False) == a,
+                READY_SECONDS,
             )
-        wait_for(f"{pod} was started again", lambda: playground.life(pod)[1], READY_SECONDS)
-        playground.wait_running(pod, READY_SECONDS)
-        assert playground.report(pod)["gpus"][0]["uuid"] == uuid
-        playground.delete_pod(pod)
+        for pod in pods:
+            wait_for(f"{pod} was started again", lambda pod=pod: playground.life(pod)[1], READY_SECONDS)
+            playground.wait_running(pod, READY_SECONDS)
+            assert playground.report(pod)["gpus"][0]["uuid"] == uuids[pod]
+        for pod in pods:
+            playground.delete_pod(pod)
         (fresh,) = playground.create("extended-resource")
         playground.wait_running(fresh, READY_SECONDS)
 
