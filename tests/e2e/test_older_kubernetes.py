@@ -41,7 +41,11 @@ REFUSED: list[tuple[list[str], dict[str, Any], dict[str, tuple[str, str, str]]]]
         {},
         {
             "DRAConsumableCapacity (claims that request a part of a GPU)": ("module 07 (One GPU", "1.36", "drop 07"),
-            "DRADeviceTaints (claims that tolerate a GPU's taints)": ("module 09 (Faults and", "1.36", "drop 09"),
+            "DRADeviceTaints (taints of GPUs, and claims that tolerate them)": (
+                "module 09 (Faults and",
+                "1.36",
+                "drop 09",
+            ),
             "DRADeviceTaintRules (rules that taint GPUs)": ("module 09 (Faults and", "1.37", "drop 09"),
         },
     ),
@@ -49,13 +53,17 @@ REFUSED: list[tuple[list[str], dict[str, Any], dict[str, tuple[str, str, str]]]]
         [*DIVIDED, "10.3"],
         MIG,
         {
-            "DRADeviceTaints (claims that tolerate a GPU's taints)": ("module 10.3 (Isol", "1.36", "drop 10.3"),
+            "DRADeviceTaints (taints of GPUs, and claims that tolerate them)": (
+                "module 10.3 (Isol",
+                "1.36",
+                "drop 10.3",
+            ),
             "DRADeviceTaintRules (rules that taint GPUs)": ("module 10.3 (Isol", "1.37", "drop 10.3"),
         },
     ),
     (
         ["00", "01", "02", "10.6"],
-        {},
+        {"gpu": {"nodes": [{"model": "h100-80gb", "count": 2}]}},
         {
             "DRAPartitionableDevices (GPUs whose parts share what they are made of)": (
                 *("module 10.6 (MIG devices made on demand)", "1.36", "drop 10.6"),
