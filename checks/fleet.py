@@ -12,11 +12,12 @@ import yaml
 from checks.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
 from components.manifests import copied
 from gpus.fleet import LABEL, NODES_OF_A_RACK, RACK_LABEL, rack_name
+from gpus.mig import EMPTY
 from gpus.quantity import quantity_bytes
 from settings.stack import NodeGpus
 
 FOLDER = MANIFESTS / "12-fleet" / "examples"
-# Hundreds of claims take the controller manager half a minute: it makes some 20 a second of its own accord.
+# Hundreds of claims take the controller manager half a minute where it may make 20 requests a second, its default.
 MANY_SECONDS = 300
 
 Device = tuple[str, str]
@@ -118,12 +119,97 @@ def taken(stack: LiveStack, namespace: str | None = None) -> list[Taken]:
 
 
 def slices(stack: LiveStack) -> dict[str, dict[str, Any]]:
-    """Spec of each node's ResourceSlice, those of the fleet and of the stack's own nodes."""
+    """Devices and counters of each node, those of the fleet and of the stack's own nodes, of all its ResourceSlices.
+
+    Fails if a node has fewer ResourceSlices than its pool says, or of two generations.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    for slice_ in listed(stack, "/apis/resource.k8s.io/v1/resourceslices"):
+        spec = slice_["spec"]
+        if spec["driver"] == DRIVER:
+            node = nodes.setdefault(spec["nodeName"], {"devices": [], "sharedCounters": [], "pools": []})
+            node["devices"] += spec.get("devices", [])
+            node["sharedCounters"] += spec.get("sharedCounters", [])
+            node["pools"].append(spec["pool"])
+    for name, node in nodes.items():
+        (pool, *others) = node["pools"]
+        assert all(other == pool for other in others) and pool["resourceSliceCount"] == len(node["pools"]), (
+            f"{name}: {len(node['pools'])} ResourceSlices, which say of themselves {node['pools']}"
+        )
+    return nodes
+
+
+def is_whole(device: Mapping[str, Any]) -> bool:
+    """Whether a device is a GPU, and not a part of one."""
+    return device["attributes"]["type"]["string"] == "gpu"
+
+
+def gpu_number(device: str) -> int:
+    """Number of the GPU that a device of that name is, or is a part of."""
+    return int(device.split("-")[1])
+
+
+Counters = dict[tuple[str, str, str], Fraction]
+"""Amount by node, counter set and counter."""
+
+
+def consumption(node: str, device: Mapping[str, Any]) -> Counters:
+    """Counters that a device of a node takes while a claim has it."""
     return {
-        slice_["spec"]["nodeName"]: slice_["spec"]
-        for slice_ in listed(stack, "/apis/resource.k8s.io/v1/resourceslices")
-        if slice_["spec"]["driver"] == DRIVER
+        (node, part["counterSet"], name): quantity_bytes(counter["value"]) or Fraction(0)
+        for part in device.get("consumesCounters", [])
+        for name, counter in part["counters"].items()
     }
+
+
+def counters_left(claims: Sequence[Taken], specs: Mapping[str, Mapping[str, Any]]) -> Counters:
+    """Counters that claims leave of what nodes have; less than nothing where they took more."""
+    left = {
+        (node, counters["name"], name): quantity_bytes(counter["value"]) or Fraction(0)
+        for node, spec in specs.items()
+        for counters in spec["sharedCounters"]
+        for name, counter in counters["counters"].items()
+    }
+    # Claims that share a device take its counters once.
+    held = {one.device for one in claims}
+    for node, spec in specs.items():
+        for device in spec["devices"]:
+            if (node, device["name"]) in held:
+                for counter, amount in consumption(node, device).items():
+                    left[counter] -= amount
+    return left
+
+
+def overdrawn(left: Counters) -> list[str]:
+    """Counters of which claims took more than there is, one line each."""
+    return [f"{'/'.join(counter)}: {float(-amount):.0f} too many" for counter, amount in left.items() if amount < 0]
+
+
+def halves(claims: Sequence[Taken]) -> list[str]:
+    """GPUs that one claim has whole while another has a part of them, one line each."""
+    parts: dict[tuple[str, int], set[str]] = {}
+    for one in claims:
+        parts.setdefault((one.device[0], gpu_number(one.device[1])), set()).add(one.device[1])
+    return [
+        f"{node}/gpu-{number}: {', '.join(sorted(names))}"
+        for (node, number), names in parts.items()
+        if f"gpu-{number}" in names and len(names) > 1
+    ]
+
+
+def could_have(
+    claims: Sequence[Taken], left: Counters, specs: Mapping[str, Mapping[str, Any]], profile: str | None
+) -> list[Device]:
+    """Devices that a claim for a profile, or with None for a whole GPU, could have and nobody has."""
+    held = {one.device for one in claims}
+    return [
+        (node, device["name"])
+        for node, spec in specs.items()
+        for device in spec["devices"]
+        if (node, device["name"]) not in held
+        and device["attributes"].get("profile", {}).get("string") == profile
+        and all(left[counter] >= amount for counter, amount in consumption(node, device).items())
+    ]
 
 
 def memory_by_device(specs: Mapping[str, Mapping[str, Any]]) -> dict[Device, Fraction]:
@@ -150,10 +236,21 @@ def overbooked(claims: Sequence[Taken], memory: Mapping[Device, Fraction]) -> li
 
 
 def racks(stack: LiveStack) -> list[str]:
-    """Racks of the fleet that have all their nodes, and these of the model that most have."""
-    nodes = stack.settings.fleet_nodes
+    """Racks of the fleet that have all their nodes, and these of the kind that most have; none where parts are all that
+    is published of some of its GPUs."""
+    nodes, kind = stack.settings.fleet_nodes, stack.settings.fleet_kind
+    if EMPTY in nodes[0].mig:
+        return []
     whole = [rack_name(first) for first in range(0, len(nodes) - NODES_OF_A_RACK + 1, NODES_OF_A_RACK)]
-    return [name for name in whole if {node.model for node in of_rack(stack, name)} == {nodes[0].model}]
+    return [name for name in whole if {kind(node) for node in of_rack(stack, name)} == {kind(nodes[0])}]
+
+
+def by_kind(stack: LiveStack) -> dict[str, list[NodeGpus]]:
+    """Nodes of the fleet by the name of their kind, in order."""
+    kinds: dict[str, list[NodeGpus]] = {}
+    for node in stack.settings.fleet_nodes:
+        kinds.setdefault(stack.settings.fleet_kind(node), []).append(node)
+    return kinds
 
 
 def of_rack(stack: LiveStack, rack: str) -> list[NodeGpus]:
@@ -163,9 +260,14 @@ def of_rack(stack: LiveStack, rack: str) -> list[NodeGpus]:
 
 def in_racks(document: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A Pod or a Deployment whose pods go to nodes of these racks only."""
+    return where(document, RACK_LABEL, names)
+
+
+def where(document: dict[str, Any], label: str, values: Sequence[str]) -> dict[str, Any]:
+    """A Pod or a Deployment whose pods go to nodes only whose label has one of these values."""
     document = copied(document)
     spec = document["spec"]["template"]["spec"] if "template" in document["spec"] else document["spec"]
-    term = {"matchExpressions": [{"key": RACK_LABEL, "operator": "In", "values": list(names)}]}
+    term = {"matchExpressions": [{"key": label, "operator": "In", "values": list(values)}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     spec["affinity"] = {"nodeAffinity": required}
     return document

@@ -4,6 +4,8 @@ NODES_OF_A_RACK = 10
 LABEL = "dra-workshop/fleet"
 """Label of its nodes and ResourceSlices, and key of the nodes' taint."""
 RACK_LABEL = "dra-workshop/rack"
+MIG = "/mig"
+"""End of the name of a kind of nodes whose GPUs are published in parts, with counters; before it is the GPUs' model."""
 
 
 def node_name(number: int) -> str:

@@ -13,6 +13,9 @@ Layout = Sequence[str] | Literal["empty"]
 # MIG mode on, and no instance.
 EMPTY: Literal["empty"] = "empty"
 
+# Of newer GPUs NVIDIA's driver switches MIG mode itself. Source: nvlib.go of its v0.5.0.
+AMPERE = "Ampere"
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -43,6 +46,11 @@ class Slice:
     @property
     def memory_slices(self) -> range:
         return _memory_slices(self.profile, self.start)
+
+
+def has_parts(model: GpuModel, layouts: Sequence[Layout]) -> bool:
+    """Whether NVIDIA's driver with the gate DynamicMIG publishes parts of some of a node's GPUs."""
+    return bool(model.mig_profiles) and (model.architecture != AMPERE or EMPTY in layouts)
 
 
 def smallest_profile(model: GpuModel) -> MigProfile:

@@ -3,7 +3,7 @@
 Reads the outputs of the stack's last update from the backend; asks a cluster only before its driver is taken away.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,12 @@ def driver_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | 
 
 
 def explain(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Say what changes in NVIDIA's driver and in the way that GPUs are shared, if anything does."""
+    """Say what changes in NVIDIA's driver, in the way that GPUs are shared, and in a fleet, if anything does."""
     found = {
         "NVIDIA's driver changes": driver_changes(before.get("driver"), outputs.get("driver")),
         "MIG layouts change": mig_changes(before.get("mig"), outputs.get("mig")),
         "MPS changes": mps_changes(before.get("mps"), outputs.get("mps")),
+        "The fleet changes": fleet_changes(before.get("fleetNodes"), outputs.get("fleetNodes")),
     }
     for title, changed in found.items():
         if lines := list(changed):
@@ -133,6 +134,16 @@ def mig_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
                 yield f"{node} GPU {index}: {old} -> {new}"
     yield "NVIDIA's plugin starts again, since it looks at MIG devices only then"
     yield "the stack's own pods with MIG devices start again; delete other pods whose MIG device changes or goes first"
+
+
+def fleet_changes(before: Sequence[str] | None, after: Sequence[str] | None) -> Iterator[str]:
+    """What a fleet's nodes were and will be; nothing where there was or will be none."""
+    if not before or not after or list(before) == list(after):
+        return
+    yield from (f"was {line}" for line in before if line not in after)
+    yield from (f"will be {line}" for line in after if line not in before)
+    yield "pods on nodes that go are deleted"
+    yield "pods on other nodes keep what they have, also where the GPUs change"
 
 
 def mps_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:

@@ -195,9 +195,10 @@ class Observability(Block):
 class Fleet(Block):
     """Nodes that are only objects: their number, and the GPUs of each, which are as a node of the stack has them.
 
-    `gpus_per_node` None is all that the stack's node of that model has, `model` None that of the first GPU node. `mix`
-    is how many of the nodes have another model. `existing_cluster` is the context of an existing cluster that may have
-    them.
+    `model` and the keys of `mix` are kinds of nodes: a model, with /mig behind it where NVIDIA's driver publishes parts
+    of the GPUs. `gpus_per_node` None is all that the stack's node of that kind has, `model` None the kind of the first
+    GPU node. `mix` is how many nodes are of another kind. `existing_cluster` is the context of an existing cluster that
+    may have them.
     """
 
     nodes: Annotated[int, Field(ge=1, le=MAX_FLEET_NODES)] = 100

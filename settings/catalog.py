@@ -539,10 +539,9 @@ FLEET = Module(
     title="A fleet of nodes",
     sets_up="nodes that are only objects, kept ready by KWOK, each with the GPUs that a node of the stack publishes",
     proves="the one node that fits is found, GPUs that belong together, packed shares, a second choice, a rack that is "
-    "drained; nothing is allocated twice while hundreds come and go",
-    minutes=20,
+    "drained, models and MIG profiles on their nodes only; nothing is allocated twice while hundreds come and go",
+    minutes=25,
     requires=("01", "02"),
-    needs_whole_gpu=True,
     consumable_shares="memory",
     api_features=(CONSUMABLE_SHARES, DEVICE_TAINTS, DEVICE_TAINT_RULES),
     images=(Image("kwok"),),

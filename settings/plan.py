@@ -1,10 +1,12 @@
 """Plan of a stack's GPUs: the GPU that each module uses, how claims share it, and the limits that MPS gives there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gpus.mig import Slice
+from gpus.fleet import MIG
+from gpus.mig import Layout, Slice, has_parts
+from gpus.models import GPU_MODELS
 from gpus.mps import CAPACITY_CLASS, DEFAULT_CLASS, Limits
 from gpus.quantity import MIB, quantity_bytes
 from settings import catalog
@@ -13,6 +15,7 @@ from settings.catalog import GpuUse
 
 # Value of driver.consumableShares by which a claim has its GPU alone.
 DISABLED = "disabled"
+DYNAMIC_MIG = "DynamicMIG"
 # That of the driver's chart, where no module asks for more.
 LOG_VERBOSITY = 4
 
@@ -22,6 +25,17 @@ def consumable_shares(driver: Driver, modules: Iterable[str]) -> str:
     if driver.consumable_shares is not None:
         return str(driver.consumable_shares)
     return next((row.consumable_shares for row in catalog.rows(modules) if row.consumable_shares), DISABLED)
+
+
+def certain_gates(driver: Driver, modules: Iterable[str]) -> dict[str, bool]:
+    """Gates of NVIDIA's driver that modules need whatever else is set, and the stack's own choices over them."""
+    needed = {gate.name: True for row in catalog.rows(modules) for gate in row.gates if gate.needed is catalog.always}
+    return {**needed, **driver.feature_gates}
+
+
+def fleet_kind(model: str, layouts: Sequence[Layout], *, dynamic: bool) -> str:
+    """Name of a kind of nodes with simulated GPUs; `dynamic` is whether NVIDIA's driver has the gate DynamicMIG."""
+    return f"{model}{MIG}" if dynamic and has_parts(GPU_MODELS[model], layouts) else model
 
 
 def log_verbosity(driver: Driver, modules: Iterable[str]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,15 +147,27 @@ class Settings(Blocks):
     @property
     def fleet_nodes(self) -> tuple[NodeGpus, ...]:
         """Nodes of the fleet, in order: those of other models than most are the last ones."""
-        mix = self.fleet.mix
-        most = self.fleet.model or self.gpu_nodes[0].model
-        models = [most] * (self.fleet.nodes - sum(mix.values()))
-        models += [model for model, count in mix.items() for _ in range(count)]
-        counts = {node.model: node.count for node in reversed(self.gpu_nodes)}
-        return tuple(
-            NodeGpus(node_name(number), model, self.fleet.gpus_per_node or counts[model])
-            for number, model in enumerate(models)
-        )
+        mix, originals = self.fleet.mix, self.fleet_originals
+        most = self.fleet.model or self.fleet_kind(self.gpu_nodes[0])
+        kinds = [most] * (self.fleet.nodes - sum(mix.values()))
+        kinds += [kind for kind, count in mix.items() for _ in range(count)]
+        copies = []
+        for number, kind in enumerate(kinds):
+            count = self.fleet.gpus_per_node or originals[kind].count
+            copies.append(
+                replace(originals[kind], node=node_name(number), count=count, mig=originals[kind].mig[:count])
+            )
+        return tuple(copies)
+
+    @property
+    def fleet_originals(self) -> dict[str, NodeGpus]:
+        """The stack's first node of each kind, which nodes of a fleet are copies of."""
+        return {self.fleet_kind(node): node for node in reversed(self.gpu_nodes)}
+
+    def fleet_kind(self, node: NodeGpus) -> str:
+        """Name of a node's kind in the block `fleet`: the model of its GPUs, and whether they are there in parts."""
+        dynamic = self.feature_gates.get(plan.DYNAMIC_MIG, False)
+        return plan.fleet_kind(node.model or "", node.mig, dynamic=dynamic)
 
     @property
     def vllm(self) -> Vllm:

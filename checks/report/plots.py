@@ -55,9 +55,18 @@ XLINK = "{http://www.w3.org/1999/xlink}"
 
 
 def lines(
-    key: str, title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, float]] | Sequence[list[float]]]
+    key: str,
+    title: str,
+    x: str,
+    y: str,
+    series: Mapping[str, Sequence[tuple[float, float]] | Sequence[list[float]]],
+    *,
+    tenfold: bool = False,
 ) -> str:
-    """One line for each of `series`; `key` is what the ids in the SVG begin with, unique on the page."""
+    """One line for each of `series`; `key` is what the ids in the SVG begin with, unique on the page.
+
+    With `tenfold` equal steps across are equal factors, and each value that there is has its number.
+    """
 
     def draw(axes: "Axes") -> None:
         for number, (name, points) in enumerate(series.items()):
@@ -71,6 +80,11 @@ def lines(
                 markersize=5,
                 linewidth=1.8,
             )
+        if tenfold:
+            across = sorted({point[0] for points in series.values() for point in points})
+            axes.set_xscale("log")
+            axes.set_xticks(across, [f"{value:g}" for value in across])
+            axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(True)

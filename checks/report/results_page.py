@@ -136,7 +136,7 @@ def drawings(measurement: Measurement) -> dict[str, str]:
             "share of the granted SMs": list(zip(percentages, granted, strict=True)),
             "measured": list(zip(percentages, means, strict=True)),
         }
-        drawn["throttle"] = _picture(
+        drawn["throttle"] = picture(
             plots.lines("throttle", sheets.THROTTLE.title, "thread percentage in %", "FP32 TFLOPS", series)
         )
     bars = [
@@ -145,12 +145,12 @@ def drawings(measurement: Measurement) -> dict[str, str]:
         for number, client in enumerate(clients, 1)
     ]
     if bars:
-        drawn["together"] = _picture(plots.bars("together", sheets.TOGETHER.title, "FP32 TFLOPS", bars))
+        drawn["together"] = picture(plots.bars("together", sheets.TOGETHER.title, "FP32 TFLOPS", bars))
     if faults := _passed_faults(measurement):
         values = [(fault.fault, fault.seconds) for fault in faults]
-        drawn["faults"] = _picture(plots.bars("faults", "Seconds to recover", "seconds to recover", values))
+        drawn["faults"] = picture(plots.bars("faults", "Seconds to recover", "seconds to recover", values))
     for plot in measurement.plots(sheets.VLLM_MODULE):
-        drawn[_key(plot)] = _picture(plots.lines(_key(plot), plot.title, plot.x, plot.y, plot.series))
+        drawn[_key(plot)] = picture(plots.lines(_key(plot), plot.title, plot.x, plot.y, plot.series))
     return drawn
 
 
@@ -159,7 +159,7 @@ def _key(plot: Plot) -> str:
     return "vllm-" + re.sub(r"[^a-z0-9]+", "-", plot.title.lower()).strip("-")
 
 
-def _picture(svg: str) -> str:
+def picture(svg: str) -> str:
     """A plot of the page as a file of its own: with names of XML, colours and a size."""
     head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert head, "a plot has a viewBox"
@@ -183,7 +183,7 @@ def _origin(measurement: Measurement, source: str) -> list[str]:
         ("end of the measurement", day(measurement.finished)),
         ("file", f"[{source}](../../{source})"),
     )
-    return [f"## {ORIGIN}", "", *_table(("what", "value"), [(what, value) for what, value in rows])]
+    return [f"## {ORIGIN}", "", *table(("what", "value"), [(what, value) for what, value in rows])]
 
 
 def _machine(measurement: Measurement, machine: Machine) -> str:
@@ -195,7 +195,7 @@ def _machine(measurement: Measurement, machine: Machine) -> str:
 
 def _aims(measurement: Measurement) -> list[str]:
     rows = [(aim.aim, aim.measured, aim.verdict) for aim in aims(measurement)]
-    return ["## Aims", "", *_table(("aim", "measured", "result"), rows)]
+    return ["## Aims", "", *table(("aim", "measured", "result"), rows)]
 
 
 def _throughput(measurement: Measurement) -> list[str]:
@@ -210,7 +210,7 @@ def _throughput(measurement: Measurement) -> list[str]:
             _way(who, clients, _sms(measurement, who), exclusive[0].mean if exclusive else None, most)
             for who, clients in ways
         ]
-        lines += _table(columns, rows, right=range(1, len(columns)))
+        lines += table(columns, rows, right=range(1, len(columns)))
         lines += ["", "Each figure is the mean of three repeats; the spread is from the least to the most of them."]
         lines += ["", f"![{sheets.TOGETHER.title}]({PLOTS}/together.svg)"]
     if rows := measurement.rows(sheets.THROTTLE):
@@ -220,7 +220,7 @@ def _throughput(measurement: Measurement) -> list[str]:
             for row, of in ((row, _of(row)) for row in rows)
         ]
         columns = ("percentage", "SMs", "SMs by the rule", "FP32 TFLOPS", "spread", f"of {float(rows[0][0]):g} %")
-        lines += ["", *_table(columns, curve, right=range(len(columns)))]
+        lines += ["", *table(columns, curve, right=range(len(columns)))]
         lines += ["", f"![{sheets.THROTTLE.title}]({PLOTS}/throttle.svg)"]
     return lines
 
@@ -274,7 +274,7 @@ def _original(measurement: Measurement) -> list[str]:
     return [
         "## Beside the original workshop",
         "",
-        *_table(columns, rows, right=range(1, 5)),
+        *table(columns, rows, right=range(1, 5)),
         "",
         "The share is of the chip's FP32 peak in the first row, and of 100 % in the others.",
     ]
@@ -294,7 +294,7 @@ def _limits(measurement: Measurement) -> list[str]:
             (str(row[0]), f"{float(row[1]):g}", str(row[2]), f"{of.mean:.2f}", f"{of.spread:.2%}")
             for row, of in ((row, _of(row)) for row in rows)
         ]
-        lines += ["", f"### {sheets.USERS.title}", "", *_table(columns, users, right=range(1, 5))]
+        lines += ["", f"### {sheets.USERS.title}", "", *table(columns, users, right=range(1, 5))]
     return ["## Limits", *lines] if lines else []
 
 
@@ -306,7 +306,7 @@ def _rules(measurement: Measurement) -> list[str]:
     rows = [(rule.rule, rule.simulated, rule.real, "yes" if rule.same else "**no**") for rule in compared]
     different = sum(not rule.same for rule in compared)
     words = f"{len(rows) - different} of {len(rows)} are the same."
-    return [*lines, words, "", *_table(("rule", "simulated", "measured", "same"), rows, right=(1, 2))]
+    return [*lines, words, "", *table(("rule", "simulated", "measured", "same"), rows, right=(1, 2))]
 
 
 def _capacity(measurement: Measurement) -> list[str]:
@@ -335,7 +335,7 @@ def _faults(measurement: Measurement) -> list[str]:
         return []
     columns = ("fault", "who noticed", "what broke", "seconds to recover", "what was lost")
     rows = [(f.fault, f.noticed, f.broke, f"{f.seconds:.1f}", f.lost) for f in faults]
-    return ["## Faults", "", *_table(columns, rows, right=(3,)), "", f"![Seconds to recover]({PLOTS}/faults.svg)"]
+    return ["## Faults", "", *table(columns, rows, right=(3,)), "", f"![Seconds to recover]({PLOTS}/faults.svg)"]
 
 
 def _vllm(measurement: Measurement) -> list[str]:
@@ -360,7 +360,7 @@ def _times(measurement: Measurement) -> list[str]:
         (f"`{stack}`", _seconds(t.first_gpu_pod), _seconds(t.up), duration(checks), _seconds(t.down))
         for stack, t, checks in timed
     ]
-    lines = ["## Times", "", *_table(columns, rows, right=range(1, 5))]
+    lines = ["## Times", "", *table(columns, rows, right=range(1, 5))]
     lines += ["", "Programs and images were made before; nothing of the cluster was there."]
     if starts := measurement.rows(sheets.START):
         totals = sorted(float(row[-1]) for row in starts)
@@ -370,7 +370,7 @@ def _times(measurement: Measurement) -> list[str]:
             f"{len(totals)} pods, one after the other, created to running: median {middle:.2f} s, "
             f"{totals[0]:.2f} to {totals[-1]:.2f} s."
         ]
-        lines += ["", *_table(sheets.START.columns, [_words(row) for row in starts], right=range(1, 5))]
+        lines += ["", *table(sheets.START.columns, [_words(row) for row in starts], right=range(1, 5))]
     return lines
 
 
@@ -389,7 +389,7 @@ def _checks(measurement: Measurement) -> list[str]:
             for check in checks
             if check.result == "failed" and check.seen
         ]
-    lines = ["## Checks", "", *_table(("stack", "passed", "failed", "skipped"), rows, right=range(1, 4))]
+    lines = ["## Checks", "", *table(("stack", "passed", "failed", "skipped"), rows, right=range(1, 4))]
     return [*lines, "", "Failed:", "", *failed] if failed else lines
 
 
@@ -403,14 +403,14 @@ def _sheet(measurement: Measurement, sheet: Sheet) -> list[str]:
     if not rows:
         return []
     numeric = [n for n in range(len(sheet.columns)) if all(isinstance(row[n], int | float) for row in rows)]
-    return ["", f"### {sheet.title}", "", *_table(sheet.columns, [_words(row) for row in rows], right=numeric)]
+    return ["", f"### {sheet.title}", "", *table(sheet.columns, [_words(row) for row in rows], right=numeric)]
 
 
 def _words(row: Iterable[str | int | float]) -> tuple[str, ...]:
     return tuple(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> list[str]:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> list[str]:
     at_right = set(right)
     rule = "|".join("---:" if number in at_right else "---" for number in range(len(columns)))
     cells = [f"| {' | '.join(_marked(str(value)) for value in row)} |" for row in rows]

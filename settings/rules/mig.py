@@ -4,19 +4,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpus.mig import EMPTY, Slice, mig_line, slices
+from gpus.mig import AMPERE, EMPTY, Slice, mig_line, slices
 from gpus.models import GPU_MODELS, ModelError
 from settings import catalog, plan
 from settings.blocks import Cluster, Draft, Gpu, GpuNode, Layouts
 from settings.problems import Problem
 
-GATE = "DynamicMIG"
+GATE = plan.DYNAMIC_MIG
 # Devices of one ResourceSlice that may have taints; NVIDIA's driver puts all of a node into one then.
 # Source: ResourceSliceMaxDevicesWithAdvancedFeatures of k8s.io/api/resource/v1, and driver.go of v0.5.0.
 TAINTED_DEVICES = 64
 HEALTH_GATE = "NVMLDeviceHealthCheck"
-# Of newer GPUs NVIDIA's driver switches MIG mode itself. Source: nvlib.go of its v0.5.0.
-AMPERE = "Ampere"
 # Form of one GPU instance of a layout. Which profiles and places there are depends on a model, which module 00 sees.
 ENTRY = re.compile(r"[1-9]\d*g\.\d+gb(\+[a-z0-9.]+)?(@\d{1,2})?")
 
@@ -54,9 +52,7 @@ def mig_rules(draft: Draft) -> Iterator[Problem]:
     for node in nodes:
         yield from _layout_rules(node)
     if draft.driver is not None:
-        rows = catalog.rows(draft.modules or ())
-        needed = {gate.name: True for row in rows for gate in row.gates if gate.needed is catalog.always}
-        yield from _gate_rules(nodes, {**needed, **draft.driver.feature_gates})
+        yield from _gate_rules(nodes, plan.certain_gates(draft.driver, draft.modules or ()))
     yield from _module_rules(nodes, draft.modules or ())
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,31 @@ CLEAN_SECONDS = 600
 FULL, TURNED = 0.9, 100  # part of the GPUs that are taken in the steady state, pods of it that are replaced
 # The largest fleet that is filled: some 7000 pods would take longer than all else.
 FILLED = 100
+# Port of a program's metrics in its node.
+METRICS = {"scheduler": 10259, "controller manager": 10257}
+# What of a pod's way takes how long -> program, and the histogram's name with its labels.
+STEPS = {
+    "search": ("scheduler", "scheduler_scheduling_algorithm_duration_seconds", ""),
+    "look round": (
+        "scheduler",
+        "scheduler_framework_extension_point_duration_seconds",
+        'extension_point="PreFilter"',
+    ),
+    "filters": ("scheduler", "scheduler_framework_extension_point_duration_seconds", 'extension_point="Filter"'),
+    "writes": ("scheduler", "scheduler_framework_extension_point_duration_seconds", 'extension_point="PreBind"'),
+    "scheduler's client": ("scheduler", "rest_client_rate_limiter_duration_seconds", ""),
+    "controller's client": ("controller manager", "rest_client_rate_limiter_duration_seconds", ""),
+}
 # At 100 times the nodes a pod with a claim may cost so many times as much of the whole round.
 AIM_GROWTH = 25
 
 
 @dataclass(frozen=True)
 class Round:
-    """Pods of one kind in a fleet of one size, and what the control plane used meanwhile."""
+    """Pods of one kind in a fleet of one size, and what the control plane used meanwhile.
+
+    `steps` is the mean milliseconds of each of `STEPS`, `load` the machine's load before and after.
+    """
 
     size: int
     kind: str
@@ -60,6 +78,8 @@ class Round:
     pods: list[Moments]
     cores: dict[str, float]
     memory: dict[str, float]
+    steps: dict[str, float]
+    load: tuple[float, float]
 
     @property
     def waits(self) -> list[float]:
@@ -85,13 +105,15 @@ class Round:
             "p99": round(percentile(waits, 99), 3),
             "cores": {name: round(value, 3) for name, value in self.cores.items()},
             "rssMib": {name: round(value) for name, value in self.memory.items()},
+            "stepsMs": {name: round(value, 2) for name, value in self.steps.items()},
+            "load": [round(value, 1) for value in self.load],
         }
 
 
 def config(nodes: int) -> str:
     blocks = {
         "modules": ["01", "02", "12"],
-        "cluster": {"workers": 1},
+        "cluster": {"workers": 0},
         "gpu": {"model": "h100-80gb", "count": 8},
         "fleet": {"nodes": nodes},
         "timeouts": {"workload": 1200},
@@ -117,6 +139,32 @@ def used(stack: LiveStack) -> dict[str, tuple[float, float]]:
     node = f"{stack.settings.cluster_name}-control-plane"
     found = processes(stack.in_node(node, "bash", "-c", READ, "read", "|".join(PROGRAMS)), PROGRAMS)
     return {one.program: (one.ticks / TICKS, one.rss_mib) for one in found}
+
+
+def timed(stack: LiveStack) -> dict[str, tuple[float, float]]:
+    """Step -> seconds that it took, and how often, since its program started."""
+    node = f"{stack.settings.cluster_name}-control-plane"
+    # Each has a certificate of its own making, and shows its metrics to administrators.
+    look = ("kubectl", "--kubeconfig=/etc/kubernetes/admin.conf", "--insecure-skip-tls-verify", "get", "--raw=/metrics")
+    texts = {name: stack.in_node(node, *look, f"--server=https://127.0.0.1:{port}") for name, port in METRICS.items()}
+    found = {}
+    for step, (program, histogram, labels) in STEPS.items():
+        pair = [
+            sum(
+                float(line.split()[-1])
+                for line in texts[program].splitlines()
+                if line.startswith(name) and labels in line
+            )
+            for name in (f"{histogram}_sum", f"{histogram}_count")
+        ]
+        found[step] = (pair[0], pair[1])
+    return found
+
+
+def mean_ms(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Mean milliseconds of each step that was taken in between."""
+    taken = {step: (after[step][0] - before[step][0], after[step][1] - before[step][1]) for step in before}
+    return {step: 1000 * seconds / count for step, (seconds, count) in taken.items() if count}
 
 
 def tune(stack: LiveStack, clients: dict[str, tuple[int, int]]) -> None:
@@ -173,6 +221,7 @@ def manifests(kind: str, namespace: str, names: Sequence[str]) -> list[dict[str,
 
 def create(stack: LiveStack, api: Api, namespace: str, kind: str, names: Sequence[str]) -> Round:
     """Create pods at once and wait until all have nodes; `clients` and `size` are the caller's to say."""
+    load, steps = os.getloadavg()[0], timed(stack)
     timeline, before, started = Timeline(names), used(stack), time.monotonic()
     made = manifests(kind, namespace, names)
     with api.pod_events(namespace) as events, ThreadPoolExecutor(CREATORS) as pool:
@@ -183,7 +232,8 @@ def create(stack: LiveStack, api: Api, namespace: str, kind: str, names: Sequenc
     memory = {name: value for name, (_, value) in after.items()}
     memory_of = fleet.memory_by_device(fleet.slices(stack))
     assert not (lines := fleet.overbooked(fleet.taken(stack), memory_of)), lines
-    return Round(0, kind, "", list(timeline.moments.values()), cores, memory)
+    moments = list(timeline.moments.values())
+    return Round(0, kind, "", moments, cores, memory, mean_ms(steps, timed(stack)), (load, os.getloadavg()[0]))
 
 
 def clean(stack: LiveStack, namespace: str) -> None:
@@ -202,7 +252,7 @@ def measure(stack: LiveStack, clients: str, kinds: Sequence[str]) -> list[Round]
         for kind in kinds:
             clean(stack, namespace)
             done = create(stack, api, namespace, kind, [f"pod-{number}" for number in range(SIZES[size])])
-            rounds.append(Round(size, kind, clients, done.pods, done.cores, done.memory))
+            rounds.append(replace(done, size=size, clients=clients))
             print({key: value for key, value in rounds[-1].row.items() if key not in ("cores", "rssMib")})
         clean(stack, namespace)
     return rounds
@@ -221,7 +271,7 @@ def steady(stack: LiveStack, clients: str) -> list[Round]:
         turned = create(stack, api, namespace, "one GPU", new)
         clean(stack, namespace)
     rounds = [("fill to 90 %", filled), ("churn at 90 %", turned)]
-    return [Round(size, kind, clients, done.pods, done.cores, done.memory) for kind, done in rounds]
+    return [replace(done, size=size, kind=kind, clients=clients) for kind, done in rounds]
 
 
 def test_scheduling_grows_no_faster_than_the_fleet(workspace: Workspace, stack: LiveStack) -> None:

@@ -9,16 +9,16 @@ import pytest
 from tests.e2e import leftovers
 
 LONGEST = (
+    "test_lifecycle.py",
     "test_phase2.py",
     "test_phase3.py",
-    "test_lifecycle.py",
+    "test_lessons.py",
     "test_existing_cluster.py",
-    "test_older_kubernetes.py",
-    "test_stock.py",
     "test_driver_upgrade.py",
     "test_phase3_dynamic.py",
-    "test_lessons.py",
     "test_fleet.py",
+    "test_stock.py",
+    "test_older_kubernetes.py",
     "test_distributions.py",
 )
 

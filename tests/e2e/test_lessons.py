@@ -7,6 +7,7 @@ import pytest
 from checks.live import LiveStack
 from settings import catalog
 from tests.e2e import lessons
+from tests.e2e.addresses import exchange_addresses
 from tests.e2e.lessons import LEARN, Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
@@ -31,6 +32,20 @@ def stack(workspace: Workspace) -> Iterator[LiveStack]:
 @pytest.mark.parametrize("lesson", lessons.of_stack("phase1"), ids=lambda lesson: lesson.page.stem)
 def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: LiveStack, lesson: Lesson) -> None:
     lessons.run(lesson, Shell(workspace, STACK, "dra-workshop-phase1", stack.settings.cluster_name))
+
+
+def test_checks_of_mps_and_workloads_pass_on_what_source_built_makes(workspace: Workspace, stack: LiveStack) -> None:
+    """Those of other modules run on phase2 as well; test_lifecycle.py has the whole of phase1, by the stock way.
+
+    Every way to start again takes a minute or two, and depends on no image.
+    """
+    status, printed = workspace.verify(STACK, "03", "04", "05", checks=["not starts_again"])
+    print(printed)
+    assert status == 0, printed
+
+
+def test_nodes_may_have_other_addresses_after_a_restart_of_the_engine(stack: LiveStack) -> None:
+    exchange_addresses(stack)
 
 
 @pytest.mark.parametrize("row", REAL_GPU, ids=lambda row: row.number)

@@ -1,4 +1,8 @@
-"""Life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests."""
+"""Life of a stack: up, again, changed, broken, interrupted, lost and gone. One stack, in the order of the tests.
+
+By the stock way, as most people have it, with what upstream serves where this checkout can serve that. What source
+`built` makes in its place is run by the other files.
+"""
 
 import json
 import os
@@ -14,6 +18,8 @@ import pytest
 from checks.live import LiveStack, Playground, wait_for
 from checks.mps import Client, deployment_pods
 from gpus.mps import context_mib
+from tests.e2e import stock, upstream_images
+from tests.e2e.addresses import exchange_addresses
 from tests.e2e.workspace import Workspace
 from toolchain import images
 from toolchain.paths import CHECKOUT
@@ -72,11 +78,19 @@ def traces(workspace: Workspace) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    copy = Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("life"))
-    copy.write_stack(STACK, config(count=2))
-    copy.pulumi("stack", "init", STACK)
-    yield copy
-    copy.take_down(STACK)
+    folder = tmp_path_factory.mktemp("life")
+    if not upstream_images.can_be_served():
+        # This checkout has everything from upstream itself.
+        copy = Workspace.copy(CHECKOUT, folder)
+        copy.write_stack(STACK, config(count=2))
+        copy.pulumi("stack", "init", STACK)
+        yield copy
+        copy.take_down(STACK)
+        return
+    with stock.site(folder, STACK, config(count=2)) as site:
+        stock.set_up(site)
+        site.workspace.pulumi("stack", "init", STACK)
+        yield site.workspace
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +124,12 @@ def test_interrupted_up_is_repaired_by_the_next(workspace: Workspace, before: di
     repaired = changes(up(workspace))
     assert repaired.keys() <= {"created", "unchanged"}  # components are there already
     assert sum(repaired.values()) == RESOURCES
+
+
+def test_nodes_are_kinds_own_and_the_driver_has_no_shell_but_bash(workspace: Workspace) -> None:
+    if not upstream_images.can_be_served():
+        pytest.skip("upstream's own images are not looked into")
+    stock.assert_shaped_as_upstream(LiveStack.find(workspace.root, STACK))
 
 
 def test_second_up_and_preview_change_nothing(workspace: Workspace) -> None:
@@ -284,6 +304,10 @@ def test_pods_with_claims_survive_a_restart_of_a_node(workspace: Workspace, node
     # The clients of MPS are back under their limits, and nobody before the daemon.
     for pod in deployment_pods(live, "clients"):
         assert Client(live, pod["metadata"]["name"]).wait_line("holding")["sms"] == 70
+
+
+def test_nodes_may_have_other_addresses_after_a_restart_of_the_engine(workspace: Workspace) -> None:
+    exchange_addresses(LiveStack.find(workspace.root, STACK))
 
 
 def restarts(playground: Playground, pod: str) -> int:

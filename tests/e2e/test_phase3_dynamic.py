@@ -1,11 +1,12 @@
 """Stack phase3-dynamic under another name: MIG devices that NVIDIA's driver makes on demand, on two nodes.
 
 One stack, in the order of the tests: it comes up with an older version of the driver, which is upgraded under a MIG
-device in use, and ends with claims that share MIG devices.
+device in use, and ends with claims that share MIG devices, and with a fleet of copies of both nodes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import yaml
@@ -22,14 +23,25 @@ from toolchain.paths import CHECKOUT
 STACK = "dynamic-mig"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase3-dynamic.yaml").read_text())["config"]
 OLD, NEW = "0.4.1", "0.5.0"
+# The fleet's nodes are of both kinds, and no rack of them is whole.
+FLEET = {"nodes": 12, "mix": {"a100-80gb/mig": 4}}
+FLEET_CHECKS = {
+    "test_every_node_has_the_gpus_that_a_simulated_node_publishes",
+    "test_only_nodes_that_fit_are_used",
+    "test_partitions_are_found_on_nodes_of_their_kind_only",
+    "test_full_gpu_and_its_parts_exclude_each_other_while_pods_come_and_go",
+}
 # Other clusters may be starting on the same machine.
 GENEROUS_SECONDS = 180
 
 
 def write_stack(workspace: Workspace, **driver: str) -> None:
     """The stack's file with that block `driver`."""
-    block = {f"{PROJECT}:driver": driver} if driver else {}
-    workspace.write_stack(STACK, json.dumps({"config": {**CONFIG, **block}}, indent=2))
+    write_config(workspace, {f"{PROJECT}:driver": driver} if driver else {})
+
+
+def write_config(workspace: Workspace, changed: Mapping[str, Any]) -> None:
+    workspace.write_stack(STACK, json.dumps({"config": {**CONFIG, **changed}}, indent=2))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +108,23 @@ def test_steps_of_the_page_show_what_the_page_says(workspace: Workspace, stack: 
 
 
 def test_claims_share_partitions_where_the_stack_lets_them(workspace: Workspace, stack: LiveStack) -> None:
-    write_stack(workspace, consumableShares="memory")
+    # The next test's fleet comes with the same update.
+    changed = {
+        "driver": {"consumableShares": "memory"},
+        "fleet": FLEET,
+        "modules": [*CONFIG[f"{PROJECT}:modules"], "12"],
+    }
+    write_config(workspace, {f"{PROJECT}:{key}": value for key, value in changed.items()})
     workspace.pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
     status, printed = workspace.verify(STACK, "10.6", checks=["share_a_partition"])
     assert status == 0, printed
     (check,) = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())["checks"]
     assert check["result"] == "passed", check
+
+
+def test_fleet_has_copies_of_gpus_in_parts(workspace: Workspace, stack: LiveStack) -> None:
+    status, printed = workspace.verify(STACK, "12", checks=sorted(FLEET_CHECKS))
+    print(printed)
+    assert status == 0, printed
+    checks = json.loads((workspace.root / "results" / STACK / "verify.json").read_text())["checks"]
+    assert {check["name"]: check["result"] for check in checks} == dict.fromkeys(FLEET_CHECKS, "passed")

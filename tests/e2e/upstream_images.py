@@ -324,10 +324,15 @@ class Served:
         subprocess.run(["docker", "image", "rm", *names], capture_output=True, check=False)
 
 
+def can_be_served() -> bool:
+    """Whether this checkout has what is served: it is made of what source built makes."""
+    return SOURCE_FILE.exists() and json.loads(SOURCE_FILE.read_text())["way"] == "built"
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
     """All that the stock way takes from upstream; skips the test where this checkout's own source is not built."""
-    if not SOURCE_FILE.exists() or json.loads(SOURCE_FILE.read_text())["way"] != "built":
+    if not can_be_served():
         pytest.skip("what is served is made of what source built makes, and this checkout has another source")
     store = Store(store_root())
     go = golang.find(store)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from checks.live import LiveStack
@@ -30,6 +30,8 @@ class Workspace:
     """A folder with the project's files, linked to the checkout's tools and environment."""
 
     root: Path
+    shell: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the shell that its programs run in, over this one's."""
 
     @classmethod
     def copy(cls, checkout: Path, folder: Path) -> "Workspace":
@@ -59,7 +61,8 @@ class Workspace:
     @property
     def env(self) -> dict[str, str]:
         """Environment as after `source ./activate`, whatever the caller's holds."""
-        path = f"{self.root}/.tools/bin:{self.root}/.venv/bin:{os.environ['PATH']}"
+        shell = {**os.environ, **self.shell}
+        path = f"{self.root}/.tools/bin:{self.root}/.venv/bin:{shell['PATH']}"
         pulumi = {
             "PULUMI_HOME": f"{self.root}/.tools/pulumi",
             "PULUMI_PYTHON_CMD": f"{self.root}/toolchain/pulumi-python",
@@ -68,7 +71,7 @@ class Workspace:
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "no_grpc_proxy": "127.0.0.1,localhost",
         }
-        inherited = {name: value for name, value in os.environ.items() if name not in OTHER_PROJECTS}
+        inherited = {name: value for name, value in shell.items() if name not in OTHER_PROJECTS}
         return {**inherited, **pulumi, "PYTHONUTF8": "1", "PATH": path}
 
     def start(self, *words: str, shell: Mapping[str, str] | None = None, umask: int = -1) -> subprocess.Popen[str]:

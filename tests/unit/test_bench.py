@@ -10,7 +10,7 @@ import yaml
 
 from checks.timeline import STAGES, Moments
 from settings import PROJECT, Settings
-from tests.bench import figures, test_allocation_latency, test_at_rest
+from tests.bench import figures, test_allocation_latency, test_at_rest, test_fleet
 from tests.bench.figures import (
     Container,
     Prepared,
@@ -208,3 +208,8 @@ def test_every_program_of_the_issue_is_measured_in_the_stack_at_rest():
         "gpu-exporter": 2,
         "taint-keeper": 1,
     }
+
+
+def test_steps_of_a_round_are_means_of_what_was_taken_in_it():
+    before, after = {"search": (2.0, 10.0), "writes": (1.0, 4.0)}, {"search": (2.5, 20.0), "writes": (1.0, 4.0)}
+    assert test_fleet.mean_ms(before, after) == {"search": 50.0}

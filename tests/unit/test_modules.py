@@ -189,7 +189,7 @@ def test_failed_prerequisite_comes_before_any_registration():
         (
             SIMULATED,
             {"cluster", "kubeconfig", "gpus", "clusterUid", "driver", "mps", "consumableCapacity", "observability"}
-            | {"fleet"},
+            | {"fleet", "fleetNodes"},
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,

@@ -15,6 +15,12 @@ def fleet(**block: Any) -> dict[str, Any]:
     return {"modules": BASE, "cluster": TWO, "gpu": gpu, "fleet": block}
 
 
+def dynamic(*nodes: dict[str, Any], **block: Any) -> dict[str, Any]:
+    """Config of a stack with these GPU nodes whose driver makes MIG devices on demand."""
+    driver = {"featureGates": {"DynamicMIG": True}}
+    return {"modules": BASE, "cluster": TWO, "gpu": {"nodes": list(nodes)}, "driver": driver, "fleet": block}
+
+
 def existing(**block: Any) -> dict[str, Any]:
     return {"modules": BASE, "cluster": EXISTING, "gpu": {"nodes": [{"name": "a"}]}, "fleet": block}
 
@@ -48,8 +54,48 @@ WRONG = (
         fleet(mix={"l40s": 2}),
         "fleet.mix.l40s",
         2,
-        "is the model that all other nodes have",
+        "is the kind that all other nodes have",
         "drop it",
+    ),
+    Wrong(
+        "parts without the gate",
+        fleet(mix={"h100-80gb/mig": 2}),
+        "fleet.mix.h100-80gb/mig",
+        "h100-80gb/mig",
+        "the stack's node with that model publishes whole ones only",
+        "set driver.featureGates.DynamicMIG to true, or write h100-80gb",
+    ),
+    Wrong(
+        "whole GPUs with the gate",
+        dynamic({"model": "l40s"}, {"model": "h100-80gb"}, mix={"h100-80gb": 2}),
+        "fleet.mix.h100-80gb",
+        "h100-80gb",
+        "with the gate DynamicMIG the stack's node publishes their parts too",
+        "write h100-80gb/mig, or switch that gate off",
+    ),
+    Wrong(
+        "parts of a model without MIG",
+        dynamic({"model": "h100-80gb"}, {"model": "l40s"}, mix={"l40s/mig": 2}),
+        "fleet.mix.l40s/mig",
+        "l40s/mig",
+        "has GPUs in parts, and that model has no MIG",
+        "write l40s",
+    ),
+    Wrong(
+        "parts of an Ampere whose MIG mode is off",
+        dynamic({"model": "h100-80gb"}, {"model": "a100-80gb"}, mix={"a100-80gb/mig": 2}),
+        "fleet.mix.a100-80gb/mig",
+        "a100-80gb/mig",
+        "publishes whole ones only",
+        "give that node mig: [empty] in gpu.nodes, or write a100-80gb",
+    ),
+    Wrong(
+        "copies of a fixed layout",
+        {"modules": BASE, "gpu": {"mig": [["1g.10gb"]]}},
+        "modules",
+        "12",
+        "and a MIG layout divides some",
+        "drop mig of gpu and gpu.nodes",
     ),
     Wrong(
         "mix of more nodes than there are",
