@@ -217,11 +217,12 @@ CONSUMABLE_SHARES = ApiFeature(
     request={"capacity": {"requests": {"memory": "1Gi"}}},
 )
 ADMIN_ACCESS = ApiFeature("DRAAdminAccess", "claims that only look on", "1.34", request={"adminAccess": True})
+# Asked by a slice: without the gate it loses its taints, but on Kubernetes 1.34 a claim keeps its tolerations.
 DEVICE_TAINTS = ApiFeature(
     "DRADeviceTaints",
-    "claims that tolerate a GPU's taints",
+    "taints of GPUs, and claims that tolerate them",
     "1.36",
-    request={"tolerations": [{"operator": "Exists"}]},
+    device={"taints": [{"key": "dra-workshop/probe", "effect": "NoSchedule"}]},
 )
 DEVICE_TAINT_RULES = ApiFeature(
     "DRADeviceTaintRules",

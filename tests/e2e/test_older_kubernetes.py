@@ -41,7 +41,11 @@ REFUSED: list[tuple[list[str], dict[str, Any], dict[str, tuple[str, str, str]]]]
         {},
         {
             "DRAConsumableCapacity (claims that request a part of a GPU)": ("module 07 (One GPU", "1.36", "drop 07"),
-            "DRADeviceTaints (claims that tolerate a GPU's taints)": ("module 09 (Faults and", "1.36", "drop 09"),
+            "DRADeviceTaints (taints of GPUs, and claims that tolerate them)": (
+                "module 09 (Faults and",
+                "1.36",
+                "drop 09",
+            ),
             "DRADeviceTaintRules (rules that taint GPUs)": ("module 09 (Faults and", "1.37", "drop 09"),
         },
     ),
@@ -49,13 +53,17 @@ REFUSED: list[tuple[list[str], dict[str, Any], dict[str, tuple[str, str, str]]]]
         [*DIVIDED, "10.3"],
         MIG,
         {
-            "DRADeviceTaints (claims that tolerate a GPU's taints)": ("module 10.3 (Isol", "1.36", "drop 10.3"),
+            "DRADeviceTaints (taints of GPUs, and claims that tolerate them)": (
+                "module 10.3 (Isol",
+                "1.36",
+                "drop 10.3",
+            ),
             "DRADeviceTaintRules (rules that taint GPUs)": ("module 10.3 (Isol", "1.37", "drop 10.3"),
         },
     ),
     (
         ["00", "01", "02", "10.6"],
-        {},
+        {"gpu": {"nodes": [{"model": "h100-80gb", "count": 2}]}},
         {
             "DRAPartitionableDevices (GPUs whose parts share what they are made of)": (
                 *("module 10.6 (MIG devices made on demand)", "1.36", "drop 10.6"),
@@ -63,6 +71,11 @@ REFUSED: list[tuple[list[str], dict[str, Any], dict[str, tuple[str, str, str]]]]
         },
     ),
 ]
+BY_EXTENDED_RESOURCE = (
+    "test_pod_without_a_gpu_left_waits_until_one_goes",
+    "test_extended_resource_is_served_by_a_claim",
+    "test_ten_cycles_leak_nothing",
+)
 WITHOUT_THE_GATE = "the API server has no extended resources by DRA (DRAExtendedResource, on from Kubernetes 1.36)"
 
 
@@ -175,7 +188,7 @@ def test_modules_that_need_more_are_refused_by_what_the_api_server_says(workspac
 def test_the_rest_works_on_a_cluster_that_is_there(workspace: Workspace, kubeconfig: Path) -> None:
     write(workspace, GUEST, WHOLE, of_somebody(kubeconfig))
     with workspace.up(GUEST) as live:
-        require_verified(workspace, live, {})
+        require_verified(workspace, live, dict.fromkeys(BY_EXTENDED_RESOURCE, WITHOUT_THE_GATE))
 
 
 def test_modules_that_need_more_are_refused_by_the_node_image(workspace: Workspace, node_image: str) -> None:

@@ -78,7 +78,7 @@ class Cluster:
             claim = json.loads(text)
             if claim["kind"] == "ResourceSlice":
                 name, (device,) = claim["metadata"]["name"], claim["spec"]["devices"]
-                if self.counters_in_one_slice:
+                if self.counters_in_one_slice and "consumesCounters" in device:
                     error += (
                         f'The ResourceSlice "{name}" is invalid: spec.devices[0].consumesCounters[0].counterSet: '
                         'Invalid value: "gpu": must reference a counterSet defined in the ResourceSlice\n'
@@ -153,7 +153,7 @@ def test_emulated_version_is_named(cluster: Cluster):
     ("field", "gate", "since", "modules"),
     [
         ("capacity", "DRAConsumableCapacity", "1.36", "module 07 (One GPU for many claims) needs it"),
-        ("tolerations", "DRADeviceTaints", "1.36", "module 09 (Faults and what survives them) needs it"),
+        ("taints", "DRADeviceTaints", "1.36", "module 09 (Faults and what survives them) needs it"),
         ("adminAccess", "DRAAdminAccess", "1.34", "modules 04 (Two pods on one GPU by MPS), 08 (Admin access and"),
     ],
 )
@@ -195,7 +195,7 @@ def test_user_who_may_not_make_slices_is_told_so(cluster: Cluster):
 
 
 def test_older_kubernetes_refuses_what_it_lacks_and_lets_the_rest_work(cluster: Cluster):
-    cluster.off = {"capacity", "tolerations"}
+    cluster.off = {"capacity", "taints"}
     cluster.served["resource.k8s.io/v1"].remove("devicetaintrules")
     del cluster.served["admissionregistration.k8s.io/v1"]
     gates = [finding.observed.partition(" ")[0] for finding in failed(EVERYTHING)]
