@@ -516,7 +516,7 @@ def _seconds(parser: argparse.ArgumentParser) -> int:
 
 
 def _images(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
-    content = _json(parser, "CLUSTER_IMAGES", '{"nodes": ["a-worker"], "images": ["registry.example.com/a:v1"]}')
+    content = _json(parser, "CLUSTER_IMAGES", '{"nodes": ["a-worker"], "images": ["localhost/a"]}')
     return {"images": content.get("images", []), "image_nodes": content.get("nodes", [])} if content else {}
 
 
