@@ -16,6 +16,7 @@ from tests.e2e import leftovers
 
 # A bound, not an expectation: a minute or two where the machine is not busy.
 UP_SECONDS = 900
+MAKE_SECONDS = 1200  # every check of a stack, where other clusters are up
 # What nobody is to see, whatever fails.
 TRACEBACKS = ("Traceback (most recent call last)", "Exception ignored in", "was never awaited")
 # What a shell may have for other projects; `activate` unsets it.
@@ -112,6 +113,26 @@ class Workspace:
         """Run a command in the workspace; returns what it printed. Fails if it does."""
         done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def make(self, stack: str, *words: str) -> str:
+        """Run `make` for a stack as a person would, in a shell that nothing prepared; returns what it printed.
+
+        Fails if it does, and if a failure of Python's is in what it printed.
+        """
+        done = subprocess.run(
+            ["make", "--no-print-directory", *words, f"STACK={stack}"],
+            cwd=self.root,
+            env={**os.environ, **self.shell},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=MAKE_SECONDS,
+            check=False,
+        )
+        assert not done.returncode, f"make {' '.join(words)} ended with {done.returncode}:\n{done.stdout}"
+        assert not [words for words in TRACEBACKS if words in done.stdout], done.stdout
         return done.stdout
 
     def verify(self, stack: str, *modules: str, checks: Sequence[str] = ()) -> tuple[int, str]:
