@@ -30,7 +30,8 @@ from toolchain import versions
 GIB = 2**30
 MINIMUM_ENGINE = Version("20.10")
 MINIMUM_KERNEL = Version("5.4")  # containerd's overlayfs and nftables' fib expressions as the node image uses them
-MINIMUM_FREE_GIB = 5
+# For a new cluster; nodes that are there have their images already.
+MINIMUM_FREE_GIB, MINIMUM_FREE_GIB_OF_A_CLUSTER = 5, 1
 # What a control plane, each worker and all else on the machine take, measured with every module on: 28 instances and
 # 251 watches, 14 and 249. Linux allows 128 instances; 8192 watches before 5.11, and by the memory since. See also
 # https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files.
@@ -79,7 +80,7 @@ def look(settings: Settings, images: Images | None) -> Iterator[Finding]:
         yield from _in_parallel(_kind, _kubectl, partial(cluster_prerequisites.look, settings, images))
         return
     node_image = settings.cluster.node_image or images.node
-    findings = _in_parallel(_kind, _kubectl, partial(_host, settings), partial(_engine, node_image))
+    findings = _in_parallel(_kind, _kubectl, partial(_host, settings), partial(_engine, settings, node_image))
     yield from findings
     if all(finding.ok for finding in findings if finding.name == "docker"):
         references = [ref for ref in (node_image, *images.to_load) if ref]
@@ -191,7 +192,7 @@ def _node_kubernetes(settings: Settings, ref: str) -> Iterator[Finding]:
             yield cluster_prerequisites.missing_feature(feature, modules, f"is missing or off in Kubernetes {version}")
 
 
-def _engine(node_image: str) -> Iterator[Finding]:
+def _engine(settings: Settings, node_image: str) -> Iterator[Finding]:
     fields = "{{.ServerVersion}}|{{.CgroupVersion}}|{{.Driver}}|{{.DockerRootDir}}|{{.SecurityOptions}}"
     ok, text = _run("docker", "info", "--format", fields)
     version, *rest = text.split("|")
@@ -207,8 +208,10 @@ def _engine(node_image: str) -> Iterator[Finding]:
         yield _foreign_node_on_cgroup_v1(node_image)
     if Path(root).is_dir():
         free = shutil.disk_usage(root).free / GIB
-        remedy = f"{MINIMUM_FREE_GIB} GiB are needed for the nodes; `docker system df` shows what takes space"
-        yield Finding("disk", f"{free:.1f} GiB free in {root}", free >= MINIMUM_FREE_GIB, remedy)
+        there = kind_cluster.node_containers(settings.cluster_name)
+        needed = MINIMUM_FREE_GIB_OF_A_CLUSTER if there else MINIMUM_FREE_GIB
+        remedy = f"{needed} GiB are needed for the nodes; `docker system df` shows what takes space"
+        yield Finding("disk", f"{free:.1f} GiB free in {root}", free >= needed, remedy)
 
 
 def _device_nodes(security: str) -> Finding:

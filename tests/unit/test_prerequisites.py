@@ -245,6 +245,9 @@ def test_full_disk_is_told_before_anything_is_made(machine: Machine, monkeypatch
     monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: full)
     (finding,) = failed(on_kind())
     assert finding.observed == f"1.0 GiB free in {tmp_path}" and "docker system df" in finding.remedy
+    assert "5 GiB are needed" in finding.remedy
+    create_by_this_checkout(machine, tmp_path / ".state" / "test")
+    assert failed(on_kind()) == [], "a cluster that is there has its images"
 
 
 def create_by_this_checkout(machine: Machine, folder: Path) -> None:
