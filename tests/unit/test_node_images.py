@@ -19,6 +19,7 @@ PULLED = "registry.example.com/driver:v0.5.0"
 NODES = ("a-worker", "a-worker2")
 # `knows` is a file: the engine knows --platform. The archive holds what was asked for. A file with a node's name has
 # the references that it knows, and one with `-starts` behind it how many looks it takes until containerd answers.
+# `slow` has docker at work until it is ended, which the test that makes the file does.
 DOCKER = """#!/bin/sh
 echo "docker $*" >>@ROOT@/calls
 case "$*" in
