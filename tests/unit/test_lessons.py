@@ -1,6 +1,9 @@
 """Lessons of docs/learn: every one has the same parts; and the reader of their steps, which a live stack runs."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +83,21 @@ def test_every_step_of_a_lesson_but_its_frame_is_run(lesson: Lesson):
     assert len(frame) <= 3 and len(to_run(lesson)) == len(steps) - len(frame) - len(on_a_gpu)
     assert not on_a_gpu or lesson.stack == "vllm"
     assert all("<pod>" not in step.command and "<node>" not in step.command for step in steps)
+
+
+def test_steps_that_ask_only_the_checkout_print_what_the_page_says(lesson: Lesson):
+    # So that a change of the catalog is told here, and not by a live stack half an hour later.
+    expectation = Expectation()
+    for step in lesson.steps():
+        if step.command.startswith("python -c "):
+            done = subprocess.run(
+                ["bash", "-c", f"PATH={Path(sys.executable).parent}:$PATH\n{step.command}"],
+                cwd=CHECKOUT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert expectation.met(step.output, done.stdout), f"{lesson.page.name}:{step.line}:\n{done.stdout}"
 
 
 def test_commands_are_read_with_their_output_and_their_lines():
