@@ -84,7 +84,7 @@ unit: setup browser ## unit and golden tests; no cluster
 
 go-test: setup ## tests of our own Go programs
 	@# As the toolchain builds them, so that what is compiled serves both.
-	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"; for folder in $(GO_TESTED); do (cd $$folder && go vet ./... && go test ./...); done
+	@$(ACTIVATE); export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -gcflags=all=-dwarf=false"; for folder in $(GO_TESTED); do (cd $$folder && go vet ./... && go test ./...); done
 
 e2e: setup ## bring up stacks of their own, check them, take them down
 	@$(ACTIVATE) && pytest tests/e2e -m e2e $(SIDE_BY_SIDE)

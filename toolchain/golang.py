@@ -30,17 +30,24 @@ class Go:
 
     def module(self, module: str, version: str) -> Path:
         """Folder of a module's source in Go's module cache, fetched if it is not there."""
+        return self._fetched(f"{module}@{version}", Path("/"))
+
+    def dependency(self, folder: Path, module: str) -> Path:
+        """Folder of the source of a module that the one in `folder` is built with, fetched if it is not there."""
+        return self._fetched(module, folder)
+
+    def _fetched(self, query: str, where: Path) -> Path:
         done = subprocess.run(
-            [self.program, "mod", "download", "-json", f"{module}@{version}"],
+            [self.program, "mod", "download", "-json", query],
             env={**os.environ, **self.env},
-            cwd="/",
+            cwd=where,
             capture_output=True,
             text=True,
             check=False,
         )
         answer = json.loads(done.stdout or "{}")
         if "Dir" not in answer:
-            raise StepError(f"{module}@{version}: {answer.get('Error') or done.stderr.strip()}")
+            raise StepError(f"{query}: {answer.get('Error') or done.stderr.strip()}")
         return Path(answer["Dir"])
 
 
