@@ -18,6 +18,10 @@ from machine.prerequisites import inotify_instances_of_root
 
 # Those that bring clusters up, and one that measures milliseconds, which a busy machine does not give.
 NOT_BESIDE_CLUSTERS = ("tests/e2e/", "tests/unit/test_loadgen.py")
+# Begun first, so that none of them is what all others wait for at the end.
+LONGEST = tuple(
+    f"tests/e2e/test_{name}.py" for name in ("phase2", "lifecycle", "phase3", "lessons", "existing_cluster")
+)
 LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 # Measured: the largest clusters of the tests have three nodes.
 INSTANCES_OF_A_CLUSTER = 58
@@ -39,10 +43,10 @@ def has_clusters(worker: str, workers: int, clusters: int | None = None) -> bool
 
 
 def next_file(waiting: Iterable[str], worker: str, workers: int, clusters: int | None = None) -> str | None:
-    """File that a worker takes next of those that wait, in their order; None if it may have none of them."""
+    """File that a worker takes next of those that wait, the longest first; None if it may have none of them."""
     files = list(waiting)
     if has_clusters(worker, workers, clusters):
-        return files[0] if files else None
+        return next((file for file in LONGEST if file in files), files[0] if files else None)
     return next((file for file in files if not file.startswith(NOT_BESIDE_CLUSTERS)), None)
 
 

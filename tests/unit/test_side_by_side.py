@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.side_by_side import clusters_at_once, next_file
+from tests.side_by_side import LONGEST, clusters_at_once, next_file
 from toolchain.paths import CHECKOUT
 
 FILES = ["tests/e2e/test_a.py", "tests/e2e/test_b.py", "tests/golden/test_c.py", "tests/unit/test_d.py"]
@@ -19,6 +19,13 @@ FILES = ["tests/e2e/test_a.py", "tests/e2e/test_b.py", "tests/golden/test_c.py",
 def test_workers_with_clusters_take_files_in_their_order(worker: str, workers: int):
     assert next_file(FILES, worker, workers) == FILES[0]
     assert next_file(FILES[2:], worker, workers) == FILES[2]
+
+
+def test_longest_files_are_begun_first():
+    assert all((CHECKOUT / file).is_file() for file in LONGEST)
+    assert next_file([*FILES, LONGEST[1], LONGEST[0]], "gw0", 3) == LONGEST[0]
+    assert next_file([*FILES, LONGEST[1]], "gw0", 3) == LONGEST[1]
+    assert next_file([*FILES, LONGEST[1]], "gw2", 3) == FILES[2]
 
 
 @pytest.mark.parametrize(("worker", "workers"), [("gw2", 3), ("gw3", 4), ("gw1", 2)])
