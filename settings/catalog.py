@@ -206,6 +206,11 @@ def _shares_by_choice(blocks: Blocks) -> bool:
     return blocks.driver.consumable_shares not in (None, "disabled")
 
 
+def _makes_mig_by_choice(blocks: Blocks) -> bool:
+    # A module that has the driver do so asks by itself; this is for driver.featureGates, with any modules.
+    return blocks.driver.feature_gates.get("DynamicMIG", False)
+
+
 GPU_AGENTS = "gpu-agents"
 PROMETHEUS = Image("prometheus", PROMETHEUS_IMAGE, used=_prometheus)
 GRAFANA = Image("grafana", GRAFANA_IMAGE, used=_grafana)
@@ -264,7 +269,10 @@ DRA_DRIVER = Module(
     proves="exactly the configured GPUs are published, attribute by attribute",
     minutes=10,
     requires=("01",),
-    api_features=(replace(CONSUMABLE_SHARES, needed=_shares_by_choice),),
+    api_features=(
+        replace(CONSUMABLE_SHARES, needed=_shares_by_choice),
+        replace(PARTITIONABLE_DEVICES, needed=_makes_mig_by_choice),
+    ),
 )
 WORKLOADS = Module(
     number="03",

@@ -349,6 +349,14 @@ def machine_processes(proc: Path, instances: int) -> Path:
     return proc
 
 
+def test_gate_of_the_driver_that_makes_mig_asks_for_its_feature_with_any_modules(machine: Machine):
+    older = {"nodeImage": "docker.io/kindest/node:v1.35.2"}
+    driver = {"featureGates": {"DynamicMIG": True}}
+    (found,) = failed(on_kind(modules=["00", "01", "02"], cluster=older, driver=driver))
+    assert "DRAPartitionableDevices" in found.observed and "module 02 (" in found.observed
+    assert not failed(on_kind(modules=["00", "01", "02"], cluster=older))
+
+
 OLDER = ["00", "01", "02", "04", "07", "09"]
 
 
