@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What stack phase1 does, done by hand with kind, helm and kubectl: the baseline of the benchmark.
-#   by-hand.sh up|down FOLDER NAME GPUS
-# FOLDER holds kind.yaml, images (one reference a line), gpu-sim.yaml, values.yaml, chart, workloads-1.yaml and
-# workloads-2.yaml. Waits for what the stack waits for: the GPUs in their slices, and the first workload.
+# What a stack does, done by hand with kind, helm and kubectl, one step after the other: the baseline of the benchmark.
+#   by-hand.sh up|down FOLDER NAME DEVICES
+# FOLDER holds what tests/bench/by_hand.py wrote: kind.yaml, images (one reference a line), chart, and steps in their
+# order, each with either values.yaml of the chart or objects.yaml and rollouts, what is waited for. DEVICES is the number
+# of devices that the driver publishes.
 set -euo pipefail
 cd "$2"
-name=$3 gpus=$4
+name=$3 devices=$4
 export KUBECONFIG=$PWD/kubeconfig
 
 if [ "$1" = down ]; then
@@ -14,20 +15,24 @@ if [ "$1" = down ]; then
 fi
 
 published() {
-  kubectl get resourceslices -o json |
-    jq '[.items[].spec.devices // [] | .[] | select(.attributes.type.string == "gpu")] | length'
+  kubectl get resourceslices -o json | jq '[.items[].spec.devices // [] | .[]] | length'
 }
 
 kind create cluster --name "$name" --config kind.yaml --wait 240s
 xargs kind load docker-image --name "$name" <images
-kubectl apply -f gpu-sim.yaml
-kubectl rollout status -n gpu-sim daemonset/gpu-sim --timeout=120s
-helm install dra-driver-nvidia-gpu ./chart --namespace dra-driver-nvidia-gpu --create-namespace --values values.yaml --wait
-deadline=$((SECONDS + 120))
-until [ "$(published)" = "$gpus" ]; do
-  [ "$SECONDS" -lt "$deadline" ] || { echo "no $gpus GPUs after 120 s" >&2; exit 1; }
-  sleep 0.25 # between two looks at a condition that is bounded above
+for step in steps/*; do
+  if [ -e "$step/values.yaml" ]; then
+    helm install dra-driver-nvidia-gpu ./chart --namespace dra-driver-nvidia-gpu --create-namespace --skip-crds \
+      --values "$step/values.yaml" --wait
+    deadline=$((SECONDS + 120))
+    until [ "$(published)" = "$devices" ]; do
+      [ "$SECONDS" -lt "$deadline" ] || { echo "no $devices devices after 120 s" >&2; exit 1; }
+      sleep 0.25 # between two looks at a condition that is bounded above
+    done
+  else
+    kubectl apply -f "$step/objects.yaml"
+    while read -r namespace object; do
+      kubectl rollout status --namespace "$namespace" "$object" --timeout=120s
+    done <"$step/rollouts"
+  fi
 done
-kubectl apply -f workloads-1.yaml
-kubectl rollout status -n workloads deployment/holder --timeout=120s
-kubectl apply -f workloads-2.yaml

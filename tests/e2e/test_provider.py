@@ -5,6 +5,7 @@ It renders them to a folder, so no cluster is needed. Of source `stock` the prov
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ provider = Provider("rendered", render_yaml_to_directory="rendered", opts=pulumi
 group = pulumi.ResourceOptions(provider=provider, version=version)
 ConfigGroup("group", yaml=open("objects.yaml").read(), opts=group)
 """
-OBJECTS = [
+OBJECTS: list[dict[str, Any]] = [
     {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "limits", "namespace": "one"}, "data": {"a": "1"}},
     {
         "apiVersion": "v1",
