@@ -29,7 +29,7 @@ PULUMI_COMMAND_PROVIDER = "1.2.1"
 KIND = "0.33.0"
 KUBERNETES = "1.37.2"
 # Older ones that a stack's nodes or somebody's cluster may have: `make node-image` makes a node image of each.
-OLDER_KUBERNETES = {"1.34": "1.34.12"}
+OLDER_KUBERNETES = {"1.34": "1.34.12", "1.35": "1.35.4", "1.36": "1.36.3"}
 ETCD = "3.7.0"
 CONTAINERD = "2.4.2"
 RUNC = "1.4.3"
@@ -37,7 +37,7 @@ CNI_PLUGINS = "1.9.1"
 CRICTL = "1.37.0"
 COREDNS = "1.14.6"
 KWOK = "0.8.0"  # keeps the nodes of a fleet
-PAUSE = {KUBERNETES: "3.10.2", OLDER_KUBERNETES["1.34"]: "3.10.1"}  # what each kubeadm asks for
+PAUSE = {KUBERNETES: "3.10.2", "1.34.12": "3.10.1", "1.35.4": "3.10.1", "1.36.3": "3.10.2"}  # as each kubeadm asks
 DEBIAN = "bookworm"  # systemd 252, which uses cgroup v1 wherever it finds it
 DEBIAN_PYTHON = "3.11"  # bookworm's
 DEBIAN_GLIBC = "2.36"  # bookworm's

@@ -1,16 +1,17 @@
-"""Kubernetes 1.34, the oldest that serves resource.k8s.io/v1: modules that need more are refused, the rest works.
+"""Kubernetes 1.34, the oldest that serves resource.k8s.io/v1, to 1.36: modules that need more are refused.
 
-Once on a cluster that no stack made, of one node and with no configuration of kind's, and once as the node image of a
-stack's own cluster.
+The rest works: once on a cluster that no stack made, of one node and with no configuration of kind's, and once on a
+stack's own cluster with its node image.
 """
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from checks.live import LiveStack, wait_for
 from settings import PROJECT
@@ -22,13 +23,13 @@ from toolchain.steps import StepError
 
 pytestmark = pytest.mark.slow
 
-SERIES = "1.34"
-VERSION = f"v{versions.OLDER_KUBERNETES[SERIES]}"
 CLUSTER = "older"
 NODE = f"{CLUSTER}-control-plane"
 GUEST, OWN = "older-guest", "older-own"
 IMAGES = ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
 WHOLE = ["00", "01", "02", "03", "04", "05", "08"]
+# What it needs is on from 1.36 on.
+WHOLE_SINCE_1_36 = ["07"]
 DIVIDED = ["00", "01", "02", "10.1", "10.2", "10.4", "10.5", "11.1", "11.2", "11.3"]
 MIG: dict[str, Any] = {
     "mps": {"mode": "claim", "pinnedDeviceMemoryLimit": "4Gi"},
@@ -79,14 +80,25 @@ BY_EXTENDED_RESOURCE = (
 WITHOUT_THE_GATE = "the API server has no extended resources by DRA (DRAExtendedResource, on from Kubernetes 1.36)"
 
 
+@pytest.fixture(scope="module", params=versions.OLDER_KUBERNETES)
+def series(request: pytest.FixtureRequest) -> str:
+    """Minor release of Kubernetes, such as 1.34."""
+    return request.param
+
+
+def has(series: str, since: str) -> bool:
+    """Whether a release has what is on from another one on."""
+    return Version(series) >= Version(since)
+
+
 @pytest.fixture(scope="module")
-def node_image() -> str:
+def node_image(series: str) -> str:
     """Node image with this Kubernetes, which is compiled where it is not there yet."""
     try:
         debian.require_root_filesystems("node-image")
     except StepError as error:
         pytest.skip(str(error))
-    command = ["python", "-m", "toolchain", "node-image", SERIES]
+    command = ["python", "-m", "toolchain", "node-image", series]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split()[-1]
@@ -146,7 +158,9 @@ def write(workspace: Workspace, stack: str, modules: list[str], cluster: dict[st
     workspace.write_stack(stack, json.dumps(config, indent=2))
 
 
-def require_refusals(workspace: Workspace, stack: str, cluster: dict[str, Any], how: str, of_rules: str) -> None:
+def require_refusals(
+    workspace: Workspace, stack: str, series: str, cluster: dict[str, Any], how: str, of_rules: str
+) -> None:
     """Fails unless the preview refuses every module that needs more, by name, and nothing else.
 
     `how` are the words for a gate that is off, `of_rules` those for a kind that is not served.
@@ -154,22 +168,24 @@ def require_refusals(workspace: Workspace, stack: str, cluster: dict[str, Any], 
     workspace.pulumi("stack", "init", stack)
     try:
         for modules, blocks, gates in REFUSED:
+            lacking = {gate: words for gate, words in gates.items() if not has(series, words[1])}
             write(workspace, stack, modules, cluster, **blocks)
-            output = " ".join(workspace.pulumi("preview", "--stack", stack, fails=True).split())
-            for gate, (need, since, remedy) in gates.items():
+            output = " ".join(workspace.pulumi("preview", "--stack", stack, fails=bool(lacking)).split())
+            for gate, (need, since, remedy) in lacking.items():
                 seen = of_rules if "Rules" in gate else how
                 assert f"api: {gate} {seen}, and {need}" in output
                 switched = f"it is on from Kubernetes {since} on unless its gate is switched off; or {remedy} from"
                 assert switched in output
-            assert output.count("api: ") == len(gates), output
+            assert output.count("api: ") == len(lacking), output
     finally:
         workspace.pulumi("stack", "rm", "--yes", stack)
 
 
-def require_verified(workspace: Workspace, live: LiveStack, skipped: dict[str, str]) -> None:
+def require_verified(workspace: Workspace, live: LiveStack, series: str, by_extended_resource: Iterable[str]) -> None:
     """Fails unless all checks pass, but for those that are skipped for want of a gate, and no others for that."""
+    skipped = {} if has(series, "1.36") else dict.fromkeys(by_extended_resource, WITHOUT_THE_GATE)
     versions_there = {node["status"]["nodeInfo"]["kubeletVersion"] for node in live.nodes()}
-    assert versions_there == {VERSION}
+    assert versions_there == {f"v{versions.OLDER_KUBERNETES[series]}"}
     status, printed = workspace.verify(live.name)
     assert status == 0, printed
     results = json.loads((workspace.root / "results" / live.name / "verify.json").read_text())
@@ -180,23 +196,28 @@ def require_verified(workspace: Workspace, live: LiveStack, skipped: dict[str, s
     assert {check["result"] for check in checks} == {"passed", "skipped"}
 
 
-def test_modules_that_need_more_are_refused_by_what_the_api_server_says(workspace: Workspace, kubeconfig: Path) -> None:
+def test_modules_that_need_more_are_refused_by_what_the_api_server_says(
+    workspace: Workspace, series: str, kubeconfig: Path
+) -> None:
     off, of_rules = "is off in this cluster's API server", "is not served by this API server"
-    require_refusals(workspace, GUEST, of_somebody(kubeconfig), off, of_rules)
+    require_refusals(workspace, GUEST, series, of_somebody(kubeconfig), off, of_rules)
 
 
-def test_the_rest_works_on_a_cluster_that_is_there(workspace: Workspace, kubeconfig: Path) -> None:
-    write(workspace, GUEST, WHOLE, of_somebody(kubeconfig))
+def test_the_rest_works_on_a_cluster_that_is_there(workspace: Workspace, series: str, kubeconfig: Path) -> None:
+    modules = WHOLE + WHOLE_SINCE_1_36 * has(series, "1.36")
+    write(workspace, GUEST, modules, of_somebody(kubeconfig))
     with workspace.up(GUEST) as live:
-        require_verified(workspace, live, dict.fromkeys(BY_EXTENDED_RESOURCE, WITHOUT_THE_GATE))
+        require_verified(workspace, live, series, BY_EXTENDED_RESOURCE)
 
 
-def test_modules_that_need_more_are_refused_by_the_node_image(workspace: Workspace, node_image: str) -> None:
-    lacking = f"is missing or off in Kubernetes {VERSION.removeprefix('v')}"
-    require_refusals(workspace, OWN, {"nodeImage": node_image}, lacking, lacking)
+def test_modules_that_need_more_are_refused_by_the_node_image(
+    workspace: Workspace, series: str, node_image: str
+) -> None:
+    lacking = f"is missing or off in Kubernetes {versions.OLDER_KUBERNETES[series]}"
+    require_refusals(workspace, OWN, series, {"nodeImage": node_image}, lacking, lacking)
 
 
-def test_the_rest_works_on_a_cluster_of_the_stacks_own(workspace: Workspace, node_image: str) -> None:
+def test_the_rest_works_on_a_cluster_of_the_stacks_own(workspace: Workspace, series: str, node_image: str) -> None:
     write(workspace, OWN, DIVIDED, {"nodeImage": node_image}, **MIG)
     with workspace.up(OWN) as live:
-        require_verified(workspace, live, {"test_mig_profile_is_an_extended_resource": WITHOUT_THE_GATE})
+        require_verified(workspace, live, series, ["test_mig_profile_is_an_extended_resource"])
