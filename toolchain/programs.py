@@ -200,7 +200,7 @@ PULUMI = (
         },
         prepare=_embed_provider_schema,
         edit=_KINDS_WITHOUT_TYPES,
-        expected_seconds=400,
+        expected_seconds=120,
     ),
     Program(
         "pulumi-resource-command",
@@ -304,7 +304,7 @@ def _dra_driver(version: str, expected_seconds: int, replacements: tuple[Path, .
 
 DRA_DRIVERS = {
     versions.DRA_DRIVER: _dra_driver(
-        versions.DRA_DRIVER, expected_seconds=150, replacements=(PROGRAMS / "go-nvfm-stub",)
+        versions.DRA_DRIVER, expected_seconds=115, replacements=(PROGRAMS / "go-nvfm-stub",)
     ),
     versions.DRA_DRIVER_BEFORE: _dra_driver(versions.DRA_DRIVER_BEFORE, expected_seconds=110),
 }

@@ -2,8 +2,8 @@
 # What a stack does, done by hand with kind, helm and kubectl, one step after the other: the baseline of the benchmark.
 #   by-hand.sh up|down FOLDER NAME DEVICES
 # FOLDER holds what tests/bench/by_hand.py wrote: kind.yaml, images (one reference a line), chart, and steps in their
-# order, each with either values.yaml of the chart or objects.yaml and rollouts, what is waited for. DEVICES is the number
-# of devices that the driver publishes.
+# order, each with either values.yaml of the chart, or objects.yaml, rollouts (what is waited for) and perhaps
+# waiting.yaml (what waits for a GPU). DEVICES is the number of devices that the driver publishes.
 set -euo pipefail
 cd "$2"
 name=$3 devices=$4
@@ -34,5 +34,6 @@ for step in steps/*; do
     while read -r namespace object; do
       kubectl rollout status --namespace "$namespace" "$object" --timeout=120s
     done <"$step/rollouts"
+    if [ -e "$step/waiting.yaml" ]; then kubectl apply -f "$step/waiting.yaml"; fi
   fi
 done

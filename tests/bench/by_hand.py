@@ -42,12 +42,16 @@ def _write_step(folder: Path, resources: list[Mapping[str, Any]]) -> None:
         (folder / "values.yaml").write_text(yaml.safe_dump(_shown(resources[0]["inputs"]["values"])))
         return
     objects = [_shown(resource["inputs"]) for resource in resources]
-    (folder / "objects.yaml").write_text(yaml.safe_dump_all(objects))
+    # What has to wait for a GPU comes last, or it would take the one that the others are to have.
+    waiting = [found for found in objects if "pulumi.com/skipAwait" in found["metadata"]["annotations"]]
+    others = [found for found in objects if found not in waiting]
+    (folder / "objects.yaml").write_text(yaml.safe_dump_all(others))
+    if waiting:
+        (folder / "waiting.yaml").write_text(yaml.safe_dump_all(waiting))
     awaited = [
         f"{found['metadata']['namespace']} {found['kind'].lower()}/{found['metadata']['name']}\n"
-        for found in objects
-        # What has to wait for a GPU is not waited for.
-        if found["kind"] in ROLLED_OUT and "pulumi.com/skipAwait" not in found["metadata"]["annotations"]
+        for found in others
+        if found["kind"] in ROLLED_OUT
     ]
     (folder / "rollouts").write_text("".join(awaited))
 
