@@ -98,7 +98,7 @@ bench: setup ## benchmarks, each beside a baseline in the same run
 vllm-image: setup ## make an image of vLLM from wheels, for machines without a container registry (8 GB)
 	@$(ACTIVATE) && python -m toolchain vllm-image
 
-node-image: setup ## make a node image with an older Kubernetes, for cluster.nodeImage (KUBERNETES=1.34)
+node-image: setup ## make a node image with an older Kubernetes, for cluster.nodeImage (KUBERNETES=1.34, 1.35 or 1.36)
 	@$(ACTIVATE) && python -m toolchain node-image $(KUBERNETES)
 
 image-size: setup ## the node image's size as it travels: zstd -19

@@ -1,6 +1,6 @@
 """Kubernetes 1.34, the oldest that serves resource.k8s.io/v1, to 1.36: modules that need more are refused.
 
-The rest works: once on a cluster that no stack made, of one node and with no configuration of kind's, and once on a
+The rest works: once on a cluster that no stack made, of one node of kind's own configuration, and once on a
 stack's own cluster with its node image.
 """
 
@@ -26,6 +26,12 @@ pytestmark = pytest.mark.slow
 CLUSTER = "older"
 NODE = f"{CLUSTER}-control-plane"
 GUEST, OWN = "older-guest", "older-own"
+ON_CGROUP_V1 = """
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+kubeadmConfigPatches:
+- '{kind: KubeletConfiguration, apiVersion: kubelet.config.k8s.io/v1beta1, failCgroupV1: false}'
+"""
 IMAGES = ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
 WHOLE = ["00", "01", "02", "03", "04", "05", "08"]
 # What it needs is on from 1.36 on.
@@ -106,7 +112,10 @@ def node_image(series: str) -> str:
 
 @pytest.fixture(scope="module")
 def kubeconfig(node_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cluster as `kind create cluster` makes it: one node, whose Kubernetes is the older one."""
+    """A cluster as `kind create cluster` makes it: one node, whose Kubernetes is the older one.
+
+    From 1.35 on a kubelet does not start on cgroup v1 unless it is told to, so it is.
+    """
     file = tmp_path_factory.mktemp("older") / "kubeconfig"
     listed = ["docker", "network", "ls", "--format", "{{.Name}}"]
     networks = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
@@ -115,10 +124,11 @@ def kubeconfig(node_image: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     try:
         leftovers.remove(CLUSTER)  # of a run that was killed: kind's own network tells nothing of whose a cluster is
         for words in (
-            ("create", "cluster", "--image", node_image, "--kubeconfig", str(file), "--wait", "180s"),
+            ("create", "cluster", "--image", node_image, "--kubeconfig", str(file), "--wait", "180s", "--config", "-"),
             ("load", "docker-image", *refs),
         ):
-            done = subprocess.run(["kind", *words, "--name", CLUSTER], capture_output=True, text=True, check=False)
+            command = ["kind", *words, "--name", CLUSTER]
+            done = subprocess.run(command, input=ON_CGROUP_V1, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
         # The examples of manifests name it so.
         alias = f"{images['gpu-probe'].rpartition(':')[0]}:v1"

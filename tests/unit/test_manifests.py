@@ -51,6 +51,22 @@ def test_every_file_says_first_what_it_is_for(file: Path):
     assert file.name == "0-namespace.yaml" or file.read_text().startswith("# ")
 
 
+def probes(value: Any, kind: str) -> Iterator[dict[str, Any]]:
+    """Probes of a kind, such as readinessProbe, anywhere in an object."""
+    if isinstance(value, dict):
+        yield from ([value[kind]] if kind in value else [])
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        yield from probes(inner, kind)
+
+
+@pytest.mark.parametrize("file", YAML, ids=lambda file: str(file.relative_to(MANIFESTS)))
+def test_no_probe_that_a_pod_waits_for_is_put_off_for_long_by_a_young_kubelet(file: Path):
+    for kind, most in (("readinessProbe", 2), ("startupProbe", 5)):
+        for probe in probes(documents(file), kind):
+            assert probe["periodSeconds"] <= most, "a kubelet younger than the period waits up to a period"
+
+
 def dict_keys(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and text of each constant key of a dict literal, and of each keyword of a call of `dict`."""
     for node in ast.walk(tree):
