@@ -709,7 +709,9 @@ def changed_container(**changed: object) -> Change:
 def first_without_wait(spec: dict[str, Any], **changed: object) -> None:
     """Another init container that has the GPU and does not wait."""
     (container,) = spec["containers"]
-    spec["initContainers"].append({**container, "name": "first", "command": [start_again.PROBE], **changed})
+    # Kubernetes 1.35 itself refuses rules of a restart beside the policy Always of a sidecar.
+    plain = {key: value for key, value in container.items() if key != "restartPolicyRules"}
+    spec["initContainers"].append({**plain, "name": "first", "command": [start_again.PROBE], **changed})
 
 
 def without_install(spec: dict[str, Any]) -> None:

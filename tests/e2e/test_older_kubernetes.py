@@ -150,7 +150,8 @@ def kubectl(kubeconfig: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(series: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Checkout of its own for each release, since a stack of the former one is still known there when it is down."""
     return Workspace.copy(CHECKOUT, tmp_path_factory.mktemp("older"))
 
 
