@@ -288,7 +288,7 @@ def test_a_simulation_that_is_neither_true_nor_false_is_refused():
         env={"PYTHONPATH": str(PACKAGES), "GPU_SIMULATED": "yes"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 1
