@@ -23,8 +23,6 @@ from toolchain.steps import Step, StepError, Work
 
 PROGRAMS = CHECKOUT / "toolchain" / "go"
 PINS = PROGRAMS / "pins"
-
-
 # The linker leaves out what debuggers read (-s -w), so the compiler need not write it: 8 % of a build's processor time.
 # It changes nothing of a program, so no step's key has it.
 COMPILER_FLAGS = "-gcflags=all=-dwarf=false"
@@ -45,8 +43,8 @@ class Edit:
 
     def lay(self, source: Path, target: Path) -> None:
         """Write what is taken of the module's folder `source`, changed, into the folder `target`."""
+        target.mkdir(parents=True)
         for name in ("go.mod", "go.sum"):
-            target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
         for package in self.packages:
             (target / package).mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,12 @@ CNI_PLUGINS = "1.9.1"
 CRICTL = "1.37.0"
 COREDNS = "1.14.6"
 KWOK = "0.8.0"  # keeps the nodes of a fleet
-PAUSE = {KUBERNETES: "3.10.2", "1.34.12": "3.10.1", "1.35.4": "3.10.1", "1.36.3": "3.10.2"}  # as each kubeadm asks
+PAUSE = {  # what each kubeadm asks for
+    KUBERNETES: "3.10.2",
+    OLDER_KUBERNETES["1.34"]: "3.10.1",
+    OLDER_KUBERNETES["1.35"]: "3.10.1",
+    OLDER_KUBERNETES["1.36"]: "3.10.2",
+}
 DEBIAN = "bookworm"  # systemd 252, which uses cgroup v1 wherever it finds it
 DEBIAN_PYTHON = "3.11"  # bookworm's
 DEBIAN_GLIBC = "2.36"  # bookworm's
