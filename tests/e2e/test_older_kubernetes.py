@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 CLUSTER = "older"
 NODE = f"{CLUSTER}-control-plane"
-GUEST, OWN = "older-guest", "older-own"
+GUEST, GUEST_SHARED, OWN = "older-guest", "older-shared", "older-own"
 ON_CGROUP_V1 = """
 kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
@@ -34,8 +34,8 @@ kubeadmConfigPatches:
 """
 IMAGES = ("dra-driver", "gpu-sim", "gpu-probe", "mps-daemon", "gpu-agents")
 WHOLE = ["00", "01", "02", "03", "04", "05", "08"]
-# What it needs is on from 1.36 on.
-WHOLE_SINCE_1_36 = ["07"]
+# What module 07 needs is on from 1.36 on. Where several claims have one GPU, there is no module 03.
+SHARED, SHARED_SINCE = ["00", "01", "02", "07", "08"], "1.36"
 DIVIDED = ["00", "01", "02", "10.1", "10.2", "10.4", "10.5", "11.1", "11.2", "11.3"]
 MIG: dict[str, Any] = {
     "mps": {"mode": "claim", "pinnedDeviceMemoryLimit": "4Gi"},
@@ -215,10 +215,19 @@ def test_modules_that_need_more_are_refused_by_what_the_api_server_says(
 
 
 def test_the_rest_works_on_a_cluster_that_is_there(workspace: Workspace, series: str, kubeconfig: Path) -> None:
-    modules = WHOLE + WHOLE_SINCE_1_36 * has(series, "1.36")
-    write(workspace, GUEST, modules, of_somebody(kubeconfig))
+    write(workspace, GUEST, WHOLE, of_somebody(kubeconfig))
     with workspace.up(GUEST) as live:
         require_verified(workspace, live, series, BY_EXTENDED_RESOURCE)
+
+
+def test_parts_of_a_gpu_can_be_claimed_on_a_cluster_that_is_there(
+    workspace: Workspace, series: str, kubeconfig: Path
+) -> None:
+    if not has(series, SHARED_SINCE):
+        pytest.skip(f"Kubernetes {series} has no parts of a GPU (DRAConsumableCapacity, on from {SHARED_SINCE})")
+    write(workspace, GUEST_SHARED, SHARED, of_somebody(kubeconfig))
+    with workspace.up(GUEST_SHARED) as live:
+        require_verified(workspace, live, series, ())
 
 
 def test_modules_that_need_more_are_refused_by_the_node_image(

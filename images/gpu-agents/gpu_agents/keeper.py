@@ -28,6 +28,9 @@ class Keeper:
         """
         self._cluster_role = cluster_role
         self._logs = PluginLogs(plugin_namespace, self._keep_all) if plugin_namespace else None
+        # The watch and each log that tells a fault look at the same slices: one at a time, or each of them would make a
+        # rule that the other is about to have made, also after a person has deleted it.
+        self._one_at_a_time = anyio.Lock()
         self._client: Any = None
         self._owner: dict[str, Any] = {}
         # Slices by name, as they were last seen.
@@ -102,6 +105,10 @@ class Keeper:
             await self._keep(resource_slice)
 
     async def _keep(self, resource_slice: dict[str, Any]) -> None:
+        async with self._one_at_a_time:
+            await self._keep_this(resource_slice)
+
+    async def _keep_this(self, resource_slice: dict[str, Any]) -> None:
         name, faults = resource_slice["metadata"]["name"], self._logs.faults if self._logs else []
         found = [*lasting(resource_slice), *of_divided_gpus(resource_slice, faults)]
         before, self._tainted[name] = self._tainted.get(name, set()), set(found)

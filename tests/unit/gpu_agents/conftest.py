@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import grpc
@@ -104,6 +104,9 @@ class ApiServer:
         self.logs: dict[str, Queue[str | None]] = {}
         """Lines of pods' logs, by their paths; None ends one."""
         self.log_queries: list[str] = []
+        self.answers_posts = Event()
+        """Unset, it keeps whoever creates an object waiting."""
+        self.answers_posts.set()
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,6 +130,7 @@ class ApiServer:
                 api.asked.append(f"POST {self.path}")
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 name = document["metadata"]["name"]
+                api.answers_posts.wait(PATIENCE)
                 if self.path in api.refused and "POST" in api.refused_methods:
                     self.answer(api.refused[self.path], {"message": "refused"})
                 elif name in api.names(self.path):
@@ -182,6 +186,7 @@ class ApiServer:
 def api_server() -> Iterator[ApiServer]:
     api = ApiServer()
     yield api
+    api.answers_posts.set()
     for queue in (api.events, api.pod_events, *api.logs.values()):
         queue.put(None)
     api.server.shutdown()

@@ -8,7 +8,8 @@ import pytest
 from gpu_agents.plugin_logs import Plugin, PluginLog
 from gpu_agents.taints import GpuFault, of_divided_gpus
 
-from tests.unit.gpu_agents.conftest import ApiServer, Program
+from checks.live import wait_for
+from tests.unit.gpu_agents.conftest import PATIENCE, ApiServer, Program
 from tests.unit.gpu_agents.test_taint_keeper import LISTED, MADE, RESOURCE, RULES, cluster, created, delete
 
 __all__ = ["cluster"]
@@ -187,6 +188,25 @@ def test_rules_that_a_person_deleted_come_again_with_the_same_fault_of_the_next_
     for line in stamped(processing(79), ignoring()):
         next_log.put(line)
     assert names(cluster) == BOTH
+
+
+def test_a_rule_that_two_have_cause_for_is_made_once(keep, cluster: ApiServer):
+    log, tainted = log_of(cluster), divided()
+    taint = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}
+    tainted["spec"]["devices"][-1]["taints"] = [taint]
+    cluster.objects[f"{RESOURCE}/resourceslices"]["items"] = [tainted]
+    cluster.answers_posts.clear()
+    program = keep()
+    wait_for("the first rule is on its way", lambda: f"POST {RULES}" in cluster.asked, PATIENCE)
+    for line in stamped(processing(79), ignoring()):
+        log.put(line)
+    program.line("the driver ignored a fault of a GPU that MIG divides")
+    cluster.answers_posts.set()
+    assert sorted(created(cluster)["metadata"]["name"] for _ in range(3)) == [*BOTH, "xid-node-1-gpu-1"]
+    # What comes next tells that all before is done.
+    cluster.events.put({"type": "ADDED", "object": divided("node-2")})
+    assert names(cluster) == [name.replace("node-1", "node-2") for name in BOTH]
+    assert cluster.asked.count(f"POST {RULES}") == 5
 
 
 def test_a_log_that_ends_is_read_on_from_its_last_line(keep, cluster: ApiServer):
