@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import kr8s
-import yaml
 
 from checks.live import RESTRICTED, LiveStack, Playground
 from checks.mps import MEMORY, Client, runs_once
@@ -117,5 +116,5 @@ def start_client(
                 variable["value"] = f"0={limit}M"
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": space}, "spec": spec}
     claim = claim_manifest(name, space, f"{memory_mib}Mi", uuid)
-    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([claim, pod]))
+    stack.create(claim, pod)
     return Client(stack, name, space)

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from checks import mig
 from checks.live import LiveStack, Playground, wait_for
 from checks.mps import Client
@@ -111,7 +109,7 @@ def claim(
         "metadata": {"name": name, "namespace": playground.namespace},
         "spec": {"devices": {"requests": [wanted], "config": [config] if config else []}},
     }
-    playground.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(document))
+    playground.stack.create(document)
 
 
 def start(playground: Playground, name: str, wanted: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> str:

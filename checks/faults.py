@@ -157,7 +157,7 @@ class FaultSite:
         (container,) = spec["containers"]
         container["image"] = self.stack.settings.images.get("gpu-probe") or container["image"]
         container["resources"] |= {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "512Mi"}}
-        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([pod] if claim else [manifest, pod]))
+        self.stack.create(*[pod] if claim else [manifest, pod])
 
     def run(self, name: str, **wanted: Any) -> tuple[str, int]:
         """Start a pod and wait until it runs; returns its uid and restarts."""
@@ -176,7 +176,7 @@ class FaultSite:
     def remove_pods(self) -> None:
         """Remove the playground's pods, and wait until the driver has let go of their claims."""
         namespace = self.playground.namespace
-        self.stack.kubectl("delete", "pods", "--all", "-n", namespace, "--wait=false")
+        self.stack.delete("v1", "pods", namespace)
         wait_for(
             "the pods of the check are gone", lambda: not self.stack.get("pods", namespace=namespace), START_SECONDS
         )
@@ -525,7 +525,7 @@ def no_execute_rules(stack: LiveStack, node: str, devices: Sequence[str], key: s
     ]
     try:
         began = time.monotonic()
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(rules))
+        stack.create(*rules)
         yield began
     finally:
         delete_rules(stack, node, devices)

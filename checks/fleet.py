@@ -1,6 +1,5 @@
 """Fleet of a stack that is up: many pods at once, where they are, and what of the fleet's GPUs is taken."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from checks.live import DRIVER, MANIFESTS, LiveStack, Playground, wait_for
+from components.commands.kube import ask
 from components.manifests import copied
 from gpus.fleet import LABEL, NODES_OF_A_RACK, RACK_LABEL, rack_name
 from gpus.mig import EMPTY
@@ -44,7 +44,9 @@ def example(name: str, **replaced: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(text))
 
 
-def pods(documents: Sequence[Mapping[str, Any]], names: Sequence[str], place: Mapping[str, Any] | None = None) -> str:
+def pods(
+    documents: Sequence[Mapping[str, Any]], names: Sequence[str], place: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """YAML of the example's objects with its pod once by each name; `place` is a part of the pods' node selector."""
     made: list[dict[str, Any]] = [copied(document) for document in documents if document["kind"] != "Pod"]
     (pod,) = (document for document in documents if document["kind"] == "Pod")
@@ -53,7 +55,7 @@ def pods(documents: Sequence[Mapping[str, Any]], names: Sequence[str], place: Ma
         one["metadata"]["name"] = name
         one["spec"]["nodeSelector"] |= place or {}
         made.append(one)
-    return yaml.safe_dump_all(made)
+    return made
 
 
 def on(node: NodeGpus) -> dict[str, str]:
@@ -68,13 +70,12 @@ def create(
     place: Mapping[str, Any] | None,
 ) -> None:
     """Create an example's objects, its pod once by each name."""
-    playground.stack.kubectl("create", "-n", playground.namespace, "-f", "-", stdin=pods(documents, names, place))
+    playground.stack.create(*pods(documents, names, place), namespace=playground.namespace)
 
 
 def create_all(playground: Playground, documents: Sequence[Mapping[str, Any]]) -> None:
     """Create objects as they are."""
-    text = yaml.safe_dump_all(copied(list(documents)))
-    playground.stack.kubectl("create", "-n", playground.namespace, "-f", "-", stdin=text)
+    playground.stack.create(*documents, namespace=playground.namespace)
 
 
 def nodes_of(playground: Playground) -> dict[str, str | None]:
@@ -99,7 +100,9 @@ def wait_placed(playground: Playground, names: Sequence[str]) -> dict[str, str]:
 
 def listed(stack: LiveStack, path: str) -> list[dict[str, Any]]:
     """Objects at a path of the API, all as of one moment: a list in pieces would be as well, but slower."""
-    return json.loads(stack.kubectl("get", "--raw", path))["items"]
+    where, question, query = path.partition("?")
+    base, _, kinds = where.rpartition("/")
+    return ask(stack.api, "GET", "", f"{kinds}{question}{query}", base=base).json()["items"]
 
 
 def taken(stack: LiveStack, namespace: str | None = None) -> list[Taken]:
@@ -284,7 +287,7 @@ def drained(stack: LiveStack, rack: str) -> Iterator[list[str]]:
         one["spec"]["deviceSelector"]["pool"] = node.node
         rules.append(one)
     try:
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(rules))
+        stack.create(*rules)
         yield [one["metadata"]["name"] for one in rules]
     finally:
         stack.kubectl("delete", "devicetaintrules", "-l", f"{LABEL}=check", "--ignore-not-found")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import kr8s
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from checks import capacity
@@ -202,7 +201,9 @@ def claim(name: str, namespace: str, exactly: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pod_with_claim(stack: LiveStack, namespace: str, name: str, exactly: dict[str, Any], node: str) -> str:
+def pod_with_claim(
+    stack: LiveStack, namespace: str, name: str, exactly: dict[str, Any], node: str
+) -> list[dict[str, Any]]:
     """Manifests of a claim and of a pod that holds it on that node, as the stack's observer does."""
     spec = stack.one("deployments.apps", admin_access.OBSERVER, admin_access.NAMESPACE)["spec"]["template"]["spec"]
     (container,) = spec["containers"]
@@ -223,7 +224,7 @@ def pod_with_claim(stack: LiveStack, namespace: str, name: str, exactly: dict[st
             "resourceClaims": [{"name": "gpu", "resourceClaimName": name}],
         },
     }
-    return yaml.safe_dump_all([claim(name, namespace, exactly), pod])
+    return [claim(name, namespace, exactly), pod]
 
 
 @contextmanager
@@ -231,7 +232,7 @@ def admin_pod(stack: LiveStack, node: str) -> Iterator[Playground]:
     """A namespace with the label and a pod `admin` in it that sees every GPU of the node."""
     with stack.playground({**RESTRICTED, **ADMIN}) as playground:
         manifests = pod_with_claim(stack, playground.namespace, "admin", every_gpu(stack), node)
-        stack.kubectl("create", "-f", "-", stdin=manifests)
+        stack.create(*manifests)
         playground.wait_running("admin")
         yield playground
 
@@ -245,7 +246,7 @@ def full_node(stack: LiveStack, node: str) -> Iterator[Playground]:
             uuid = stack.devices()[node, device]["uuid"]
             exactly = request(uuid, **({"capacity": {"requests": capacities}} if capacities else {}))
             name = f"takes-{device}"
-            stack.kubectl("create", "-f", "-", stdin=pod_with_claim(stack, playground.namespace, name, exactly, node))
+            stack.create(*pod_with_claim(stack, playground.namespace, name, exactly, node))
             playground.wait_running(name)
         yield playground
 

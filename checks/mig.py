@@ -155,7 +155,7 @@ def create_claim(
         "metadata": {"name": name, "namespace": playground.namespace},
         "spec": {"devices": devices},
     }
-    playground.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(document))
+    playground.stack.create(document)
     return name
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import yaml
-
 from checks.live import HOPELESS, LABEL, WAIT_SECONDS, LiveStack, Playground, wait_for
 from components.mps_daemon import NAME, NAMESPACE
 from gpus import models as gpu_models
@@ -165,7 +163,7 @@ class Client:
     @classmethod
     def create(cls, stack: LiveStack, manifest: dict[str, Any]) -> "Client":
         """The client of a manifest, changed or not."""
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
+        stack.create(manifest)
         return cls(stack, manifest["metadata"]["name"], manifest["metadata"]["namespace"])
 
     @classmethod
@@ -207,13 +205,13 @@ class Client:
 
     def lines(self, check: bool = True) -> list[dict[str, Any]]:
         """Lines that it printed once it had waited; without `check` none where the kubelet has no log."""
-        log = self.stack.kubectl("logs", "-n", self.namespace, self.name, check=check)
+        log = self.stack.log(self.namespace, self.name, check=check)
         return [json.loads(line) for line in log.splitlines() if not line.startswith(WAITS)]
 
     def timed_lines(self) -> list[tuple[float, dict[str, Any]]]:
         """Lines that it printed, each with its time in seconds since the epoch by the node's clock."""
-        words = ("logs", "--timestamps", "-n", self.namespace, self.name)
-        parts = [line.partition(" ") for line in self.stack.kubectl(*words).splitlines()]
+        log = self.stack.log(self.namespace, self.name, timestamps="true")
+        parts = [line.partition(" ") for line in log.splitlines()]
         printed = [(at, text) for at, _, text in parts if not text.startswith(WAITS)]
         return [(datetime.fromisoformat(at).timestamp(), json.loads(text)) for at, text in printed]
 
@@ -241,7 +239,7 @@ class Client:
         return wait_for(f"{self.name} ends", lambda: self.state().get("terminated"), seconds)
 
     def remove(self) -> None:
-        self.stack.kubectl("delete", "pod", "-n", self.namespace, self.name, "--grace-period=1", "--wait=false")
+        self.stack.delete("v1", f"pods/{self.name}", self.namespace, grace_seconds=1)
 
 
 def start_error(status: dict[str, Any]) -> str | None:
@@ -305,7 +303,7 @@ def outside_namespace(stack: LiveStack, uuid: str, labels: dict[str, str]) -> It
             "metadata": {"name": "shared-gpu", "namespace": playground.namespace},
             "spec": {"devices": {"requests": [{"name": "gpu", "exactly": gpu}]}},
         }
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(claim))
+        stack.create(claim)
         yield playground
 
 

@@ -89,7 +89,7 @@ class Site:
         return {LABEL: self.name}
 
     def create(self) -> None:
-        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(self.way.build(self)))
+        self.stack.create(self.way.build(self))
 
     def remove(self) -> None:
         kinds = "deployments,statefulsets,jobs,cronjobs,pods"
@@ -120,8 +120,7 @@ class Site:
         ]
 
     def log(self, pod: str, container: str) -> list[str]:
-        words = ("logs", "-n", CLIENTS, pod, "-c", container)
-        return self.stack.kubectl(*words, check=False).splitlines()
+        return self.stack.log(CLIENTS, pod, container, check=False).splitlines()
 
     def note(self) -> None:
         """Note the containers that are there, which are not yet those of the way."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from checks import measured as sheets
 from checks.capacity import claim_manifest
@@ -233,7 +232,7 @@ def test_pod_with_a_claim_starts_soon(
     namespace, rows = playground.namespace, []
     claim = claim_manifest(CLAIM_TEMPLATE, namespace, None, None)
     template = {**claim, "kind": "ResourceClaimTemplate", "spec": {"spec": claim["spec"]}}
-    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(template))
+    stack.create(template)
     api, image = Api(Path(stack.kubeconfig), stack.settings.context), images_of(stack.settings)["gpu-probe"]
     # One after the other, each with the whole GPU to itself.
     for number in range(1, STARTS + 1):

@@ -270,9 +270,10 @@ def test_client_that_fails_keeps_its_last_words(
         # It is started again alone: of a pod that starts again as a whole nothing would be left to read.
         ended = wait_for(f"{failing.name} was started again", last)
         assert OUT_OF_MEMORY in ended["message"]
-        words = ("logs", "-n", CLIENTS, failing.name, "--previous")
         # It fails within a second: a log that was there a moment ago may be the one before the previous by now.
-        wait_for("its log is kept", lambda: OUT_OF_MEMORY in stack.kubectl(*words, check=False))
+        wait_for(
+            "its log is kept", lambda: OUT_OF_MEMORY in stack.log(CLIENTS, failing.name, check=False, previous="true")
+        )
     finally:
         failing.remove()
     observed(f"the pod's status says {OUT_OF_MEMORY}, exit code {ended['exitCode']}")

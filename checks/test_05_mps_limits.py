@@ -865,7 +865,7 @@ def tenant(stack: LiveStack) -> Iterator[Tenant]:
             "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": playground.namespace}],
         }
         documents = [{**api, "kind": "Role", "rules": rules}, {**api, "kind": "RoleBinding", **binding}]
-        stack.kubectl("create", "-n", playground.namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
+        stack.create(*documents, namespace=playground.namespace)
         yield Tenant(playground)
 
 
@@ -935,7 +935,7 @@ def test_limits_of_the_daemon_hold_on_every_gpu_of_a_client(stack: LiveStack, ob
         count = sum(on == node for on, _ in stack.devices())
         if count < 2:
             pytest.skip("the node has one GPU")
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(claim))
+        stack.create(claim)
         results = {}
         for device in range(count):
             args = ["alloc", "100Mi", f"{limits.memory_mib}Mi", "--device", str(device)]
@@ -1030,10 +1030,10 @@ def test_container_without_an_entry_of_the_pods_claim_has_no_gpu(
         afterwards.callback(tenant.playground.delete_pod, name)
 
         def printed(container: str) -> str:
-            words = ("logs", "-n", tenant.namespace, name, "-c", container)
 
             def reports() -> list[str]:
-                return [line for line in stack.kubectl(*words, check=False).splitlines() if line.startswith("{")]
+                log = stack.log(tenant.namespace, name, container, check=False)
+                return [line for line in log.splitlines() if line.startswith("{")]
 
             return wait_for(f"{container} printed", reports)[0]
 
@@ -1079,7 +1079,7 @@ def test_device_class_of_another_name_is_a_gpu_as_well(
         },
     }
     where = {"namespace": tenant.namespace, "env": tenant.env}
-    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(device_class))
+    stack.create(device_class)
     try:
         # By its claim, of whatever class, and by each name of an extended resource.
         assert WAITS_FIRST in refused_pod(stack, changed_container(command=None), tenant.name, **where)

@@ -316,7 +316,7 @@ def test_claim_without_a_memory_request_or_with_a_configuration_is_refused(
         configured["spec"]["devices"]["config"] = [{"requests": ["gpu"], "opaque": opaque}]
         refused = stack.kubectl_fails("create", "-f", "-", stdin=yaml.safe_dump(configured))
         assert "config for gpu.nvidia.com is refused" in refused
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(claim_manifest("fine", space.namespace, "1Gi", None)))
+        stack.create(claim_manifest("fine", space.namespace, "1Gi", None))
     observed("no capacity.requests.memory: refused, also in a template; config: refused; 1Gi: allowed")
 
 
@@ -327,7 +327,7 @@ def test_claim_without_a_request_takes_what_the_mode_says(shared: LiveStack, obs
     uuid = shared.devices()[device]["uuid"]
     with shared.playground() as plain:
         objects = [claim_manifest("bare", plain.namespace, None, uuid), bare_pod(shared, plain.namespace)]
-        shared.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        shared.create(*objects)
         if mode == "memory":
             reason = plain.wait_unschedulable("bare")
             assert "cannot allocate all claims" in reason

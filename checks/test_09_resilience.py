@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import yaml
 
 from checks import faults, metrics
 from checks.aside import set_aside
@@ -371,7 +370,7 @@ def mps_up(stack: LiveStack, node: str, wanted: int) -> bool:
 
 def waits_for_daemon(stack: LiveStack, client: Client) -> bool:
     """True if the client's container has printed that it waits, and nothing else."""
-    log = stack.kubectl("logs", "-n", client.namespace, client.name, check=False).splitlines()
+    log = stack.log(client.namespace, client.name, check=False).splitlines()
     return bool(log) and all(line.startswith(WAITS) for line in log)
 
 
@@ -746,7 +745,7 @@ def test_drained_nodes_workload_moves_to_another_gpu(stack: LiveStack, site: Fau
     namespace = site.playground.namespace
     with faults.cordoned(stack, *others):
         objects = faults.deployment_on_any_node(stack, namespace, "moves")
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        stack.create(*objects)
         (old,) = wait_for("a pod is made", lambda: stack.get("pods", namespace=namespace))
         site.playground.wait_running(old["metadata"]["name"], faults.START_SECONDS)
     (had,) = site.playground.sees(old["metadata"]["name"])

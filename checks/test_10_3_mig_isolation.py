@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from checks import faults, mig, trace
 from checks.live import LABEL, LiveStack, Playground, wait_for
@@ -304,7 +303,7 @@ def test_rules_of_a_person_keep_claims_from_a_partitioned_gpu(
         rule["metadata"]["labels"] = {LABEL: ""}
         rule["spec"]["deviceSelector"] |= {"pool": slice_.node, "device": slice_.device_name}
     names = [rule["metadata"]["name"] for rule in rules]
-    stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(rules))
+    stack.create(*rules)
     try:
         clients = [
             mig.client(playground, mig.claim(playground, f"wants-{number}", slice_), *mig.HOLD)

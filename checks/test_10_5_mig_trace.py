@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-import yaml
 
 from checks import dashboard, faults, metrics, mig, trace
 from checks.live import LiveStack, Playground, wait_for
@@ -38,7 +37,7 @@ def kubelet_holders(stack: LiveStack, nodes: Sequence[str]) -> dict[str, list[di
         for number, node in enumerate(nodes):
             metadata = {"name": f"holders-{number}", "namespace": playground.namespace}
             pods.append({**pod, "metadata": metadata, "spec": {**spec, "nodeName": node}})
-        stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(pods))
+        stack.create(*pods)
         return {node: told(playground, pod["metadata"]["name"]) for node, pod in zip(nodes, pods, strict=True)}
 
 
@@ -50,7 +49,7 @@ def told(playground: Playground, name: str) -> list[dict[str, str]]:
         return states[0]["state"].get("terminated") if states else None
 
     end = wait_for(f"{name} has ended", ended)
-    lines = playground.stack.kubectl("logs", "-n", playground.namespace, name).splitlines()
+    lines = playground.stack.log(playground.namespace, name).splitlines()
     assert end["exitCode"] == 0, lines
     return [json.loads(line) for line in lines]
 

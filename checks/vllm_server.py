@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from checks.live import LiveStack, wait_for
 from checks.mps import CLIENTS, MEMORY, PERCENTAGE, deployment_pods
 from components.mps_clients import WAIT_FIRST
@@ -112,7 +110,7 @@ class Job:
         self.stack, self.manifest, self.name = stack, manifest, manifest["metadata"]["name"]
 
     def __enter__(self) -> "Job":
-        self.stack.kubectl("create", "-f", "-", stdin=yaml.safe_dump(self.manifest))
+        self.stack.create(self.manifest)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import kr8s
 import yaml
+from kr8s._async_utils import as_sync_func
 
 from settings import kubeconfig as kubeconfigs
 
@@ -61,6 +62,20 @@ def connect(kubeconfig: str, context: str, answer_seconds: float | None = ANSWER
     except Exception as error:
         # Of any type: kr8s raises TypeError, KeyError and others for a kubeconfig that it does not understand.
         raise ClusterError(explain(error, kubeconfig, context, cluster.get("proxy-url"))) from error
+
+
+def ask(api: Any, method: str, version: str, path: str, namespace: str | None = None, **options: Any) -> httpx.Response:
+    """Answer to one request of a client, of which kr8s's synchronous one makes none by itself.
+
+    `version` is an API's such as resource.k8s.io/v1, `options` are httpx's. Raises `kr8s.ServerError` for a refusal.
+    """
+
+    async def asked() -> httpx.Response:
+        async with api.call_api(method, version=version, url=path, namespace=namespace, **options) as response:
+            return response
+
+    # In the loop of kr8s's own, which its connections belong to.
+    return as_sync_func(asked)()
 
 
 def reported(main: Callable[[], int]) -> int:

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
+import kr8s
 import pytest
 
 from checks.live import LiveStack, wait_for
@@ -43,7 +44,7 @@ def first_client(stack: LiveStack, sms: int) -> Callable[[], bool]:
             if pod["status"]["phase"] == "Running" and all(s["ready"] for s in pod["status"]["containerStatuses"]):
                 try:
                     lines = Client(stack, pod["metadata"]["name"]).lines()
-                except subprocess.CalledProcessError:
+                except kr8s.ServerError:
                     continue  # it went since it was listed
                 if any(line.get("holding") and line["sms"] == sms for line in lines):
                     return True

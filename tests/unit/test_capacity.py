@@ -4,7 +4,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import yaml
 
 from checks import capacity as capacity_of_checks
 from checks.mps import MEMORY
@@ -191,9 +190,8 @@ class RecordedStack:
     def one(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         return self.inputs(f"shared-gpus-{name}")
 
-    def kubectl(self, *words: str, stdin: str) -> str:
-        self.made = list(yaml.safe_load_all(stdin))
-        return ""
+    def create(self, *documents: dict[str, Any]) -> None:
+        self.made = list(documents)
 
 
 @pytest.mark.parametrize("memory", ["8Gi", "30Gi"], ids=["below the largest request", "above it"])

@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-import yaml
 
 from checks import fleet as live
 from components.commands import fleet
@@ -451,7 +450,7 @@ def test_what_a_waiting_claim_could_have_is_seen(claims: list[live.Taken], profi
 
 
 def test_pods_of_an_example_are_as_many_as_names():
-    documents = list(yaml.safe_load_all(live.pods(live.example("pair"), ["a", "b"], {"x": "y"})))
+    documents = live.pods(live.example("pair"), ["a", "b"], {"x": "y"})
     assert [(one["kind"], one["metadata"]["name"]) for one in documents] == [
         ("ResourceClaimTemplate", "pair"),
         ("Pod", "a"),

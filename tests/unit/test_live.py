@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kr8s
 import pytest
 
 from checks import live
@@ -43,6 +44,76 @@ def test_stack_that_is_not_up_is_told_with_the_remedy(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(NotThisStack, match=r"no stack named test.*run `make up STACK=test`"):
         LiveStack.find(tmp_path, "test")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What was asked of the API: method, version, path, namespace and options."""
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(api: Any, *words: Any, **options: Any) -> SimpleNamespace:
+        asked.append((*words, options))
+        return SimpleNamespace(text="one line\n")
+
+    monkeypatch.setattr(live, "ask", ask)
+    return asked
+
+
+def test_objects_are_created_in_their_namespaces_and_with_the_fields_alone_that_the_api_knows(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+):
+    of = stack("one", monkeypatch, answering="one")
+    kinds = {"ResourceClaim.resource.k8s.io/v1": ("resourceclaims", True), "Pod.v1": ("pods", True)}
+    kinds["Namespace.v1"] = ("namespaces", False)
+    monkeypatch.setattr(Api, "lookup_kind", lambda self, kind: ("", *kinds[kind]), raising=False)
+    claim = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "c"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "other"}}
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}
+    of.create(space, claim, pod, namespace="given")
+    strict = {"fieldValidation": "Strict"}
+    assert asked == [
+        ("POST", "v1", "namespaces", None, {"json": space, "params": strict}),
+        ("POST", "resource.k8s.io/v1", "resourceclaims", "given", {"json": claim, "params": strict}),
+        ("POST", "v1", "pods", "other", {"json": pod, "params": strict}),
+    ]
+
+
+def test_what_is_deleted_is_not_waited_for(asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch):
+    of = stack("one", monkeypatch, answering="one")
+    of.delete("v1", "pods", "n")
+    of.delete("v1", "pods/p", "n", grace_seconds=0)
+    background = {"propagationPolicy": "Background"}
+    assert asked == [
+        ("DELETE", "v1", "pods", "n", {"json": background}),
+        ("DELETE", "v1", "pods/p", "n", {"json": {**background, "gracePeriodSeconds": 0}}),
+    ]
+
+
+def test_log_is_that_of_the_first_container_and_none_is_an_error_unless_it_may_be_missing(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+):
+    of = stack("one", monkeypatch, answering="one")
+    pod = {"spec": {"containers": [{"name": "first"}, {"name": "second"}]}}
+    monkeypatch.setattr(LiveStack, "one", lambda self, kind, name, namespace: pod)
+    assert of.log("n", "p") == "one line\n"
+    of.log("n", "p", "second", previous="true")
+    assert [(path, options["params"]) for _, _, path, _, options in asked] == [
+        ("pods/p/log", {"container": "first"}),
+        ("pods/p/log", {"container": "second", "previous": "true"}),
+    ]
+
+    def refuse(*words: Any, **options: Any) -> None:
+        raise kr8s.ServerError("container first is waiting to start")
+
+    monkeypatch.setattr(live, "ask", refuse)
+    assert of.log("n", "p", check=False) == ""
+    with pytest.raises(kr8s.ServerError, match="waiting to start"):
+        of.log("n", "p")
+
+
+def test_version_of_the_api_server_can_be_compared(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Api, "version", lambda self: {"major": "1", "minor": "36+"}, raising=False)
+    assert (1, 35) < stack("one", monkeypatch, answering="one").kubernetes < (1, 37)
 
 
 def test_wait_returns_what_it_waited_for():

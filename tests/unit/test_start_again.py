@@ -18,18 +18,21 @@ OOM = Way("OOM", lambda site: {}, end=OOM_KILLED)
 
 
 class Stack:
-    """A stack with one pod of one container, whose log is `log`; what its nodes are told is in `told`."""
+    """A stack with one pod of one container, whose log is `printed`; what its nodes are told is in `told`."""
 
     def __init__(self, log: list[str], status: dict[str, Any] | None = None) -> None:
-        self.log, self.told, self.refuses = log, [], ""
+        self.printed, self.told, self.refuses = log, [], ""
         self.status = {"name": "probe", "containerID": "containerd://new", "restartCount": 1, **(status or {})}
 
     def get(self, kind: str, **options: Any) -> list[dict[str, Any]]:
         status = {"phase": "Running", "containerStatuses": [self.status]}
         return [{"metadata": {"name": "again"}, "spec": {"nodeName": "worker"}, "status": status}]
 
+    def log(self, namespace: str, pod: str, container: str, *, check: bool) -> str:
+        return "\n".join(self.printed)
+
     def kubectl(self, *words: str, **options: Any) -> str:
-        return "\n".join(self.log)
+        return ""
 
     def in_node(self, node: str, *words: str) -> str:
         self.told.append(words)

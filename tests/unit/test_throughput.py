@@ -110,18 +110,20 @@ class Pod:
 
     def __init__(self, code: int, *lines: dict[str, Any]) -> None:
         self.code, self.removed = code, False
-        self.log = [f"2026-11-20T10:00:{second:02d}.123456789Z {json.dumps(one)}" for second, one in enumerate(lines)]
+        self.printed = [
+            f"2026-11-20T10:00:{second:02d}.123456789Z {json.dumps(one)}" for second, one in enumerate(lines)
+        ]
 
     def one(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         times = {"startedAt": "2026-11-20T10:00:00Z", "finishedAt": "2026-11-20T10:00:05Z"}
         ended = {"state": {"terminated": {"exitCode": self.code, **times}}}
         return {"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [ended]}}
 
-    def kubectl(self, *words: str, check: bool = True) -> str:
-        if words[0] == "delete":
-            self.removed = True
-            return ""
-        lines = self.log if "--timestamps" in words else [line.partition(" ")[2] for line in self.log]
+    def delete(self, version: str, path: str, namespace: str, grace_seconds: int) -> None:
+        self.removed = path == "pods/client-1"
+
+    def log(self, namespace: str, pod: str, *, check: bool = True, timestamps: str = "false") -> str:
+        lines = self.printed if timestamps == "true" else [line.partition(" ")[2] for line in self.printed]
         return "\n".join(lines)
 
 
