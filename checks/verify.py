@@ -5,13 +5,15 @@ diagnostics beside them. Ends with 0 if every check passed, 1 if one failed, 2 i
 """
 
 import argparse
+import fcntl
 import json
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,34 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write verify.json there too, after each check")
     chosen = parser.parse_args()
+    with _alone(CHECKOUT / "results" / f".{chosen.stack}.verify") as other:
+        if other is None:
+            return _verify(chosen)
+    print(
+        f"error: stack {chosen.stack}: another `make verify` runs its checks (process {other}), and two runs would "
+        "remove each other's pods and claims; wait for its end, or end it with Ctrl-C"
+    )
+    return 2
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[str | None]:
+    """Context in which no other run checks the stack: None, or the number of the process that does."""
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            yield lock.read().strip()
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield None
+
+
+def _verify(chosen: argparse.Namespace) -> int:
     # Of this moment: pytest's log takes the place of sys.stdout below, and progress is for a person.
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:

@@ -1,5 +1,6 @@
 """The report of a run: its page, its JSON, its table for the docs, what checks record, and what it refuses."""
 
+import fcntl
 import itertools
 import json
 import re
@@ -540,7 +541,7 @@ def test_verify_prints_the_faults_with_their_words(recorded: tuple[Recorder, str
 
 def verified(checkout: Path, checks: str, settings: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
     """`make verify` of these checks, as module 00, in a folder with what it needs of a checkout; no stack is up."""
-    (checkout / "checks").mkdir(parents=True)
+    (checkout / "checks").mkdir(parents=True, exist_ok=True)
     for file in ("pyproject.toml", "checks/conftest.py"):
         (checkout / file).write_text((CHECKOUT / file).read_text())
     (checkout / "source.json").write_text('{"way": "built", "reason": "for a test"}')
@@ -658,6 +659,19 @@ def test_options_of_another_projects_tests_change_no_check(tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     done = verified(tmp_path, CHECKS, {})
     assert "2 of 5 checks passed or were skipped with a reason, 3 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_second_run_of_a_stacks_checks_is_refused_while_the_first_one_lasts_and_not_after(tmp_path: Path):
+    (tmp_path / "results").mkdir(exist_ok=True)
+    with (tmp_path / "results" / ".test.verify").open("w") as first:
+        first.write("4711")
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_EX)
+        done = verified(tmp_path, CHECKS, {})
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "stack test: another `make verify` runs its checks (process 4711)" in done.stdout
+        assert not (tmp_path / "results" / "test").exists()
+    assert "3 failed" in verified(tmp_path, CHECKS, {}).stdout
 
 
 VERIFY = """
