@@ -11,7 +11,7 @@ import pytest
 
 from gpus.models import simulated_gpus
 from tests.unit.gpu_sim.driver_root import MODELS
-from tests.unit.gpu_sim.mps import MIB, close_to, wait_until
+from tests.unit.gpu_sim.mps import MIB, PATIENCE, close_to, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
 GPU = MODELS["h100-80gb"]
@@ -213,13 +213,18 @@ def test_a_client_of_a_namespace_below_is_shown_as_the_daemon_sees_it(make_mps):
 def test_clients_of_other_namespaces_are_one_to_the_daemon(make_mps):
     # As pods are to each other. Measured: PID 0, no namespace, no command, one row for all.
     mps = make_mps()
-    mps.start(before=in_a_pid_namespace())
+    daemon = mps.start(before=in_a_pid_namespace())
     first, second = mps.client(), mps.client()
     assert first("start()") == second("start()") == "CUDA_SUCCESS"
     _, row = mps.control("ps").splitlines()
     assert (row.split()[0], row.split()[4:]) == ("0", ["?", "?"])
     assert mps.control(f"get_client_list {mps.server}") == "0\n"
     assert mps.control("get_device_client_list").splitlines()[1:] == ["0.1", "0.1"]
+    # By itself: `unshare` takes no SIGTERM while its child runs.
+    for client in (first, second):
+        client.end()
+    mps.control("quit")
+    assert daemon.wait(timeout=PATIENCE) == 0
 
 
 REFUSED = (
