@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -30,7 +31,10 @@ FAIL_SECONDS = 300
 # Enough for a client's context, and for no model.
 TOO_LITTLE = "1024M"
 COUNT = "import json, torch; print(json.dumps(torch.cuda.get_device_properties(0).multi_processor_count))"
-SHARED_MEMORY = "import json, os; s = os.statvfs('/dev/shm'); print(json.dumps(s.f_bavail * s.f_frsize))"
+# Size, and what is in use: the server's own semaphores lie there.
+SHARED_MEMORY = (
+    "import os; s = os.statvfs('/dev/shm'); print([n * s.f_frsize for n in (s.f_blocks, s.f_blocks - s.f_bfree)])"
+)
 
 
 def run_in_server(stack: LiveStack, program: str) -> object:
@@ -106,7 +110,7 @@ def test_server_is_a_client_of_mps_with_the_limits_of_the_stack(
 
 
 def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Callable[[str], None]) -> None:
-    """Fails if a volume lies over `/dev/shm` or the pipe, or less than `vllm.sharedMemory` is free there."""
+    """Fails if a volume lies over `/dev/shm` or the pipe, or `/dev/shm` is smaller than `vllm.sharedMemory`."""
     spec = template(stack)
     mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
     of_mps = {"/dev/shm", "/tmp/nvidia-mps"}
@@ -114,9 +118,10 @@ def test_no_volume_hides_what_the_driver_mounts(stack: LiveStack, observed: Call
     hidden = [path for path in mounts if path in of_mps or any(place.startswith(f"{path}/") for place in of_mps)]
     assert sorted(hidden) == ([] if by_claim else sorted(of_mps))
     wanted = quantity_mib(stack.settings.vllm.shared_memory)
-    free = int(str(run_in_server(stack, SHARED_MEMORY))) >> 20
-    assert free >= wanted, f"/dev/shm has {free} MiB free, vllm.sharedMemory is {wanted}"
-    observed(f"/dev/shm is the {'driver' if by_claim else 'pod'}'s, with {free} MiB free")
+    size, used = cast(list[int], run_in_server(stack, SHARED_MEMORY))
+    assert size >> 20 >= wanted, f"/dev/shm has {size >> 20} MiB, vllm.sharedMemory is {wanted}"
+    whose = "driver" if by_claim else "pod"
+    observed(f"/dev/shm is the {whose}'s, {size >> 20} MiB, of which {used >> 10} KiB are in use")
 
 
 @pytest.mark.parametrize(
