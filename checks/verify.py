@@ -129,31 +129,34 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write verify.json there too, after each check")
     chosen = parser.parse_args()
-    with _alone(CHECKOUT / "results" / f".{chosen.stack}.verify") as other:
-        if other is None:
+    with _alone(CHECKOUT / "stacks" / f"Pulumi.{chosen.stack}.yaml") as alone:
+        if alone:
             return _verify(chosen)
     print(
-        f"error: stack {chosen.stack}: another `make verify` runs its checks (process {other}), and two runs would "
-        "remove each other's pods and claims; wait for its end, or end it with Ctrl-C"
+        f"error: stack {chosen.stack}: another `make verify` runs its checks, and two runs would remove each other's "
+        "pods and claims; wait for its end, or end it with Ctrl-C where it runs"
     )
     return 2
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[str | None]:
-    """Context in which no other run checks the stack: None, or the number of the process that does."""
-    file.parent.mkdir(exist_ok=True)
-    with file.open("a+") as lock:
+def _alone(stack_file: Path) -> Iterator[bool]:
+    """Context of the only run that checks a stack: False where another one does.
+
+    The stack's own file is locked, so that nothing is left when the stack is gone.
+    """
+    if not stack_file.exists():
+        yield True  # there is no such stack, as `LiveStack.find` says
+        return
+    with stack_file.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            yield lock.read().strip()
+            yield False
             return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield None
+        except OSError:
+            pass  # a file system without locks, on which nobody is kept out
+        yield True
 
 
 def _verify(chosen: argparse.Namespace) -> int:

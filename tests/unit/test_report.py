@@ -662,16 +662,18 @@ def test_options_of_another_projects_tests_change_no_check(tmp_path: Path, monke
 
 
 def test_second_run_of_a_stacks_checks_is_refused_while_the_first_one_lasts_and_not_after(tmp_path: Path):
-    (tmp_path / "results").mkdir(exist_ok=True)
-    with (tmp_path / "results" / ".test.verify").open("w") as first:
-        first.write("4711")
-        first.flush()
+    stack = tmp_path / "stacks" / "Pulumi.test.yaml"
+    stack.parent.mkdir()
+    stack.write_text("config: {}\n")
+    with stack.open() as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         done = verified(tmp_path, CHECKS, {})
         assert done.returncode == 2, done.stdout + done.stderr
-        assert "stack test: another `make verify` runs its checks (process 4711)" in done.stdout
-        assert not (tmp_path / "results" / "test").exists()
+        assert "stack test: another `make verify` runs its checks" in done.stdout
+        assert not (tmp_path / "results").exists()
     assert "3 failed" in verified(tmp_path, CHECKS, {}).stdout
+    # Nothing but the results is left, which `make down` would not know of.
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["test"]
 
 
 VERIFY = """
