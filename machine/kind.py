@@ -10,7 +10,6 @@ describes them.
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import ipaddress
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import docker_engine
+from machine import children, docker_engine
 
 ACTIONS = {
     "create": "create the cluster; reads kind's configuration from standard input, and writes the kubeconfig",
@@ -46,8 +45,6 @@ VARIABLES = {
     "CLUSTER_IMAGES": 'for create, optional: JSON {"nodes": [...], "images": [...]}, to be loaded while kind works',
 }
 OWNER_LABEL = "dra-workshop.owner"
-PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
-LIBC = ctypes.CDLL(None)
 PARENT_SECONDS = 0.5
 ENDING_SECONDS = 30  # for processes that an ended kind left, such as a `docker run`
 BUSY_SECONDS = 120  # for another run that is still at work on the cluster
@@ -254,9 +251,7 @@ class KindCluster:
         command = [sys.executable, "-m", "machine.node_images", self.name, "--ahead", str(options.timeout)]
         command += ["--nodes", *options.image_nodes, "--images", *options.images]
         quiet = subprocess.DEVNULL
-        loading = subprocess.Popen(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=(lock,), preexec_fn=end_with_its_parent
-        )
+        loading = children.start(command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=(lock,))
         try:
             yield
         except BaseException:
@@ -410,27 +405,21 @@ def _run_to_the_end(argv: Sequence[str], environment: dict[str, str], lock: int)
     """
     watched, inherited = os.pipe()
     try:
-        process = subprocess.Popen(
-            argv, env=environment, stdout=sys.stderr, pass_fds=(inherited, lock), preexec_fn=end_with_its_parent
-        )
-        os.close(inherited)
+        try:
+            process = children.start(argv, env=environment, stdout=sys.stderr, pass_fds=(inherited, lock))
+        finally:
+            os.close(inherited)
         try:
             status = process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
-        finally:
-            select.select([watched], [], [], ENDING_SECONDS)
     finally:
+        select.select([watched], [], [], ENDING_SECONDS)
         os.close(watched)
     if status:
         raise subprocess.CalledProcessError(status, argv)
-
-
-def end_with_its_parent() -> None:
-    """Have the kernel end this process when the one that started it is killed, so that kind does not go on alone."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _interrupt(number: int, frame: object) -> None:

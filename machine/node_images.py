@@ -5,21 +5,38 @@ the nodes are still being made: each gets its images as soon as its containerd a
 """
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
+from machine import children
 from machine.docker_engine import PLATFORM
 from machine.images import LOCAL
-from machine.kind import end_with_its_parent
 
 LOOK_SECONDS = 0.3
-# Prints the references, which are its arguments, that the node's container runtime does not know.
-MISSING = 'for ref; do crictl inspecti --quiet "$ref" >/dev/null 2>&1 || echo "$ref"; done'
+# Prints the references, which are its arguments, that the node's container runtime does not know, and gives those of
+# the workshop's own that it knows the plain tag, which another set-up may have moved. The runtime is asked once for all
+# that it has; what is not there by that very name may be known to it by another.
+LOOK = """
+listed=$(ctr --namespace k8s.io images ls) || exit 1
+digest() {
+  printf '%s\\n' "$listed" | while read -r name type digest rest; do [ "$name" != "$1" ] || echo "$digest"; done
+}
+for ref; do
+  digest=$(digest "$ref")
+  if [ -z "$digest" ] && ! crictl inspecti --quiet "$ref" >/dev/null 2>&1; then echo "$ref"; continue; fi
+  case $ref in @LOCAL@*)
+    plain=${ref%:*}:v1
+    [ "$(digest "$plain")" = "$digest" ] || ctr --namespace k8s.io images tag --force "$ref" "$plain" >&2 || exit 1 ;;
+  esac
+done
+""".replace("@LOCAL@", LOCAL)
 ANSWERS = "ctr --namespace k8s.io version"
 
 
@@ -32,24 +49,35 @@ def load(cluster: str, nodes: Sequence[str], images: Sequence[str], ahead_second
 
     Raises `Failed` with the words of docker or kind.
     """
-    with tempfile.TemporaryDirectory(prefix="dra-workshop-images-") as folder:
-        archive = Path(folder) / "images.tar"
-        if ahead_seconds is not None:
-            save(images, archive)
+    if ahead_seconds is not None:
+        with _archive(images) as archive:
             deadline = time.monotonic() + ahead_seconds
             for node in nodes:
                 _await_containerd(node, deadline)
             _load_archive(cluster, nodes, archive)
-        elif missing := {node: refs for node in nodes if (refs := missing_images(node, images))}:
-            save([ref for ref in images if any(ref in refs for refs in missing.values())], archive)
+    if missing := lacking(nodes, images):
+        with _archive([ref for ref in images if any(ref in refs for refs in missing.values())]) as archive:
             _load_archive(cluster, list(missing), archive)
-    for node in nodes:
-        _tag(node, images)
+        for node, refs in lacking(list(missing), images).items():
+            raise Failed(f"{node}: does not know {', '.join(refs)}, which was loaded into it")
 
 
-def missing_images(node: str, images: Sequence[str]) -> list[str]:
-    """References that a node does not know. Raises `Failed`."""
-    return _run("docker", "exec", node, "sh", "-c", MISSING, "missing", *images).split()
+@contextlib.contextmanager
+def _archive(images: Sequence[str]) -> Iterator[Path]:
+    """Context with a file that holds images of the engine. Raises `Failed`."""
+    with tempfile.TemporaryDirectory(prefix="dra-workshop-images-") as folder:
+        save(images, Path(folder) / "images.tar")
+        yield Path(folder) / "images.tar"
+
+
+def lacking(nodes: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
+    """References that nodes do not know, by node; images of the workshop's own that they know get the plain tag.
+
+    Raises `Failed`.
+    """
+    looks = {node: _start("docker", "exec", node, "sh", "-c", LOOK, "look", *images) for node in nodes}
+    found = {node: _end_of(look).split() for node, look in looks.items()}
+    return {node: refs for node, refs in found.items() if refs}
 
 
 def save(images: Sequence[str], archive: Path) -> None:
@@ -69,17 +97,6 @@ def _load_archive(cluster: str, nodes: Sequence[str], archive: Path) -> None:
     _run("kind", "load", "image-archive", "--name", cluster, "--nodes", ",".join(nodes), str(archive))
 
 
-def _tag(node: str, images: Sequence[str]) -> None:
-    """Give images of the workshop's own the plain tag, by one call. Raises `Failed`."""
-    tags = [
-        f"ctr --namespace k8s.io images tag --force {ref} {ref.rpartition(':')[0]}:v1"
-        for ref in images
-        if ref.startswith(LOCAL)
-    ]
-    if tags:
-        _run("docker", "exec", node, "sh", "-c", " && ".join(tags))
-
-
 def _await_containerd(node: str, deadline: float) -> None:
     while True:
         try:
@@ -92,13 +109,21 @@ def _await_containerd(node: str, deadline: float) -> None:
             return
 
 
+def _start(*argv: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return children.start(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+def _end_of(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate()
+    if process.returncode:
+        argv = cast("Sequence[str]", process.args)
+        raise Failed(err.strip() or f"`{' '.join(argv[:3])}` ended with {process.returncode}")
+    return out
+
+
 def _run(*argv: str) -> str:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, preexec_fn=end_with_its_parent
-    )
-    if done.returncode:
-        raise Failed(done.stderr.strip() or f"`{' '.join(argv[:3])}` ended with {done.returncode}")
-    return done.stdout
+    return _end_of(_start(*argv))
 
 
 def _end(number: int, frame: object) -> None:

@@ -17,9 +17,10 @@ from toolchain.paths import CHECKOUT
 OURS, OTHER = "localhost/dra-workshop/gpu-sim:1-abc", "localhost/dra-workshop/gpu-probe:1-abc"
 PULLED = "registry.example.com/driver:v0.5.0"
 NODES = ("a-worker", "a-worker2")
-# `knows` is a file: the engine knows --platform. The archive holds what was asked for. A file with a node's name has
-# the references that it knows, and one with `-starts` behind it how many looks it takes until containerd answers.
-# `slow` has docker at work until it is ended, which the test that makes the file does.
+# `knows` is a file: the engine knows --platform. The archive holds what was asked for. A folder with a node's name is
+# what its containerd has: a file a reference, which holds the digest, with % for each slash. `crictl` there has the
+# references that are known by another name. A file with `-starts` behind the node's name says how many looks it takes
+# until containerd answers. `slow` has docker at work until it is ended, which the test that makes the file does.
 DOCKER = """#!/bin/sh
 echo "docker $*" >>@ROOT@/calls
 case "$*" in
@@ -27,24 +28,42 @@ case "$*" in
   "save -o "*) echo "$*" >"$3" ;;
   *" version") left=$(cat "@ROOT@/$2-starts" 2>/dev/null || echo 0)
     [ "$left" = 0 ] || { echo $((left - 1)) >"@ROOT@/$2-starts"; echo "no such container" >&2; exit 1; } ;;
-  *crictl*) node=$2; shift 6; for ref; do grep -qsx "$ref" "@ROOT@/$node" || echo "$ref"; done ;;
+  exec*) node=$2; shift 2; NODE=@ROOT@/$node PATH=@ROOT@/node:$PATH "$@" ;;
 esac
 if [ -e @ROOT@/slow ]; then exec sleep 60; fi
 """
 KIND = """#!/bin/sh
-echo "kind $1 $2 $3 $4 $5 $6" >>@ROOT@/calls; cat "$7" >>@ROOT@/loaded; echo "$7" >@ROOT@/archive
+echo "kind $1 $2 $3 $4 $5 $6" >>@ROOT@/calls; cat "$7" >>@ROOT@/loaded
 if [ -e @ROOT@/refuses ]; then echo "ERROR: no such node" >&2; exit 1; fi
+if [ -e @ROOT@/swallows ]; then exit; fi
+for node in $(echo "$6" | tr , ' '); do
+  for ref in $(cat "$7"); do case $ref in *:*) echo "sha256:$ref" >@ROOT@/$node/$(echo "$ref" | tr / %) ;; esac; done
+done
+"""
+CTR = """#!/bin/sh
+echo "ctr ${NODE##*/} $3 $4" >>@ROOT@/calls
+case "$4" in
+  ls) echo "REF TYPE DIGEST SIZE"
+    for file in "$NODE"/*:*; do [ -e "$file" ] || continue
+      echo "$(basename "$file" | tr % /) application/json $(cat "$file") 3.0 MiB"
+    done ;;
+  tag) cp "$NODE/$(echo "$6" | tr / %)" "$NODE/$(echo "$7" | tr / %)" ;;
+esac
+"""
+CRICTL = """#!/bin/sh
+grep -qsx "$3" "$NODE/crictl"
 """
 WAIT_SECONDS = 30
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("bin", "tmp"):
+    for folder in ("bin", "tmp", "node", *NODES):
         (tmp_path / folder).mkdir()
-    for name, text in (("docker", DOCKER), ("kind", KIND)):
-        (tmp_path / "bin" / name).write_text(text.replace("@ROOT@", str(tmp_path)))
-        (tmp_path / "bin" / name).chmod(0o755)
+    programs = {"bin/docker": DOCKER, "bin/kind": KIND, "node/ctr": CTR, "node/crictl": CRICTL}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text.replace("@ROOT@", str(tmp_path)))
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "calls").touch()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -76,40 +95,71 @@ def test_one_platform_is_saved_where_the_engine_can_have_several(root: Path, kno
     assert not list((root / "tmp").iterdir()), "the archive stays behind"
 
 
-def test_only_images_of_ours_get_the_plain_tag_by_one_call_for_each_node(root: Path):
-    load(OURS, PULLED, OTHER)
-    tag, plain = "ctr --namespace k8s.io images tag --force", "localhost/dra-workshop/{}:v1"
-    words = f"{tag} {OURS} {plain.format('gpu-sim')} && {tag} {OTHER} {plain.format('gpu-probe')}"
-    tagged = [line for line in calls(root, "docker exec") if " tag " in line]
-    assert tagged == [f"docker exec {node} sh -c {words}" for node in NODES]
+def has(root: Path, node: str) -> dict[str, str]:
+    """What a node's containerd has: reference -> digest."""
+    return {file.name.replace("%", "/"): file.read_text().strip() for file in (root / node).glob("*:*")}
 
 
-def test_pulled_images_alone_need_no_tag(root: Path):
-    assert load(PULLED).returncode == 0
-    assert " tag " not in (root / "calls").read_text()
+def give(root: Path, node: str, *references: str) -> None:
+    for reference in references:
+        (root / node / reference.replace("/", "%")).write_text(f"sha256:{reference}\n")
+
+
+def plain(reference: str) -> str:
+    return f"{reference.rpartition(':')[0]}:v1"
+
+
+def test_only_images_of_ours_get_the_plain_tag(root: Path):
+    assert load(OURS, PULLED, OTHER).returncode == 0
+    expected = {ref: f"sha256:{ref}" for ref in (OURS, PULLED, OTHER)}
+    expected |= {plain(ref): f"sha256:{ref}" for ref in (OURS, OTHER)}
+    for node in NODES:
+        assert has(root, node) == expected
 
 
 def test_nodes_get_what_they_lack_and_no_more(root: Path):
-    (root / "a-worker").write_text(f"{OURS}\n{OTHER}\n")
-    (root / "a-worker2").write_text(f"{OTHER}\n")
+    give(root, "a-worker", OURS, OTHER)
+    give(root, "a-worker2", OTHER)
     assert load(OURS, OTHER).returncode == 0
     assert calls(root, "kind") == ["kind load image-archive --name a --nodes a-worker2"]
     assert (root / "loaded").read_text().rstrip().endswith(f" {OURS}") and OTHER not in (root / "loaded").read_text()
+    assert has(root, "a-worker") == has(root, "a-worker2")
 
 
-def test_nothing_is_saved_where_every_node_has_everything(root: Path):
+def test_nothing_is_saved_where_every_node_has_everything_and_each_is_asked_once(root: Path):
     for node in NODES:
-        (root / node).write_text(f"{OURS}\n")
-    assert load(OURS).returncode == 0
+        give(root, node, OURS, OTHER)
+        (root / node / plain(OURS).replace("/", "%")).write_text(f"sha256:{OURS}\n")
+        (root / node / plain(OTHER).replace("/", "%")).write_text("sha256:of another set-up\n")
+    assert load(OURS, OTHER).returncode == 0
     assert calls(root, "docker save") == calls(root, "kind") == []
-    assert len([line for line in calls(root, "docker exec") if " tag " in line]) == 2  # another set-up moved v1
+    asked = [line for line in calls(root, "ctr ") if line.endswith(" ls")]
+    assert sorted(asked) == [f"ctr {node} images ls" for node in NODES]
+    assert sorted(line for line in calls(root, "ctr ") if line.endswith(" tag")) == [
+        f"ctr {node} images tag" for node in NODES
+    ]
+    assert all(has(root, node)[plain(OTHER)] == f"sha256:{OTHER}" for node in NODES)
+
+
+def test_image_that_a_node_knows_by_another_name_is_not_loaded(root: Path):
+    for node in NODES:
+        (root / node / "crictl").write_text("nginx:1\n")  # containerd has docker.io/library/nginx:1
+    assert load("nginx:1").returncode == 0
+    assert calls(root, "docker save") == calls(root, "kind") == []
+
+
+def test_image_that_is_not_there_after_it_was_loaded_is_told(root: Path):
+    (root / "swallows").touch()
+    done = load(OURS)
+    assert (done.returncode, done.stderr) == (1, f"a-worker: does not know {OURS}, which was loaded into it\n")
 
 
 def test_ahead_waits_for_the_containerd_of_every_node(root: Path):
     (root / "a-worker-starts").write_text("2")
     (root / "a-worker2-starts").write_text("1")
     assert load(OURS, ahead=WAIT_SECONDS).returncode == 0
-    saved, *looks = [line for line in (root / "calls").read_text().splitlines() if " --platform " not in line]
+    done = [line for line in (root / "calls").read_text().splitlines() if " --platform " not in line]
+    saved, *looks = [line for line in done if not line.startswith("ctr ")]
     assert saved.startswith("docker save "), "it is saved while nodes are being made"
     asked = [line.split()[2] for line in looks if line.endswith(" version")]
     assert asked == ["a-worker"] * 3 + ["a-worker2"] * 2
