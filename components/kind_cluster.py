@@ -46,6 +46,8 @@ class KindOptions:
     workers: int
     gpu_nodes: Sequence[str]
     node_image: str
+    filled_node_image: str | None = None
+    """The same image with images in it. It is none of kind's configuration: another one makes no cluster anew."""
     pods_anywhere: bool = False
     """True where pods of the workshop may run on a control plane beside workers, in spite of its taint."""
     mounts: Sequence[Mount] = ()
@@ -88,7 +90,9 @@ class KindCluster(Cluster):
         # A device file that a node had comes back with a new node only.
         made_of = [config, *([hidden_devices] if hidden_devices else [])]
         hidden = {"CLUSTER_HIDDEN_DEVICES": json.dumps(hidden_devices)} if hidden_devices else {}
-        ahead = {"nodes": list(options.image_nodes), "images": list(load_images)}
+        ahead: dict[str, Any] = {"nodes": list(options.image_nodes), "images": list(load_images)}
+        if options.filled_node_image:
+            ahead["filled"] = {options.node_image: options.filled_node_image}
         self.created = local.Command(
             f"{name}-kind",
             create="python -m machine.kind create",

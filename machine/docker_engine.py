@@ -22,6 +22,13 @@ def engine_id() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def image_label(reference: str, label: str) -> str | None:
+    """Value of an image's label, empty without one; None where the engine has no such image."""
+    command = ["docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{label}"}}}}', reference]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def engine_problem(folder: Path) -> Finding | None:
     """Finding where this shell's engine is not the one that the Kind cluster of that folder was made in.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from machine.gpus import gpu_model
 from settings import Settings
 from toolchain.paths import IMAGES_FILE, SOURCE_FILE
-from toolchain.versions import OPTIONAL_IMAGES, of_driver
+from toolchain.versions import FILLED_NODE, OPTIONAL_IMAGES, of_driver
 
 INDEX = IMAGES_FILE
 # Start of the references of images that are only on this machine: no registry serves them.
@@ -31,6 +31,8 @@ class Images:
     references: Mapping[str, str]
     in_the_engine: frozenset[str] = frozenset()
     """References that set-up built or pulled into this machine's Docker Engine."""
+    filled_node: str | None = None
+    """The node image with images in it, where set-up made one."""
 
     def __getitem__(self, name: str) -> str:
         """Reference of an image. Raises `KeyError` where no module of the stack runs it."""
@@ -77,7 +79,7 @@ def images_of(settings: Settings) -> Images:
         optional = frozenset(missing if missing <= set(OPTIONAL_IMAGES) else ())
         again = f'`make setup WITH="{" ".join(sorted(optional))}"`' if optional else "`make setup` again"
         raise ImagesMissing(f"images: {INDEX} does not name {names}; run {again}", optional)
-    return Images(index["node"], references, frozenset(index.values()))
+    return Images(index["node"], references, frozenset(index.values()), index.get(FILLED_NODE))
 
 
 def everything_is_built() -> bool:

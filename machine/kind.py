@@ -23,12 +23,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from machine import children, docker_engine
+from machine.docker_engine import image_label
+from toolchain.versions import FILLED_WITH
 
 ACTIONS = {
     "create": "create the cluster; reads kind's configuration from standard input, and writes the kubeconfig",
@@ -42,7 +44,8 @@ VARIABLES = {
     "CLUSTER_INCARNATION": "for create: number that grows each time the cluster is created anew",
     "CLUSTER_TIMEOUT": "for create: seconds that kind waits for the nodes",
     "CLUSTER_HIDDEN_DEVICES": "for create, optional: JSON list of the host's device files that no node may have",
-    "CLUSTER_IMAGES": 'for create, optional: JSON {"nodes": [...], "images": [...]}, to be loaded while kind works',
+    "CLUSTER_IMAGES": 'for create, optional: JSON {"nodes": [...], "images": [...]}, to be loaded while kind works; '
+    'with "filled": {"A": "B"} nodes of image A take B, if it is there, which has some of the images',
 }
 OWNER_LABEL = "dra-workshop.owner"
 PARENT_SECONDS = 0.5
@@ -149,6 +152,18 @@ class Creation:
     """References of images of this machine's engine that are loaded while kind works."""
     image_nodes: Sequence[str] = ()
     """Names of the nodes that get them."""
+    filled: Mapping[str, str] = field(default_factory=dict)
+    """Node image -> the same filled with images, which need not be loaded then."""
+
+    def take_filled(self, config: str) -> tuple[str, "Creation"]:
+        """Kind's configuration with filled node images where the engine has them, and what is left to do."""
+        options = self
+        for plain, filled in self.filled.items():
+            held = image_label(filled, FILLED_WITH) if f"image: {plain}\n" in config else None
+            if held is not None:
+                config = config.replace(f"image: {plain}\n", f"image: {filled}\n")
+                options = replace(options, images=[image for image in options.images if image not in held.split()])
+        return config, options
 
 
 @dataclass(frozen=True)
@@ -207,6 +222,7 @@ class KindCluster:
     def _create(self, config: str, incarnation: str, options: Creation, lock: int) -> str:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._free_name()
+        config, options = options.take_filled(config)
         file = self.folder / "kind.yaml"
         file.write_text(config)
         try:
@@ -504,9 +520,10 @@ def _seconds(parser: argparse.ArgumentParser) -> int:
     return int(text)
 
 
-def _images(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+def _images(parser: argparse.ArgumentParser) -> dict[str, Any]:
     content = _json(parser, "CLUSTER_IMAGES", '{"nodes": ["a-worker"], "images": ["localhost/a"]}')
-    return {"images": content.get("images", []), "image_nodes": content.get("nodes", [])} if content else {}
+    keys = {"images": "images", "image_nodes": "nodes", "filled": "filled"}
+    return {option: content[key] for option, key in keys.items() if key in (content or {})}
 
 
 def _json(parser: argparse.ArgumentParser, name: str, example: str) -> Any:

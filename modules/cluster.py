@@ -26,6 +26,7 @@ def build(module: Module, settings: Settings, context: Context) -> None:
                 gpu_nodes=[node.node for node in nodes],
                 pods_anywhere=bool(settings.gpu.tolerations),
                 node_image=settings.cluster.node_image or context.images.node,
+                filled_node_image=None if settings.cluster.node_image else context.images.filled_node,
                 mounts=[*(host_gpus.mounts if host_gpus else ()), *folders],
                 hidden_devices=host_gpus.hidden_devices if host_gpus else (),
             ),

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain import images, programs, source, versions
+from toolchain import filled_node, images, programs, source, versions
 from toolchain.golang import Go
 from toolchain.paths import BIN, CHART, IMAGES_FILE, PULUMI_HOME, TOOLS
 from toolchain.steps import Step, Store, Work
@@ -49,6 +49,9 @@ def built(go: Go) -> Plan:
     """Plan of source built: everything from package registries."""
     cli, host, kubernetes, command = (program.step(go) for program in programs.PULUMI)
     base = images.base()
+    node = images.node(go, base, versions.KUBERNETES)
+    drivers = {version: images.dra_driver(go, base, version) for version in versions.DRA_DRIVERS}
+    of_ours = (images.gpu_sim(go), images.gpu_probe(), images.mps_daemon(go), images.gpu_agents(images.python()))
     return Plan(
         tools={
             _beside_each_other("pulumi-with-host", (cli, host)): source.PULUMI_PROGRAMS,
@@ -58,14 +61,12 @@ def built(go: Go) -> Plan:
         },
         plugins={KUBERNETES_PLUGIN: kubernetes, COMMAND_PLUGIN: command},
         images=(
-            images.node(go, base, versions.KUBERNETES),
-            *(images.dra_driver(go, base, version) for version in versions.DRA_DRIVERS),
-            images.gpu_sim(go),
-            images.gpu_probe(),
-            images.mps_daemon(go),
-            images.gpu_agents(images.python()),
+            node,
+            *drivers.values(),
+            *of_ours,
             images.kwok(go),
             images.prometheus(go),
+            filled_node.step(node, (drivers[versions.DRA_DRIVER], *of_ours)),
         ),
         charts={version: images.chart(go, version) for version in versions.DRA_DRIVERS},
     )

@@ -157,6 +157,7 @@ class Work:
             written.seek(0)
             output = written.read()
         self.log.write(output)
+        self.log.flush()  # an explanation of the failure reads the file
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, words)
         return output

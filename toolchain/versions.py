@@ -139,3 +139,7 @@ def of_driver(name: str, version: str) -> str:
 # Images that only some stacks run: set-up makes them when it is asked to (WITH=...). With source stock nodes pull
 # upstream's Prometheus, and set-up makes none.
 OPTIONAL_IMAGES = (of_driver("dra-driver", DRA_DRIVER_BEFORE), "kwok", "prometheus")
+# The node image with the other images in it. Only a cluster's creation takes it, where it is there.
+FILLED_NODE = "filled-node"
+# Its label with the references that its nodes have, separated by spaces.
+FILLED_WITH = "dra-workshop.images"

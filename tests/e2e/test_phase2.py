@@ -1,6 +1,7 @@
 """Stack phase2 under another name: two nodes with different GPUs, shared by memory, watched, and broken."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -8,16 +9,24 @@ import yaml
 
 from checks.faults import FAULTS
 from checks.live import LiveStack
+from machine.docker_engine import image_label
+from machine.images import images_of
+from machine.kind import node_containers
 from settings import PROJECT
 from tests.e2e import lessons
 from tests.e2e.lessons import Lesson, Shell
 from tests.e2e.workspace import Workspace
 from toolchain.paths import CHECKOUT
+from toolchain.versions import FILLED_WITH
 
 STACK = "second"
 CONFIG = yaml.safe_load((CHECKOUT / "stacks" / "Pulumi.phase2.yaml").read_text())["config"]
 # Set-up makes its image where no registry is asked for one.
 CONFIG |= {f"{PROJECT}:observability": {"prometheus": True}}
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
 
 
 def config(**blocks: object) -> str:
@@ -38,6 +47,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def stack(workspace: Workspace) -> Iterator[LiveStack]:
     with workspace.up(STACK) as live:
         yield live
+
+
+def test_nodes_are_given_only_the_images_that_set_up_did_not_fill_them_with(stack: LiveStack) -> None:
+    settings, images = stack.settings, images_of(stack.settings)
+    if images.filled_node is None:
+        pytest.skip("source stock fills no node image")
+    held = (image_label(images.filled_node, FILLED_WITH) or "").split()
+    lacking = {ref for ref in images.to_load if ref not in held}
+    assert held and lacking, "this stack has an image of either kind"
+    nodes = {node.node for node in settings.gpu_nodes}
+    assert nodes < set(node_containers(settings.cluster_name))
+    for node in nodes:
+        told = docker("inspect", "--format", "{{.Config.Image}}", node)
+        assert told.strip() == images.filled_node
+        listed = docker("exec", node, "ctr", "--namespace", "k8s.io", "images", "check")
+        states = {line.split()[0]: line for line in listed.splitlines()}
+        # Layers are there as archives only where an image was loaded.
+        assert {ref for ref in images.to_load if " complete " in states[ref]} == lacking
 
 
 def test_every_check_passes(workspace: Workspace, stack: LiveStack) -> None:

@@ -67,6 +67,13 @@ def test_kind_gets_what_runs_in_the_cluster_and_only_the_driver_that_is_used():
     assert set(made("0.4.1").to_load) == set(MADE.values()) - {MADE["node"], MADE["dra-driver"]}
 
 
+def test_filled_node_image_is_none_that_a_node_is_given(index: Path):
+    assert made().filled_node is None
+    index.write_text(json.dumps({**MADE, "filled-node": "localhost/w/filled-node:v1"}))
+    assert made().filled_node == "localhost/w/filled-node:v1"
+    assert "localhost/w/filled-node:v1" not in made().to_load
+
+
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize("key", ["draDriver", "gpuSim", "gpuProbe", "mpsDaemon", "gpuAgents"])
 def test_kind_is_not_given_what_a_registry_has(key: str):

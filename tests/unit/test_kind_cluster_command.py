@@ -48,9 +48,9 @@ class World:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, *words: str) -> tuple[int, str, str]:
+    def run(self, *words: str, config: str = "kind: Cluster\n") -> tuple[int, str, str]:
         process = self.start(*words)
-        out, err = process.communicate("kind: Cluster\n")
+        out, err = process.communicate(config)
         return process.returncode, out, err
 
     @property
@@ -185,6 +185,39 @@ def test_loading_ends_with_a_creation_that_fails(world: World):
     assert world.run("create")[0] == 1
     assert time.monotonic() - started < WAIT_SECONDS
     assert world.calls("kind load") == []
+
+
+CONFIG = "kind: Cluster\nnodes:\n- role: control-plane\n  image: node:1\n- role: worker\n  image: node:1\n"
+
+
+@pytest.mark.parametrize(
+    ("held", "loaded"),
+    [
+        ("localhost/dra-workshop/gpu-sim:1-abc localhost/dra-workshop/gpu-probe:1", []),
+        ("localhost/dra-workshop/gpu-sim:1-abc", ["localhost/dra-workshop/gpu-probe:1"]),
+        ("", ["localhost/dra-workshop/gpu-sim:1-abc", "localhost/dra-workshop/gpu-probe:1"]),
+    ],
+)
+def test_nodes_take_the_filled_image_and_are_given_what_it_lacks(world: World, held: str, loaded: list[str]):
+    wanted = {"nodes": ["a-control-plane"], "images": ["localhost/dra-workshop/gpu-sim:1-abc"]}
+    wanted["images"].append("localhost/dra-workshop/gpu-probe:1")
+    world.changed_variables["CLUSTER_IMAGES"] = json.dumps({**wanted, "filled": {"node:1": "filled:1"}})
+    (world.root / "filled").write_text(f"{held}\n")
+    assert world.run("create", config=CONFIG)[0] == 0
+    assert (world.root / "config").read_text() == CONFIG.replace("node:1", "filled:1")
+    saved = [line.partition(" -o ")[2].split()[1:] for line in world.calls("docker save")]
+    assert saved == ([loaded] if loaded else [])
+
+
+@pytest.mark.parametrize(("there", "of"), [(False, "node:1"), (True, "node:12")])
+def test_nodes_are_of_the_plain_image_where_there_is_no_filled_one(world: World, there: bool, of: str):
+    if there:
+        (world.root / "filled").touch()
+    world.changed_variables["CLUSTER_IMAGES"] = json.dumps({**IMAGES, "filled": {"node:1": "filled:1"}})
+    config = CONFIG.replace("node:1", of)
+    assert world.run("create", config=config)[0] == 0
+    assert (world.root / "config").read_text() == config
+    assert len(world.calls("docker save")) == 1
 
 
 def test_every_node_keeps_its_cdi_files_now_and_at_each_start(world: World):

@@ -82,7 +82,9 @@ def make(
     out, piece_size, level = shape.out, shape.piece_size, shape.level
     store, files = runner.store, repository()
     # The checkout's own Go is for building, and nothing is built on the other machine.
-    plan = replace(plan, tools={step: names for step, names in plan.tools.items() if step not in go.needs})
+    tools = {step: names for step, names in plan.tools.items() if step not in go.needs}
+    # The filled node image has the content of the others once more, and a cluster is made without it as well.
+    plan = replace(plan, tools=tools, images=tuple(s for s in plan.images if s.name != versions.FILLED_NODE))
     engine_step, wheels_step = engine.step(go), wheels.step()
     packages_step, unzstd_step = sbom.packages_step(plan, engine.PACKAGES), programs.UNZSTD.step(go)
     runner.run([engine_step, wheels_step, packages_step, unzstd_step])
