@@ -23,6 +23,8 @@ HOLD = ("hold", "0", "--alloc", "16Mi")
 # More than the stack's clients may have of the node's memory, after the context.
 TOO_MUCH = (*HOLD, "--host", "1Gi")
 OOM_KILLED, BACK_OFF = "OOMKilled", "CrashLoopBackOff"
+# Phases of a pod that runs no more.
+FINISHED = ("Failed", "Succeeded")
 # As long as the kubelet may wait before it starts a container for the fourth time.
 START_SECONDS = 180
 # Its own limit is 2 s, in which a busy node ends no sandbox.
@@ -98,12 +100,21 @@ class Site:
         self.afterwards.close()
 
     def pods(self) -> list[Document]:
+        return [pod for pod in self._there() if pod["status"]["phase"] not in FINISHED]
+
+    def remove_finished(self) -> None:
+        """Delete pods that a Job has done with.
+
+        As long as one is there, and others have its claim, Kubernetes takes it into the claim's status.reservedFor and
+        out again, up to 200 times a second (https://github.com/kubernetes/kubernetes/issues/141274).
+        """
+        for pod in self._there():
+            if pod["status"]["phase"] in FINISHED:
+                self.stack.delete("v1", f"pods/{pod['metadata']['name']}", CLIENTS)
+
+    def _there(self) -> list[Document]:
         pods = self.stack.get("pods", namespace=CLIENTS, label_selector=self.labels)
-        return [
-            pod
-            for pod in pods
-            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] not in ("Failed", "Succeeded")
-        ]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def pod(self) -> str:
         (pod,) = self.pods()
@@ -385,6 +396,7 @@ def await_waiting(sites: Sequence[Site]) -> None:
 
     def look() -> bool:
         for name, site in list(left.items()):
+            site.remove_finished()
             if site.waits():
                 del left[name]
         return not left

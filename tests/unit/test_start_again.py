@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from checks import start_again
-from checks.mps import WAITS
+from checks.mps import CLIENTS, WAITS
 from checks.start_again import BACK_OFF, OOM_KILLED, WAYS, Most, Site, Way, end_while_stopped, together
 from toolchain.paths import CHECKOUT
 
@@ -22,10 +22,11 @@ class Stack:
 
     def __init__(self, log: list[str], status: dict[str, Any] | None = None) -> None:
         self.printed, self.told, self.refuses = log, [], ""
+        self.phase, self.deleted = "Running", []
         self.status = {"name": "probe", "containerID": "containerd://new", "restartCount": 1, **(status or {})}
 
     def get(self, kind: str, **options: Any) -> list[dict[str, Any]]:
-        status = {"phase": "Running", "containerStatuses": [self.status]}
+        status = {"phase": self.phase, "containerStatuses": [self.status]}
         return [{"metadata": {"name": "again"}, "spec": {"nodeName": "worker"}, "status": status}]
 
     def log(self, namespace: str, pod: str, container: str, *, check: bool) -> str:
@@ -33,6 +34,9 @@ class Stack:
 
     def kubectl(self, *words: str, **options: Any) -> str:
         return ""
+
+    def delete(self, version: str, path: str, namespace: str) -> None:
+        self.deleted.append((version, path, namespace))
 
     def in_node(self, node: str, *words: str) -> str:
         self.told.append(words)
@@ -58,6 +62,15 @@ def ended(reason: str) -> dict[str, Any]:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("checks.live.LOOK_SECONDS", 0)
     monkeypatch.setattr(start_again, "START_SECONDS", 0)
+
+
+@pytest.mark.parametrize(("phase", "deleted"), [("Running", 0), ("Failed", 1), ("Succeeded", 1)])
+def test_pod_that_a_job_has_done_with_goes_and_counts_no_more(phase: str, deleted: int):
+    one = site([WAITING])
+    one.stack.phase = phase  # pyrefly: ignore[missing-attribute]
+    one.remove_finished()
+    assert one.stack.deleted == [("v1", "pods/again", CLIENTS)] * deleted  # pyrefly: ignore[missing-attribute]
+    assert one.waits() == (not deleted)
 
 
 def test_new_container_that_only_waits_is_what_the_check_looks_for():
