@@ -35,7 +35,11 @@ def _explain(pod: Any) -> list[str]:
     init = [(state, True) for state in status.get("initContainerStatuses", [])]
     for state, is_init in [*init, *((state, False) for state in status.get("containerStatuses", []))]:
         lines.append(f"  container {state['name']}: {json.dumps(state['state'])}")
-        started = {"running", "terminated"} & set(state["state"])
+        last = state.get("lastState") or {}
+        if last:
+            lines.append(f"    before, {state['restartCount']} times started again: {json.dumps(last)}")
+        # One that waits for its next start has the log of the last.
+        started = {"running", "terminated"} & {*state["state"], *last}
         # An init container that has finished has no more to say.
         if started and not (is_init and state["ready"]):
             lines += (f"    {line}" for line in pod.logs(container=state["name"], tail_lines=LOG_LINES))

@@ -237,6 +237,20 @@ def test_a_pod_that_waits_says_why_and_shows_no_log():
     ]
 
 
+def test_a_pod_that_waits_for_its_next_start_says_how_it_ended_and_shows_its_log():
+    failing = Pod({"metadata": {}, "spec": {}, "status": {"phase": "Running"}}, log=["no daemon"])
+    ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    state = {"waiting": {"reason": "CrashLoopBackOff"}}
+    failing.raw["status"]["containerStatuses"] = [
+        {"name": "probe", "ready": False, "restartCount": 5, "state": state, "lastState": ended}
+    ]
+    assert explain_pods(Api([[failing]]), NAMESPACE, mps_limits.LABELS, "the MPS daemon").splitlines()[1:] == [
+        '  container probe: {"waiting": {"reason": "CrashLoopBackOff"}}',
+        '    before, 5 times started again: {"terminated": {"exitCode": 1, "reason": "Error"}}',
+        "    probe: no daemon",
+    ]
+
+
 def test_a_daemon_that_hangs_is_named_and_shown(change: Run, answers: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mps_limits, "EXEC_SECONDS", 0.2)
     # A pipe that nobody writes to: kubectl waits for the answer and never has one.
