@@ -124,13 +124,26 @@ class LiveStack:
             options = {"json": document, "params": {"fieldValidation": "Strict"}}
             ask(self.api, "POST", document["apiVersion"], plural, place, **options)
 
-    def delete(self, version: str, path: str, namespace: str | None = None, grace_seconds: int | None = None) -> None:
+    def delete(
+        self,
+        version: str,
+        path: str,
+        namespace: str | None = None,
+        grace_seconds: int | None = None,
+        *,
+        missing_ok: bool = False,
+    ) -> None:
         """Delete an object, or all of a kind, such as `pods/name` and `pods`; returns before they are gone.
 
-        Raises `kr8s.ServerError`, also where there is no such object.
+        Raises `kr8s.ServerError`, without `missing_ok` also where there is no such object.
         """
         grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
-        ask(self.api, "DELETE", version, path, namespace, json={"propagationPolicy": "Background", **grace})
+        try:
+            ask(self.api, "DELETE", version, path, namespace, json={"propagationPolicy": "Background", **grace})
+        except kr8s.ServerError as error:
+            gone = error.response is not None and error.response.status_code == httpx.codes.NOT_FOUND
+            if not (missing_ok and gone):
+                raise
 
     def log(
         self, namespace: str, pod: str, container: str | None = None, *, check: bool = True, **parameters: str
@@ -283,12 +296,7 @@ class LiveStack:
             # Of its own accord Kubernetes looks at what is in a deleted namespace only after five seconds.
             self.delete("v1", "pods", name)
             self.delete("resource.k8s.io/v1", "resourceclaims", name)
-            try:
-                self.delete("v1", f"namespaces/{name}")
-            except kr8s.ServerError as error:
-                # A check may have removed it itself.
-                if error.response is None or error.response.status_code != httpx.codes.NOT_FOUND:
-                    raise
+            self.delete("v1", f"namespaces/{name}", missing_ok=True)  # a check may have removed it itself
             # The namespace itself takes five seconds more; what it held of GPUs is what the next check could meet.
             kinds = ("pods", "resourceclaims.v1.resource.k8s.io")
             wait_for(f"pods and claims of {name} are gone", lambda: not any(self.get(kind, "", name) for kind in kinds))

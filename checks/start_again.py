@@ -110,7 +110,7 @@ class Site:
         """
         for pod in self._there():
             if pod["status"]["phase"] in FINISHED:
-                self.stack.delete("v1", f"pods/{pod['metadata']['name']}", CLIENTS)
+                self.stack.delete("v1", f"pods/{pod['metadata']['name']}", CLIENTS, missing_ok=True)
 
     def _there(self) -> list[Document]:
         pods = self.stack.get("pods", namespace=CLIENTS, label_selector=self.labels)

@@ -8,10 +8,9 @@ the stack knows the plain one only, so a changed image of the workshop makes no 
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 from toolchain import versions
-from toolchain.images import PREFIX, docker_images
+from toolchain.images import PREFIX, is_there
 from toolchain.paths import IMAGES
 from toolchain.steps import Step, Work
 
@@ -36,18 +35,14 @@ def _filled(name: str, node: Step, images: tuple[Step, ...]) -> Step:
         _fill(work, (work.need(node.name) / "ref").read_text(), refs, made)
         (work.out / "ref").write_text(made)
 
-    def present(path: Path) -> bool:
-        return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
-
-    return Step(name, build, files=(FILL,), needs=(node, *images), expected_seconds=15, present=present)
+    return Step(name, build, files=(FILL,), needs=(node, *images), expected_seconds=15, present=is_there)
 
 
 def _fill(work: Work, node: str, refs: list[str], made: str) -> None:
     """Run `fill` in a container of the image `node` and commit that as `made`."""
     container = f"dra-workshop-{work.step.name}-{work.step.key}"
     _remove(container)  # of a run that was killed
-    inspect = ("docker", "image", "inspect", "--format", "{{json .Config}}", node)
-    config = json.loads(work.run(*inspect))
+    config = json.loads(work.run("docker", "image", "inspect", "--format", "{{json .Config}}", node))
     try:
         # A volume as a mount is none of the image that comes of it.
         mount, shell = ("--mount", "type=volume,dst=/store"), ("--entrypoint", "/bin/sh")

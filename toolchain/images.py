@@ -67,15 +67,17 @@ def image_step(
         _docker_build(work, context, context / "Dockerfile", ref)
         (work.out / "ref").write_text(ref)
 
-    def present(path: Path) -> bool:
-        return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
-
-    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=present, without=separate)
+    return Step(name, build, version, (source, *shared), needs, expected_seconds, present=is_there, without=separate)
 
 
 def go_programs(folder: Path) -> tuple[Path, ...]:
     """Folders of Go programs beside a Dockerfile. Each is a step of its own, and the image gets its binary only."""
     return tuple(sorted(file.parent for file in folder.rglob("go.mod")))
+
+
+def is_there(path: Path) -> bool:
+    """True if the image that a step's folder names is in the engine."""
+    return (path / "ref").is_file() and (path / "ref").read_text() in docker_images()
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from toolchain import filled_node, images, plan, versions
+from toolchain.bundle import archive
 from toolchain.golang import Go
 from toolchain.progress import Progress
 from toolchain.steps import Runner, Step, StepError, Store, Work
@@ -43,7 +44,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin" / "docker").chmod(0o755)
     (tmp_path / "config").write_text(json.dumps({"Entrypoint": ENTRYPOINT, "Cmd": None}))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(filled_node, "docker_images", frozenset)
+    monkeypatch.setattr(images, "docker_images", frozenset)
     return tmp_path
 
 
@@ -94,6 +95,13 @@ def test_filled_image_has_what_most_stacks_run_and_source_stock_has_none():
     assert versions.FILLED_NODE not in {step.name for step in plan.stock(Go(Path("go"), "go1.26.6")).images}
 
 
+def test_a_bundle_has_every_image_but_the_filled_node():
+    go = Go(Path("go"), "go1.26.6")
+    whole = plan.built(go)
+    left_out = {step.name for step in whole.images} - {step.name for step in archive.carried(whole, go).images}
+    assert left_out == {versions.FILLED_NODE}
+
+
 def test_script_is_one_that_a_shell_reads():
     subprocess.run(["sh", "-n", filled_node.FILL], check=True)
 
@@ -103,7 +111,7 @@ def test_present_as_long_as_the_engine_has_it(root: Path, monkeypatch: pytest.Mo
     step = filled_node.step(made("node", "node:1"), (made("gpu-sim", OURS),))
     store = Store(root / "store")
     assert not store.has(step)
-    monkeypatch.setattr(filled_node, "docker_images", lambda: {(store.path(step) / "ref").read_text()})
+    monkeypatch.setattr(images, "docker_images", lambda: {(store.path(step) / "ref").read_text()})
     assert store.has(step)
 
 

@@ -35,7 +35,8 @@ class Stack:
     def kubectl(self, *words: str, **options: Any) -> str:
         return ""
 
-    def delete(self, version: str, path: str, namespace: str) -> None:
+    def delete(self, version: str, path: str, namespace: str, *, missing_ok: bool) -> None:
+        assert missing_ok, "its Job may remove it between the look and this"
         self.deleted.append((version, path, namespace))
 
     def in_node(self, node: str, *words: str) -> str:

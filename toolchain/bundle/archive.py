@@ -70,6 +70,14 @@ class Shape:
     level: int
 
 
+def carried(plan: Plan, go: Go) -> Plan:
+    """Plan of what the other machine gets."""
+    # The checkout's own Go is for building, and nothing is built there.
+    tools = {step: names for step, names in plan.tools.items() if step not in go.needs}
+    # The filled node image has the content of the others once more, and a cluster is made without it as well.
+    return replace(plan, tools=tools, images=tuple(s for s in plan.images if s.name != versions.FILLED_NODE))
+
+
 def make(
     console: Console,
     runner: Runner,
@@ -81,10 +89,7 @@ def make(
     """Write the bundle of `plan`, whose steps are made, into the folder that `shape` names."""
     out, piece_size, level = shape.out, shape.piece_size, shape.level
     store, files = runner.store, repository()
-    # The checkout's own Go is for building, and nothing is built on the other machine.
-    tools = {step: names for step, names in plan.tools.items() if step not in go.needs}
-    # The filled node image has the content of the others once more, and a cluster is made without it as well.
-    plan = replace(plan, tools=tools, images=tuple(s for s in plan.images if s.name != versions.FILLED_NODE))
+    plan = carried(plan, go)
     engine_step, wheels_step = engine.step(go), wheels.step()
     packages_step, unzstd_step = sbom.packages_step(plan, engine.PACKAGES), programs.UNZSTD.step(go)
     runner.run([engine_step, wheels_step, packages_step, unzstd_step])
